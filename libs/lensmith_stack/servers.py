@@ -1,0 +1,111 @@
+"""Postgres, NATS and S3 together: what the services stand on, embedded or somebody else's."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lensmith_stack.errors import StackError
+from lensmith_stack.files import keep_secret, make_private_directory
+from lensmith_stack.nats import Nats
+from lensmith_stack.ports import keep_ports
+from lensmith_stack.postgres import Postgres
+from lensmith_stack.process import Program
+from lensmith_stack.s3 import PORTS as S3_PORTS
+from lensmith_stack.s3 import S3, ensure_bucket
+
+DATABASE = "lensmith"
+MIGRATE_ROLE = "lensmith_migrate"
+OWNERS = ("auth", "dataset", "registry")
+"""Services that own tables; each has a role of its own and one for its workers."""
+
+ROLES = (MIGRATE_ROLE, *(f"lensmith_{name}{suffix}" for name in OWNERS for suffix in ("", "_worker")))
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Servers that somebody else runs; ``None`` means the embedded one.
+
+    Attributes:
+        postgres_url: of a role that may create roles, databases and the extension `vector`.
+        nats_url: with credentials.
+        s3_url: ``http[s]://access:secret@host:port/bucket``.
+    """
+
+    postgres_url: str | None = None
+    nats_url: str | None = None
+    s3_url: str | None = None
+
+
+class Servers:
+    """Addresses and credentials of the three servers, and how to run those that are embedded.
+
+    Args:
+        directory: where data, credentials and ports are kept.
+        instance: id of the directory.
+        outside: servers to use instead of embedded ones.
+        fast: for tests: no fsync.
+    """
+
+    def __init__(self, directory: Path, instance: str, outside: Outside | None = None, *, fast: bool = False) -> None:
+        self._outside = outside or Outside()
+        self._secrets = make_private_directory(directory / "secrets")
+        ports = keep_ports(directory / "ports.json", ("postgres", "nats", *S3_PORTS))
+        self.postgres = Postgres(
+            directory / "postgres", self._secrets / "postgres", ports["postgres"], instance, fast=fast
+        )
+        self.nats = Nats(directory / "nats", self._secrets / "nats", ports["nats"])
+        self.s3 = S3(directory / "s3", self._secrets / "s3", self._secrets / "s3-inner", ports)
+
+    async def programs(self) -> list[Program]:
+        """The embedded servers, prepared."""
+        servers = (
+            (self._outside.postgres_url, self.postgres),
+            (self._outside.nats_url, self.nats),
+            (self._outside.s3_url, self.s3),
+        )
+        return list(await asyncio.gather(*(server.prepare() for outside, server in servers if not outside)))
+
+    @property
+    def nats_url(self) -> str:
+        """Connection URL of NATS with credentials."""
+        return self._outside.nats_url or self.nats.url
+
+    def s3_url(self, bucket: str | None = None) -> str:
+        """``http[s]://access:secret@host:port/bucket``; another bucket than the platform's own on request."""
+        url = self._outside.s3_url or self.s3.url()
+        return url if bucket is None else urlsplit(url)._replace(path=f"/{bucket}").geturl()
+
+    def admin_url(self, database: str = DATABASE) -> str:
+        """URL of the superuser, for bootstrapping only: row-level security does not bind it."""
+        if outside := self._outside.postgres_url:
+            return urlsplit(outside)._replace(path=f"/{database}").geturl()
+        return self.postgres.url(database)
+
+    def role_url(self, role: str, database: str = DATABASE) -> str:
+        """URL of one of `ROLES` with its generated password."""
+        place = urlsplit(self.admin_url(database))
+        host = place.netloc.rpartition("@")[2]
+        return place._replace(netloc=f"{role}:{self.passwords()[role]}@{host}").geturl()
+
+    def passwords(self) -> dict[str, str]:
+        """The generated password of each of `ROLES`."""
+        return {role: keep_secret(self._secrets / role) for role in ROLES}
+
+    async def ensure_database(self, name: str = DATABASE) -> None:
+        """Create the database `name` unless it exists."""
+        await self.postgres.ensure_database(name)
+
+    async def ensure_bucket(self, bucket: str | None = None) -> None:
+        """Make the bucket of `s3_url` unless it exists."""
+        url = urlsplit(self.s3_url(bucket))
+        if not (url.hostname and url.username and url.password and len(url.path) > 1):
+            raise StackError("The S3 URL must look like http://access:secret@host:port/bucket.")
+        await asyncio.to_thread(
+            ensure_bucket,
+            url.netloc.rpartition("@")[2],
+            unquote(url.username),
+            unquote(url.password),
+            url.path.strip("/"),
+            secure=url.scheme == "https",
+        )

@@ -119,15 +119,6 @@ class Postgres:
             death_signal=signal.SIGQUIT,
         )
 
-    async def ensure_database(self, name: str) -> None:
-        """Create the database `name` unless it exists."""
-        connection = await asyncpg.connect(self.url("postgres"))
-        try:
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
-                await connection.execute(f'CREATE DATABASE "{name}"')
-        finally:
-            await connection.close()
-
     async def _initialise(self, binaries: Path, home: Path, env: dict[str, str], account: Account | None) -> None:
         # Into a scratch directory first: a kill in the middle leaves no half-made cluster behind.
         scratch = home / "data.new"

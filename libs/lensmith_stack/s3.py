@@ -3,14 +3,19 @@
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-import urllib3
 from minio import Minio
-from minio.error import MinioException
+from minio.error import MinioException, S3Error
+from urllib3 import PoolManager
+from urllib3.exceptions import HTTPError
 
+from lensmith_stack.errors import StackError
 from lensmith_stack.files import keep_secret, make_private_directory, write_private
 from lensmith_stack.ports import LOOPBACK
 from lensmith_stack.process import Program
@@ -35,12 +40,14 @@ class S3:
         secret_file: where the generated secret key is kept.
         inner_secret_file: where the secret between its own parts is kept.
         ports: a port for each of `PORTS`.
+        fast: stop without the farewells, which take two seconds, for tests.
     """
 
     directory: Path
     secret_file: Path
     inner_secret_file: Path
     ports: Mapping[str, int]
+    fast: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -76,6 +83,7 @@ class S3:
             env=self._env(),
             cwd=self.directory,
             address=self.endpoint,
+            stop_signal=signal.SIGKILL if self.fast else signal.SIGTERM,
         )
 
     def _options(self, data: Path, identities: Path) -> list[str]:
@@ -90,7 +98,7 @@ class S3:
             *(f"-filer.port={port['s3_filer']}", f"-filer.port.grpc={port['s3_filer_grpc']}"),
             # The admin part is what keeps volumes compact; its web page stays off.
             *(f"-admin.port={port['s3_admin']}", f"-admin.port.grpc={port['s3_admin_grpc']}", "-admin.ui=false"),
-            "-master.telemetry=false",
+            *("-master.telemetry=false", "-volume.preStopSeconds=0"),
             # Volumes grow with their content, so their number need not be bound to the disk's size.
             *("-volume.max=1000", "-master.volumeSizeLimitMB=1024"),
             f"-s3.config={identities}",
@@ -114,24 +122,51 @@ class S3:
         return await asyncio.to_thread(self._has_buckets)
 
     def _has_buckets(self) -> bool:
-        with urllib3.PoolManager(retries=False, timeout=2.0) as pool:
-            client = Minio(
-                self.endpoint, ACCESS_KEY, self.secret_key, secure=False, http_client=pool, region="us-east-1"
-            )
-            try:
+        try:
+            with _client(self.url()) as (client, _):
                 client.list_buckets()
-            except (MinioException, urllib3.exceptions.HTTPError):
-                return False
+        except (MinioException, HTTPError):
+            return False
         return True
 
 
-def ensure_bucket(endpoint: str, access_key: str, secret_key: str, bucket: str, *, secure: bool = False) -> None:
-    """Make `bucket` unless it exists (blocking).
+def ensure_bucket(url: str) -> None:
+    """Make the bucket of an S3 URL unless it exists (blocking).
 
     Raises:
-        MinioException: the server refuses.
+        StackError: the URL is not one, or the server refuses.
     """
-    with urllib3.PoolManager(retries=False, timeout=10.0) as pool:
-        client = Minio(endpoint, access_key, secret_key, secure=secure, http_client=pool, region="us-east-1")
-        if not client.bucket_exists(bucket):
-            client.make_bucket(bucket)
+    with _client(url) as (client, bucket):
+        try:
+            if not client.bucket_exists(bucket):
+                client.make_bucket(bucket)
+        except S3Error as error:
+            # Somebody else was faster, which is as good.
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise StackError(f"The S3 server refuses the bucket {bucket}: {error.message}.") from error
+
+
+def remove_bucket(url: str) -> None:
+    """Remove the bucket of an S3 URL with everything in it (blocking)."""
+    with _client(url) as (client, bucket):
+        for item in client.list_objects(bucket, recursive=True):
+            client.remove_object(bucket, str(item.object_name))
+        client.remove_bucket(bucket)
+
+
+@contextmanager
+def _client(url: str) -> Iterator[tuple[Minio, str]]:
+    parts = urlsplit(url)
+    bucket = parts.path.strip("/")
+    if not (parts.hostname and parts.username and parts.password and bucket):
+        raise StackError("The S3 URL must look like http://access:secret@host:port/bucket.")
+    with PoolManager(retries=False, timeout=10.0) as pool:
+        client = Minio(
+            parts.netloc.rpartition("@")[2],
+            unquote(parts.username),
+            unquote(parts.password),
+            secure=parts.scheme == "https",
+            http_client=pool,
+            region="us-east-1",
+        )
+        yield client, bucket

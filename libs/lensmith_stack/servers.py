@@ -1,18 +1,21 @@
 """Postgres, NATS and S3 together: what the services stand on, embedded or somebody else's."""
 
 import asyncio
+import hmac
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from lensmith_stack.errors import StackError
+import asyncpg
+
 from lensmith_stack.files import keep_secret, make_private_directory
 from lensmith_stack.nats import Nats
 from lensmith_stack.ports import keep_ports
 from lensmith_stack.postgres import Postgres
 from lensmith_stack.process import Program
 from lensmith_stack.s3 import PORTS as S3_PORTS
-from lensmith_stack.s3 import S3, ensure_bucket
+from lensmith_stack.s3 import S3, ensure_bucket, remove_bucket
 
 DATABASE = "lensmith"
 MIGRATE_ROLE = "lensmith_migrate"
@@ -36,6 +39,12 @@ class Outside:
     nats_url: str | None = None
     s3_url: str | None = None
 
+    @classmethod
+    def from_env(cls) -> "Outside":
+        """Read ``LENSMITH_POSTGRES_URL``, ``LENSMITH_NATS_URL`` and ``LENSMITH_S3_URL``."""
+        names = ("LENSMITH_POSTGRES_URL", "LENSMITH_NATS_URL", "LENSMITH_S3_URL")
+        return cls(*(os.environ.get(name) or None for name in names))
+
 
 class Servers:
     """Addresses and credentials of the three servers, and how to run those that are embedded.
@@ -55,7 +64,7 @@ class Servers:
             directory / "postgres", self._secrets / "postgres", ports["postgres"], instance, fast=fast
         )
         self.nats = Nats(directory / "nats", self._secrets / "nats", ports["nats"])
-        self.s3 = S3(directory / "s3", self._secrets / "s3", self._secrets / "s3-inner", ports)
+        self.s3 = S3(directory / "s3", self._secrets / "s3", self._secrets / "s3-inner", ports, fast=fast)
 
     async def programs(self) -> list[Program]:
         """The embedded servers, prepared."""
@@ -89,23 +98,27 @@ class Servers:
         return place._replace(netloc=f"{role}:{self.passwords()[role]}@{host}").geturl()
 
     def passwords(self) -> dict[str, str]:
-        """The generated password of each of `ROLES`."""
+        """The password of each of `ROLES`: generated, or for an outside Postgres derived from its own credentials.
+
+        Derived, because several users of one outside server (test processes) must agree on them.
+        """
+        if outside := self._outside.postgres_url:
+            return {role: hmac.digest(outside.encode(), role.encode(), "sha256").hex() for role in ROLES}
         return {role: keep_secret(self._secrets / role) for role in ROLES}
 
     async def ensure_database(self, name: str = DATABASE) -> None:
         """Create the database `name` unless it exists."""
-        await self.postgres.ensure_database(name)
+        connection = await asyncpg.connect(self.admin_url("postgres"))
+        try:
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
+                await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
 
     async def ensure_bucket(self, bucket: str | None = None) -> None:
         """Make the bucket of `s3_url` unless it exists."""
-        url = urlsplit(self.s3_url(bucket))
-        if not (url.hostname and url.username and url.password and len(url.path) > 1):
-            raise StackError("The S3 URL must look like http://access:secret@host:port/bucket.")
-        await asyncio.to_thread(
-            ensure_bucket,
-            url.netloc.rpartition("@")[2],
-            unquote(url.username),
-            unquote(url.password),
-            url.path.strip("/"),
-            secure=url.scheme == "https",
-        )
+        await asyncio.to_thread(ensure_bucket, self.s3_url(bucket))
+
+    async def remove_bucket(self, bucket: str) -> None:
+        """Remove a bucket and what lies in it."""
+        await asyncio.to_thread(remove_bucket, self.s3_url(bucket))

@@ -1,0 +1,1 @@
+"""Postgres: roles, migrations, units of work."""

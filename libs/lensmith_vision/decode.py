@@ -78,7 +78,7 @@ class ImageLimits:
 
     Attributes:
         max_bytes: Size of the file.
-        max_pixels: Width × height. Pillow's own guard refuses everything beyond 178 million, whatever stands here.
+        max_pixels: Width times height. Pillow's own guard refuses everything beyond 178 million, whatever stands here.
         max_side: The longer side in pixels.
         max_aspect_ratio: Longer side over shorter side.
         min_side: The shorter side in pixels.
@@ -188,19 +188,19 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     if shorter < max(1, limits.min_side):
         raise ImageError(
             "IMAGE_TOO_SMALL",
-            f"the image is {width}×{height}; the shorter side must have at least {max(1, limits.min_side)} pixels",
+            f"the image is {width}x{height}; the shorter side must have at least {max(1, limits.min_side)} pixels",
             {**facts, "min_side": str(limits.min_side)},
         )
     if width * height > limits.max_pixels or longer > limits.max_side:
         raise ImageError(
             "IMAGE_TOO_MANY_PIXELS",
-            f"the image is {width}×{height}; at most {limits.max_pixels} pixels and {limits.max_side} a side are taken",
+            f"the image is {width}x{height}; at most {limits.max_pixels} pixels and {limits.max_side} a side are taken",
             {**facts, "max_pixels": str(limits.max_pixels), "max_side": str(limits.max_side)},
         )
     if longer > shorter * limits.max_aspect_ratio:
         raise ImageError(
             "IMAGE_ASPECT_RATIO",
-            f"the image is {width}×{height}; one side may be at most {limits.max_aspect_ratio:g} times the other",
+            f"the image is {width}x{height}; one side may be at most {limits.max_aspect_ratio:g} times the other",
             {**facts, "max_aspect_ratio": f"{limits.max_aspect_ratio:g}"},
         )
 

@@ -173,7 +173,7 @@ def check_golden(session: Session, card: Card) -> None:
     if not (cosine >= GOLDEN_COSINE and math.isclose(length, 1.0, rel_tol=0.02)):
         raise PackError(
             "PACK_GOLDEN_MISMATCH",
-            f"{card.id} does not give its golden vectors here: cosine {cosine:.6f} < {GOLDEN_COSINE}, or scale {length:.4f}",
+            f"{card.id} does not give its golden vectors here: cosine {cosine:.6f}, scale {length:.4f}",
             {"cosine": f"{cosine:.6f}", "scale": f"{length:.6f}"},
         )
 
@@ -236,5 +236,6 @@ def _check_value(values: Sequence[object], name: str, kind: str, shape: tuple[in
     if found is None or actual_kind != kind or actual_shape[1:] != shape or isinstance(actual_shape[0], int):
         raise PackError(
             "PACK_GRAPH_INVALID",
-            f"{card.id}: {name} must be {kind} [n, {', '.join(map(str, shape))}], found {actual_kind} {list(actual_shape)}",
+            f"{card.id}: {name} must be {kind} [n, {', '.join(map(str, shape))}], "
+            f"found {actual_kind} {list(actual_shape)}",
         )

@@ -140,7 +140,9 @@ def read_source(folder: Path) -> PackSource:
         height, width = (int(side) for side in (given["size"] if "size" in given else given["shape"][2:]))
         outputs = document.get("outputs", {})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PackError("PACK_SOURCE_INVALID", f"{folder.name} holds no network with a card that is understood: {error!r}") from error
+        raise PackError(
+            "PACK_SOURCE_INVALID", f"{folder.name} holds no network with a card that is understood: {error!r}"
+        ) from error
     if model.suffix != ".onnx":
         raise PackError("PACK_SOURCE_INVALID", f"{folder.name} holds {model.name}, which is no ONNX graph")
     scale, offset = parse_normalisation(normalise)
@@ -202,7 +204,6 @@ def _wrap(source: PackSource) -> onnx.ModelProto:
     if len(graph.input) != 1:
         raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} has {len(graph.input)} inputs, not one")
     inner = graph.input[0].name
-    shape = ["n", source.resize.height, source.resize.width, 3]
     factors = np.asarray(source.scale, dtype=np.float32).reshape(1, 3, 1, 1)
     summands = np.asarray(source.offset, dtype=np.float32).reshape(1, 3, 1, 1)
     front = [
@@ -213,12 +214,17 @@ def _wrap(source: PackSource) -> onnx.ModelProto:
     ]
     nodes = front + [node for node in graph.node if not _is_softmax_after_logits(node)]
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in _output_shapes(source, graph)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *dims])
+        for name, dims in _output_shapes(source, graph)
     ]
     wrapped = helper.make_graph(
         nodes,
         source.id,
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info(
+                "image", TensorProto.UINT8, ["n", source.resize.height, source.resize.width, 3]
+            )
+        ],
         outputs,
         [
             *graph.initializer,
@@ -237,20 +243,19 @@ def _is_softmax_after_logits(node: onnx.NodeProto) -> bool:
     return node.op_type == "Softmax" and list(node.input) == ["logits"] and list(node.output) == ["probabilities"]
 
 
-def _output_shapes(source: PackSource, graph: onnx.GraphProto) -> list[tuple[str, list[int | str]]]:
+def _output_shapes(source: PackSource, graph: onnx.GraphProto) -> list[tuple[str, list[int]]]:
+    """List the outputs of the contract with their shapes, the batch left out."""
     made = {name for node in graph.node for name in node.output}
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]] for value in graph.output
-    }
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]] for value in graph.output}
     if "features" not in made or "features" not in shapes:
         raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} has no output `features`")
-    wanted: list[tuple[str, list[int | str]]] = [("features", ["n", *shapes["features"]])]
-    if "feature_map" in shapes:
-        wanted.append(("feature_map", ["n", *shapes["feature_map"]]))
+    wanted: list[tuple[str, list[int]]] = [
+        (name, shapes[name]) for name in ("features", "feature_map") if name in shapes
+    ]
     if source.labels:
         if "logits" not in made:
             raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} has labels but makes no `logits`")
-        wanted.append(("logits", ["n", len(source.labels)]))
+        wanted.append(("logits", [len(source.labels)]))
     return wanted
 
 

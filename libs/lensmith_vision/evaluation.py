@@ -1,0 +1,117 @@
+"""How good a version is on pictures that it was not fitted on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import cast
+
+from lensmith_vision.errors import VisionError
+
+__all__ = ["SCHEMA_VERSION", "ConceptEvaluation", "ConfusionCell", "Evaluation"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ConceptEvaluation:
+    """One concept by itself.
+
+    For multi_class, precision, recall and F1 are those of the highest score winning; for multi_label, those of
+    thresholds that were chosen on the other folds. ``threshold`` is the one that the head carries.
+    Figures that do not exist (the AUC of a concept without negatives) are None; precision, recall and F1 are 0 then.
+    """
+
+    concept: str
+    positives: int
+    negatives: int
+    precision: float
+    recall: float
+    f1: float
+    threshold: float
+    roc_auc: float | None = None
+    average_precision: float | None = None
+
+
+@dataclass(frozen=True)
+class ConfusionCell:
+    """How many pictures of one concept were taken for one."""
+
+    actual: str
+    predicted: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of a version, each None where it does not apply to the type of head.
+
+    Attributes:
+        method: How it was made, such as ``5-fold out-of-fold``.
+        input_count: Pictures evaluated.
+        group_count: Groups of exact and near duplicates among them; each stayed in one fold.
+        penalty: The strength of regularisation that was chosen.
+    """
+
+    method: str
+    input_count: int
+    group_count: int
+    penalty: float
+    accuracy: float | None = None
+    top5_accuracy: float | None = None
+    macro_precision: float | None = None
+    macro_recall: float | None = None
+    macro_f1: float | None = None
+    micro_precision: float | None = None
+    micro_recall: float | None = None
+    micro_f1: float | None = None
+    macro_roc_auc: float | None = None
+    expected_calibration_error: float | None = None
+    r2: float | None = None
+    mean_absolute_error: float | None = None
+    root_mean_squared_error: float | None = None
+    concepts: tuple[ConceptEvaluation, ...] = ()
+    confusion: tuple[ConfusionCell, ...] = ()
+
+    def to_json(self) -> str:
+        """Write it as plain JSON; None where a figure does not exist, never NaN."""
+        return json.dumps({"schema": SCHEMA_VERSION, **asdict(self)}, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Evaluation:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            VisionError: Not an evaluation, or of a newer schema.
+        """
+        try:
+            document = json.loads(text)
+            if document.pop("schema") != SCHEMA_VERSION:
+                raise VisionError("EVALUATION_SCHEMA_UNKNOWN", f"only schema {SCHEMA_VERSION} can be read")
+            concepts = tuple(ConceptEvaluation(**row) for row in document.pop("concepts"))
+            confusion = tuple(ConfusionCell(**cell) for cell in document.pop("confusion"))
+            evaluation = cls(**document, concepts=concepts, confusion=confusion)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise VisionError("EVALUATION_INVALID", f"the text is no evaluation: {error}") from error
+        for field in fields(evaluation):
+            _check_number(field.name, getattr(evaluation, field.name))
+        return evaluation
+
+    def summary(self) -> Mapping[str, float]:
+        """Return the figures that fit in one line, only those that exist."""
+        names = ("accuracy", "macro_f1", "macro_precision", "macro_recall", "r2", "mean_absolute_error")
+        values = {name: getattr(self, name) for name in names}
+        return {name: cast(float, value) for name, value in values.items() if value is not None}
+
+
+def defined(value: float) -> float | None:
+    """Turn a NaN, which JSON cannot say, into None."""
+    return None if math.isnan(value) else value
+
+
+def _check_number(name: str, value: object) -> None:
+    numeric = name not in ("method", "concepts", "confusion")
+    if numeric and value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise VisionError("EVALUATION_INVALID", f"{name} must be a number")

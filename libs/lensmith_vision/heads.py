@@ -1,0 +1,304 @@
+"""Heads: the small trained part of a model, from features to scores.
+
+A head is a matrix and a vector. All heads of one space stand in one :class:`HeadStack`, so that any number of models
+costs one matrix product a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from lensmith_vision.errors import HeadError
+
+__all__ = ["HEAD_TYPES", "Head", "HeadStack", "HeadType", "load", "save"]
+
+HeadType = Literal["multi_class", "multi_label", "regression"]
+HEAD_TYPES: tuple[str, ...] = get_args(HeadType)
+
+_FORMAT = 1
+_MAX_BYTES = 256 * 1024 * 1024
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
+_CACHED_SUBSETS = 8
+_CACHED_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A trained linear head. Scaling of features and calibration are already folded into the numbers.
+
+    Attributes:
+        type: ``multi_class`` (softmax, scores add up to 1), ``multi_label`` (sigmoid each) or ``regression``.
+        space: Id of the space whose features it takes.
+        concepts: Ids of the concepts in the order of the scores; for regression the one concept that is measured.
+        weights: W [d, c] float32.
+        bias: b [c] float32.
+        thresholds: [c] float32; a concept counts as predicted from this score on.
+        value_range: For regression, the least and greatest value an answer may have.
+    """
+
+    type: HeadType
+    space: str
+    concepts: tuple[str, ...]
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    thresholds: npt.NDArray[np.float32]
+    value_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.concepts)
+        if self.type not in HEAD_TYPES:
+            raise HeadError("HEAD_INVALID", f"unknown type of head {self.type!r}")
+        if count == 0 or len(set(self.concepts)) != count or not all(self.concepts):
+            raise HeadError("HEAD_INVALID", "a head needs concepts, each named once")
+        if self.type == "multi_class" and count < 2:
+            raise HeadError("HEAD_INVALID", "a multi_class head needs at least two concepts")
+        if (self.type == "regression") != (self.value_range is not None) or (self.type == "regression" and count != 1):
+            raise HeadError("HEAD_INVALID", "a regression head has one concept and a range, and no other head has one")
+        for name, array, shape in (
+            ("weights", self.weights, (self.dim, count)),
+            ("bias", self.bias, (count,)),
+            ("thresholds", self.thresholds, (count,)),
+        ):
+            if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
+                raise HeadError("HEAD_INVALID", f"{name} must be finite float32 of shape {list(shape)}")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise HeadError("HEAD_INVALID", "the range of a regression head must be finite and in order")
+
+    @property
+    def dim(self) -> int:
+        """Length of the features it takes."""
+        return int(self.weights.shape[0]) if self.weights.ndim == 2 else -1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its numbers, for budgets."""
+        return int(self.weights.nbytes + self.bias.nbytes + self.thresholds.nbytes)
+
+    def activate(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Turn logits [n, c] into scores [n, c]: softmax, sigmoid, or the value clipped to its range."""
+        if self.type == "multi_class":
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return cast(npt.NDArray[np.float32], shifted / shifted.sum(axis=1, keepdims=True))
+        if self.type == "multi_label":
+            # Beyond ±80 float32 has long said 0 or 1, and exp would overflow.
+            return cast(npt.NDArray[np.float32], 1 / (1 + np.exp(-np.clip(logits, -80, 80))))
+        low, high = self.value_range or (-math.inf, math.inf)
+        return np.clip(logits, np.float32(low), np.float32(high))
+
+    def scores(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Score features [n, d]; gives [n, c]. For many heads at once see :class:`HeadStack`."""
+        return self.activate(features @ self.weights + self.bias)
+
+
+def save(head: Head) -> bytes:
+    """Write a head as safetensors, everything but the numbers in its JSON metadata. Equal heads give equal bytes."""
+    metadata = {
+        "format": _FORMAT,
+        "type": head.type,
+        "space": head.space,
+        "concepts": list(head.concepts),
+        "value_range": list(head.value_range) if head.value_range else None,
+    }
+    tensors = {
+        "weights": np.ascontiguousarray(head.weights),
+        "bias": np.ascontiguousarray(head.bias),
+        "thresholds": np.ascontiguousarray(head.thresholds),
+    }
+    return safetensors.numpy.save(tensors, metadata={"lensmith_head": json.dumps(metadata, sort_keys=True)})
+
+
+def load(data: bytes) -> Head:
+    """Read a head, trusting nothing in the file.
+
+    Raises:
+        HeadError: Not a head, damaged, of a newer format, or with shapes and values that do not fit together.
+    """
+    if len(data) > _MAX_BYTES:
+        raise HeadError("HEAD_INVALID", f"a head has at most {_MAX_BYTES} bytes")
+    try:
+        metadata = _metadata(data)
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise HeadError("HEAD_INVALID", f"the file is no head: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        raise HeadError("HEAD_FORMAT_UNKNOWN", f"this version reads heads of format {_FORMAT} only")
+    concepts, space, kind = metadata.get("concepts"), metadata.get("space"), metadata.get("type")
+    if not isinstance(concepts, list) or not all(isinstance(concept, str) for concept in concepts):
+        raise HeadError("HEAD_INVALID", "concepts must be a list of texts")
+    if not isinstance(space, str) or kind not in HEAD_TYPES:
+        raise HeadError("HEAD_INVALID", "a head must name its space and a known type")
+    if set(tensors) != {"weights", "bias", "thresholds"}:
+        raise HeadError("HEAD_INVALID", "a head has exactly weights, bias and thresholds")
+    return Head(
+        type=cast(HeadType, kind),
+        space=space,
+        concepts=tuple(concepts),
+        weights=tensors["weights"],
+        bias=tensors["bias"],
+        thresholds=tensors["thresholds"],
+        value_range=_range(metadata.get("value_range")),
+    )
+
+
+def _metadata(data: bytes) -> dict[str, object]:
+    """Read the JSON header itself: the library gives metadata only for files on disk."""
+    (size,) = struct.unpack_from("<Q", data.ljust(8, b"\0"))
+    if size > min(_MAX_HEADER_BYTES, len(data) - 8):
+        raise ValueError("its header is longer than the file")
+    header = json.loads(data[8 : 8 + size])
+    document = json.loads(header["__metadata__"]["lensmith_head"])
+    if not isinstance(document, dict):
+        raise TypeError("its metadata is no object")
+    return document
+
+
+def _range(value: object) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise HeadError("HEAD_INVALID", "value_range must be two numbers")
+    low, high = value
+    if isinstance(low, bool) or isinstance(high, bool) or not isinstance(low, int | float):
+        raise HeadError("HEAD_INVALID", "value_range must be two numbers")
+    if not isinstance(high, int | float):
+        raise HeadError("HEAD_INVALID", "value_range must be two numbers")
+    return float(low), float(high)
+
+
+class HeadStack:
+    """The loaded heads of one space, evaluated together. Safe to use from many threads.
+
+    Which heads stay loaded is the caller's decision; the stack only keeps what it is given.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._lock = threading.Lock()
+        self._heads: dict[str, Head] = {}
+        # Joined matrices of the subsets asked for last, so that a busy workflow copies nothing.
+        self._joined: OrderedDict[tuple[str, ...], _Joined] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._heads
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all heads."""
+        with self._lock:
+            return sum(head.nbytes for head in self._heads.values())
+
+    def add(self, key: str, head: Head) -> None:
+        """Put a head under a key of the caller's choice (a version's uid), replacing the one before.
+
+        Raises:
+            HeadError: The head takes features of another length.
+        """
+        if head.dim != self._dim:
+            raise HeadError("HEAD_OTHER_SPACE", f"the head takes {head.dim} features, the space has {self._dim}")
+        with self._lock:
+            self._heads[key] = head
+            self._forget(key)
+
+    def remove(self, key: str) -> None:
+        """Take a head out; unknown keys are ignored."""
+        with self._lock:
+            self._heads.pop(key, None)
+            self._forget(key)
+
+    def get(self, key: str) -> Head | None:
+        """Return a head, or None."""
+        with self._lock:
+            return self._heads.get(key)
+
+    def scores(
+        self, features: npt.NDArray[np.float32], keys: Sequence[str] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Score a batch with several heads in one product.
+
+        Args:
+            features: [n, d] float32.
+            keys: Which heads, in the order of the answer; all, in order of addition, when left out.
+
+        Returns:
+            For each head its scores [n, c].
+
+        Raises:
+            HeadError: A key is not loaded, or the features have another length.
+        """
+        if features.ndim != 2 or features.shape[1] != self._dim:
+            raise HeadError("HEAD_OTHER_SPACE", f"features must be [n, {self._dim}], not {list(features.shape)}")
+        joined = self._join(keys)
+        if not joined.heads:
+            return []
+        logits = features @ joined.weights + joined.bias
+        pieces = zip(joined.heads, joined.starts, strict=True)
+        return [head.activate(logits[:, start : start + len(head.concepts)]) for head, start in pieces]
+
+    def _join(self, keys: Sequence[str] | None) -> _Joined:
+        with self._lock:
+            subset = tuple(self._heads) if keys is None else tuple(keys)
+            known = self._joined.get(subset)
+            if known is not None:
+                self._joined.move_to_end(subset)
+                return known
+            missing = [key for key in subset if key not in self._heads]
+            if missing:
+                raise HeadError("HEAD_NOT_LOADED", f"not loaded: {', '.join(missing)}", {"keys": ",".join(missing)})
+            heads = tuple(self._heads[key] for key in subset)
+        # Joining happens outside the lock: heads never change, and a large copy must not hold up other requests.
+        joined = _Joined.of(heads)
+        if len(joined.bias) <= _CACHED_ROWS:
+            with self._lock:
+                if all(self._heads.get(key) is head for key, head in zip(subset, heads, strict=True)):
+                    self._joined[subset] = joined
+                    while len(self._joined) > _CACHED_SUBSETS:
+                        self._joined.popitem(last=False)
+        return joined
+
+    def _forget(self, key: str) -> None:
+        for subset in [subset for subset in self._joined if key in subset]:
+            del self._joined[subset]
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """Several heads side by side in one matrix."""
+
+    heads: tuple[Head, ...]
+    starts: tuple[int, ...]
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, heads: tuple[Head, ...]) -> _Joined:
+        widths = [len(head.concepts) for head in heads]
+        starts = tuple(int(start) for start in np.cumsum([0, *widths])[:-1])
+        if len(heads) == 1:
+            return cls(heads, starts, heads[0].weights, heads[0].bias)
+        if not heads:
+            return cls((), (), np.empty((0, 0), np.float32), np.empty(0, np.float32))
+        weights = np.concatenate([head.weights for head in heads], axis=1)
+        return cls(heads, starts, weights, np.concatenate([head.bias for head in heads]))
+
+
+def total_nbytes(heads: Iterable[Head] | Mapping[str, Head]) -> int:
+    """Sum the memory of heads, for budgets over several stacks."""
+    values = heads.values() if isinstance(heads, Mapping) else heads
+    return sum(head.nbytes for head in values)

@@ -1,0 +1,300 @@
+"""Training of heads: labelled features in, a calibrated head and its honest evaluation out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_vision.errors import TrainingError
+from lensmith_vision.evaluation import Evaluation
+from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
+from lensmith_vision.folds import groups_of, stratified_group_folds
+from lensmith_vision.heads import Head, HeadType
+from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
+from lensmith_vision.report import Decisions, evaluate, fit_temperature, thresholds_of
+from lensmith_vision.solvers import Basis
+
+__all__ = ["Fitted", "Progress", "TrainOptions", "TrainingSet", "fit", "preflight"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Labelled features of one space, one row for each picture.
+
+    Attributes:
+        space: Id of the space.
+        concepts: Ids of the concepts, in the order of the columns of ``labels``; one concept for regression.
+        ids: Id of each picture, for messages.
+        features: [n, d] float32.
+        group_ids: Equal for pictures of equal bytes, such as their SHA-256.
+        labels: [n, c] float32: 1 positive, 0 negative, NaN unknown. None for regression.
+        targets: [n] float32, NaN unknown, for regression. None otherwise.
+    """
+
+    space: str
+    concepts: tuple[str, ...]
+    ids: tuple[str, ...]
+    features: npt.NDArray[np.float32]
+    group_ids: tuple[str, ...]
+    labels: npt.NDArray[np.float32] | None = None
+    targets: npt.NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.ids)
+        if self.features.ndim != 2 or len(self.features) != rows or len(self.group_ids) != rows:
+            raise TrainingError(
+                "TRAINING_SET_INVALID", "features, ids and group_ids must have one row for each picture"
+            )
+        if not np.isfinite(self.features).all():
+            raise TrainingError("TRAINING_SET_INVALID", "features must be finite")
+        if self.labels is not None and self.labels.shape != (rows, len(self.concepts)):
+            raise TrainingError("TRAINING_SET_INVALID", "labels must be [pictures, concepts]")
+        if self.targets is not None and self.targets.shape != (rows,):
+            raise TrainingError("TRAINING_SET_INVALID", "targets must be [pictures]")
+
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> TrainingSet:
+        """Return the pictures that a mask [n] chooses."""
+        index = np.flatnonzero(chosen)
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in index),
+            features=self.features[index],
+            group_ids=tuple(self.group_ids[row] for row in index),
+            labels=None if self.labels is None else self.labels[index],
+            targets=None if self.targets is None else self.targets[index],
+        )
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train.
+
+    Attributes:
+        type: Type of the head.
+        closed_environment: multi_label only: a picture without a label for a concept counts as its negative.
+        folds: Parts of the out-of-fold evaluation; fewer where a concept has fewer groups of pictures.
+        seed: The same seed and set give the same head.
+        value_range: For regression, the range of answers; the range seen in training when left out.
+    """
+
+    type: HeadType
+    closed_environment: bool = False
+    folds: int = 5
+    seed: int = 0
+    value_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come: the part done from 0 to 1, and what is being done."""
+
+    fraction: float
+    stage: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a training.
+
+    Attributes:
+        head: Fitted on all pictures that took part.
+        evaluation: Out of fold.
+        findings: What preflight said, warnings and hints only.
+        left_out: Reason for each picture that took no part, by its id.
+        input_count: Pictures that took part.
+    """
+
+    head: Head
+    evaluation: Evaluation
+    findings: tuple[Finding, ...]
+    input_count: int
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def preflight(data: TrainingSet, type: HeadType, *, closed_environment: bool = False) -> list[Finding]:
+    """Judge a training set: what refuses the training, what will make it suffer, what would help.
+
+    Raises:
+        TrainingError: The set has no labels of the kind that the type needs.
+    """
+    taken, left_out = _take_part(data, TrainOptions(type, closed_environment))
+    counts = _counts(taken)
+    findings = check_counts(type, counts, closed_environment=False, images=len(taken.ids))
+    return findings + _left_out_findings(left_out) + _duplicate_findings(taken)
+
+
+def fit(
+    data: TrainingSet,
+    options: TrainOptions,
+    progress: Callable[[Progress], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Fitted:
+    """Train a head and evaluate it out of fold.
+
+    The strength of regularisation is chosen by the loss out of fold, the scores are calibrated and the thresholds
+    chosen on the same out-of-fold scores, and the head itself is fitted on everything.
+
+    Args:
+        data: The labelled features.
+        options: Type and seed.
+        progress: Told how far it has come, from the calling thread.
+        cancelled: Asked between steps; True ends the training.
+
+    Raises:
+        TrainingError: Refused by preflight (the reason of the first error), or ``TRAINING_CANCELLED``.
+    """
+    report = _Reporter(progress, cancelled)
+    findings = preflight(data, options.type, closed_environment=options.closed_environment)
+    if has_errors(findings):
+        first = next(finding for finding in findings if finding.severity is Severity.ERROR)
+        raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
+    taken, left_out = _take_part(data, options)
+    report(0.02, "evaluating")
+    groups = groups_of(taken.features, taken.group_ids)
+    folds = _folds(taken, groups, options)
+    report(0.08, "evaluating")
+    problem = Problem(options.type, Basis.of(taken.features), taken.labels, taken.targets)
+    found = search_penalty(problem, folds, lambda part: report(0.1 + 0.7 * part, "evaluating"))
+    report(0.8, "fitting")
+    weights = problem.solve(None, found.penalty, None)
+    report(0.95, "fitting")
+    head, decisions = _head(taken, options, problem, weights, found, folds)
+    evaluation = evaluate(head, decisions, found.penalty, groups=int(groups.max()) + 1)
+    report(1.0, "fitting")
+    return Fitted(head, evaluation, tuple(findings), len(taken.ids), left_out)
+
+
+def _head(
+    data: TrainingSet,
+    options: TrainOptions,
+    problem: Problem,
+    weights: npt.NDArray[np.float64],
+    found: OutOfFold,
+    folds: npt.NDArray[np.int64],
+) -> tuple[Head, Decisions]:
+    """Fold calibration into the weights, and choose thresholds on calibrated out-of-fold scores."""
+    raw, bias = problem.basis.unfold(weights[:-1], weights[-1])
+    width = len(data.concepts)
+    if data.targets is not None:
+        low, high = options.value_range or (float(data.targets.min()), float(data.targets.max()))
+        plain = Head(options.type, data.space, data.concepts, raw, bias, np.zeros(width, np.float32), (low, high))
+        return plain, Decisions(plain.activate(found.logits), folds, targets=data.targets)
+    temperature = fit_temperature(options.type, found.logits, problem.labels)
+    raw, bias = (raw / temperature).astype(np.float32), (bias / temperature).astype(np.float32)
+    head = Head(options.type, data.space, data.concepts, raw, bias, np.full(width, 0.5, np.float32))
+    scores = head.activate((found.logits / temperature).astype(np.float32))
+    decisions = Decisions(scores, folds, labels=problem.labels)
+    return replace(head, thresholds=thresholds_of(decisions)), decisions
+
+
+def _take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, dict[str, str]]:
+    """Choose the rows that a type of head can learn from, and say why the others are left out."""
+    if options.type == "regression":
+        if data.targets is None:
+            raise TrainingError("TRAINING_SET_INVALID", "a regression needs targets")
+        known = np.isfinite(data.targets)
+        reasons = np.where(known, "", "NO_NUMBER")
+    else:
+        if data.labels is None:
+            raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
+        positives = (data.labels == 1).sum(axis=1)
+        if options.type == "multi_class":
+            known = np.asarray(positives == 1, dtype=np.bool_)
+            reasons = np.where(known, "", np.where(positives > 1, "SEVERAL_CONCEPTS", "NO_CONCEPT"))
+        else:
+            known = np.isfinite(data.labels).any(axis=1).astype(np.bool_)
+            reasons = np.where(known, "", "NO_LABEL")
+    left_out = {data.ids[row]: str(reasons[row]) for row in np.flatnonzero(~known)}
+    taken = data.rows(known)
+    if taken.labels is not None and (options.type == "multi_class" or options.closed_environment):
+        taken = replace(taken, labels=np.nan_to_num(taken.labels, nan=0.0))
+    return taken, left_out
+
+
+def _counts(data: TrainingSet) -> list[ConceptCount]:
+    if data.targets is not None and data.labels is None:
+        return [ConceptCount(concept, numbers=len(data.ids)) for concept in data.concepts]
+    labels = data.labels if data.labels is not None else np.empty((0, len(data.concepts)), np.float32)
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    rows = zip(data.concepts, positives.tolist(), negatives.tolist(), strict=True)
+    return [ConceptCount(concept, positive, negative) for concept, positive, negative in rows]
+
+
+_LEFT_OUT_TEXTS = {
+    "SEVERAL_CONCEPTS": "{} images carry several of the model's concepts and are left out",
+    "NO_CONCEPT": "{} images carry none of the model's concepts and are left out",
+    "NO_LABEL": "{} images have no label for any of the model's concepts and are left out",
+    "NO_NUMBER": "{} images have no number and are left out",
+}
+
+
+def _left_out_findings(left_out: dict[str, str]) -> list[Finding]:
+    findings = []
+    for reason, text in _LEFT_OUT_TEXTS.items():
+        count = sum(1 for value in left_out.values() if value == reason)
+        if count:
+            severity = Severity.WARNING if reason == "SEVERAL_CONCEPTS" else Severity.HINT
+            findings.append(Finding(f"LEFT_OUT_{reason}", severity, text.format(count)))
+    return findings
+
+
+def _duplicate_findings(data: TrainingSet) -> list[Finding]:
+    first: dict[str, int] = {}
+    copies = conflicts = 0
+    for row, group in enumerate(data.group_ids):
+        original = first.setdefault(group, row)
+        if original != row:
+            copies += 1
+            conflicts += _conflict(data, original, row)
+    findings = []
+    if copies:
+        text = f"{copies} images have the same bytes as another one; they count once in the evaluation's split"
+        findings.append(Finding("DUPLICATE_IMAGES", Severity.HINT, text))
+    if conflicts:
+        text = f"{conflicts} images have the same bytes as another one but another label"
+        findings.append(Finding("CONFLICTING_LABELS", Severity.WARNING, text))
+    return findings
+
+
+def _conflict(data: TrainingSet, left: int, right: int) -> bool:
+    values = data.labels if data.labels is not None else data.targets
+    if values is None:
+        return False
+    one, other = np.atleast_1d(values[left]), np.atleast_1d(values[right])
+    return bool(((one != other) & np.isfinite(one) & np.isfinite(other)).any())
+
+
+def _folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
+    """Deal the groups into as many folds as the rarest side of any concept allows, at least two."""
+    strata = _strata(data)
+    present = [len(np.unique(groups[column > 0])) for column in strata.T]
+    rarest = min((count for count in present if count > 0), default=2)
+    if len(np.unique(groups)) < 2:
+        raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")
+    folds = max(2, min(options.folds, rarest))
+    return stratified_group_folds(strata, groups, folds, options.seed)
+
+
+def _strata(data: TrainingSet) -> npt.NDArray[np.float32]:
+    if data.targets is not None:
+        # Quarters of the values, so that every fold sees small and large ones.
+        edges = np.quantile(data.targets, [0.25, 0.5, 0.75])
+        return np.eye(4, dtype=np.float32)[np.searchsorted(edges, data.targets, side="left")]
+    labels = data.labels if data.labels is not None else np.empty((len(data.ids), 0), np.float32)
+    return np.concatenate([labels == 1, labels == 0], axis=1).astype(np.float32)
+
+
+class _Reporter:
+    """Tells progress and notices cancellation at the same points."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None, cancelled: Callable[[], bool] | None) -> None:
+        self._progress, self._cancelled = progress, cancelled
+
+    def __call__(self, fraction: float, stage: str) -> None:
+        if self._cancelled is not None and self._cancelled():
+            raise TrainingError("TRAINING_CANCELLED", "the training was cancelled")
+        if self._progress is not None:
+            self._progress(Progress(fraction, stage))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ __all__ = ["OutOfFold", "Problem", "search_penalty"]
 _CLASS_PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 _RIDGE_PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _PATIENCE = 1
+_MAX_LOGITS = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -61,48 +63,52 @@ class Problem:
         """The strengths worth trying, from strong to weak."""
         return _RIDGE_PENALTIES if self.type == "regression" else _CLASS_PENALTIES
 
-    def solve(
-        self, rows: npt.NDArray[np.int64] | None, penalty: float, start: npt.NDArray[np.float64] | None
-    ) -> npt.NDArray[np.float64]:
-        """Fit some rows (all when None); gives [r + 1, c], the bias last."""
-        coordinates = self.basis.coordinates if rows is None else self.basis.coordinates[rows]
+    def solve(self, penalty: float) -> npt.NDArray[np.float32]:
+        """Fit all rows; gives [r + 1, c], the bias last."""
         if self.targets is not None:
-            targets = self.targets if rows is None else self.targets[rows]
-            return fit_ridge(coordinates, targets.astype(np.float64), [penalty])[0]
-        labels = self.labels if rows is None else self.labels[rows]
-        return self._solve_classes(coordinates, labels, penalty, start)
+            return fit_ridge(self.basis.coordinates, self.targets.astype(np.float64), [penalty])[0]
+        everything = np.ones((len(self.labels), 1), dtype=np.bool_)
+        return self._solve_classes(everything, penalty, None)[:, 0]
 
-    def path(self, rows: npt.NDArray[np.int64]) -> Callable[[float], npt.NDArray[np.float64]]:
-        """Prepare fits of some rows with one penalty after the other, each starting from the one before."""
-        coordinates = self.basis.coordinates[rows]
+    def path(self, taught: npt.NDArray[np.bool_]) -> Callable[[float], npt.NDArray[np.float32]]:
+        """Prepare fits with one penalty after the other, each starting from the one before.
+
+        Args:
+            taught: [n, k], which rows each of k fits may see.
+
+        Returns:
+            A function from a penalty to weights [r + 1, k, c].
+        """
         if self.targets is not None:
-            targets = self.targets[rows].astype(np.float64)
-            solved = dict(zip(self.penalties, fit_ridge(coordinates, targets, list(self.penalties)), strict=True))
+            targets = self.targets.astype(np.float64)
+            fits = [fit_ridge(self.basis.coordinates[rows], targets[rows], list(self.penalties)) for rows in taught.T]
+            solved = {
+                penalty: np.stack(together, axis=1)
+                for penalty, together in zip(self.penalties, zip(*fits, strict=True), strict=True)
+            }
             return solved.__getitem__
-        labels = self.labels[rows]
-        last: npt.NDArray[np.float64] | None = None
+        last: npt.NDArray[np.float32] | None = None
 
-        def next_fit(penalty: float) -> npt.NDArray[np.float64]:
+        def next_fit(penalty: float) -> npt.NDArray[np.float32]:
             nonlocal last
-            last = self._solve_classes(coordinates, labels, penalty, last)
+            last = self._solve_classes(taught, penalty, last)
             return last
 
         return next_fit
 
     def _solve_classes(
-        self,
-        coordinates: npt.NDArray[np.float32],
-        labels: npt.NDArray[np.float32],
-        penalty: float,
-        start: npt.NDArray[np.float64] | None,
-    ) -> npt.NDArray[np.float64]:
-        targets = np.nan_to_num(labels)
+        self, taught: npt.NDArray[np.bool_], penalty: float, start: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.float32]:
+        targets = np.nan_to_num(self.labels)
         if self.type == "multi_class":
-            known = np.full((len(labels), 1), 1 / max(len(labels), 1), dtype=np.float32)
-            return fit_logistic("softmax", coordinates, targets, known, self.basis.variances, penalty, start)
-        seen = np.isfinite(labels)
+            kind: Literal["softmax", "sigmoid"] = "softmax"
+            seen = taught[:, :, None]
+        else:
+            kind = "sigmoid"
+            seen = taught[:, :, None] & np.isfinite(self.labels)[:, None, :]
         known = (seen / np.maximum(seen.sum(axis=0), 1)).astype(np.float32)
-        return fit_logistic("sigmoid", coordinates, targets, known, self.basis.variances, penalty, start)
+        basis = self.basis
+        return fit_logistic(kind, basis.coordinates, targets, known, basis.variances, penalty, start)
 
     def loss(self, logits: npt.NDArray[np.float32]) -> float:
         """Mean log loss of all concepts, or mean squared error."""
@@ -131,21 +137,24 @@ def search_penalty(problem: Problem, folds: npt.NDArray[np.int64], step: Callabl
         folds: Fold of each row.
         step: Told the part done, 0 to 1; may raise to stop.
     """
-    rows = np.arange(len(folds))
     count = int(folds.max()) + 1
-    paths = [problem.path(rows[folds != fold]) for fold in range(count)]
     width = 1 if problem.targets is not None else problem.labels.shape[1]
+    taught = folds[:, None] != np.arange(count)
+    # Many folds at once are fastest, but their logits must fit into memory.
+    together = max(1, min(count, _MAX_LOGITS // max(1, len(folds) * width)))
+    starts = range(0, count, together)
+    paths = [problem.path(taught[:, start : start + together]) for start in starts]
     best: OutOfFold | None = None
     worse = 0
-    total = count * len(problem.penalties)
     for index, penalty in enumerate(problem.penalties):
         logits = np.empty((len(folds), width), dtype=np.float32)
-        for fold, path in enumerate(paths):
+        for start, path in zip(starts, paths, strict=True):
             weights = path(penalty)
-            held_out = folds == fold
-            projected = problem.basis.coordinates[held_out] @ weights[:-1].astype(np.float32)
-            logits[held_out] = projected + weights[-1].astype(np.float32)
-            step((index * count + fold + 1) / total)
+            for fold in range(start, start + weights.shape[1]):
+                held_out = folds == fold
+                own = weights[:, fold - start]
+                logits[held_out] = problem.basis.coordinates[held_out] @ own[:-1] + own[-1]
+            step((index * count + min(start + together, count)) / (count * len(problem.penalties)))
         loss = problem.loss(logits)
         if best is None or loss < best.loss:
             best, worse = OutOfFold(penalty, loss, logits), 0

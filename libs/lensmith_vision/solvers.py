@@ -12,14 +12,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-import scipy.optimize
+
+from lensmith_vision.lbfgs import minimise
 
 __all__ = ["Basis", "fit_logistic", "fit_ridge"]
 
 Floats = npt.NDArray[np.float32]
 
-_MAX_STEPS = 200
-_MEMORY = 12
 _BIAS_PENALTY = 1e-4
 _NEGLIGIBLE = 1e-6
 
@@ -65,9 +64,9 @@ class Basis:
         coordinates = scaled @ directions
         return cls(mean, scale, directions, np.maximum(squares[kept], 0.0), coordinates)
 
-    def unfold(self, weights: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> tuple[Floats, Floats]:
+    def unfold(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
         """Turn weights [r, c] and bias [c] on coordinates into weights [d, c] and bias [c] on raw features."""
-        raw = (self.axes.astype(np.float64) @ weights) / self.scale[:, None]
+        raw = (self.axes.astype(np.float64) @ weights.astype(np.float64)) / self.scale[:, None]
         shifted = bias - self.mean.astype(np.float64) @ raw
         return raw.astype(np.float32), shifted.astype(np.float32)
 
@@ -79,73 +78,72 @@ def fit_logistic(
     known: Floats,
     variances: npt.NDArray[np.float64],
     penalty: float,
-    start: npt.NDArray[np.float64] | None = None,
-) -> npt.NDArray[np.float64]:
-    """Minimise mean log loss + penalty / 2 · |W|².
+    start: Floats | None = None,
+) -> Floats:
+    """Minimise mean log loss + penalty / 2 * |W|² for several choices of rows (folds) at once.
+
+    The folds are independent problems that share each product with the coordinates, which is what costs.
 
     Args:
-        kind: One softmax over the columns, or a sigmoid for each.
+        kind: One softmax over the concepts, or a sigmoid for each.
         coordinates: [n, r] in a :class:`Basis`.
         targets: [n, c] of 0 and 1, whatever where unknown.
-        known: [n, c] (sigmoid) or [n, 1] (softmax) weights, each column adding up to 1; 0 leaves a row out.
+        known: Weights of the rows in each fold, [n, k, c] (sigmoid) or [n, k, 1] (softmax), adding up to 1 over the
+            rows; 0 leaves a row out.
         variances: Of the coordinates, to scale the steps.
         penalty: Of the weights; the bias is all but free.
         start: Weights to begin from, as returned.
 
     Returns:
-        [r + 1, c], the bias in the last row.
+        [r + 1, k, c], the bias in the last row.
     """
-    rank, columns = coordinates.shape[1], targets.shape[1]
+    rank, folds, concepts = coordinates.shape[1], known.shape[1], targets.shape[1]
     curvature = 0.5 if kind == "softmax" else 0.25
-    steps = 1 / np.sqrt(np.append(curvature * variances + penalty, curvature + _BIAS_PENALTY))[:, None]
-    penalties = np.append(np.full(rank, penalty), _BIAS_PENALTY)[:, None]
+    scales = 1 / np.sqrt(np.append(curvature * variances + penalty, curvature + _BIAS_PENALTY))
+    steps = scales.astype(np.float32)[:, None, None]
+    penalties = np.append(np.full(rank, penalty), _BIAS_PENALTY).astype(np.float32)[:, None, None]
+    pointwise = _softmax_loss if kind == "softmax" else _sigmoid_loss
+    truth = targets[:, None, :]
 
-    def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        weights = flat.reshape(rank + 1, columns) * steps
-        logits = coordinates @ weights[:-1].astype(np.float32)
-        logits += weights[-1].astype(np.float32)
-        value, slope = (_softmax_loss if kind == "softmax" else _sigmoid_loss)(logits, targets, known)
+    def loss(point: Floats) -> tuple[npt.NDArray[np.float64], Floats]:
+        weights = point * steps
+        logits = (coordinates @ weights[:-1].reshape(rank, -1)).reshape(-1, folds, concepts)
+        logits += weights[-1]
+        values, slope = pointwise(logits, truth, known)
         gradient = np.empty_like(weights)
-        gradient[:-1] = coordinates.T @ slope
+        gradient[:-1] = (coordinates.T @ slope.reshape(len(slope), -1)).reshape(rank, folds, concepts)
         gradient[-1] = slope.sum(axis=0, dtype=np.float64)
-        gradient += penalties * weights
-        value += 0.5 * float((penalties * weights * weights).sum())
-        return value, (gradient * steps).ravel()
+        pull = penalties * weights
+        gradient += pull
+        values = values + 0.5 * np.einsum("rkc,rkc->k", pull, weights, dtype=np.float64)
+        return values, gradient * steps
 
-    begin = np.zeros((rank + 1, columns)) if start is None else start / steps
-    found = scipy.optimize.minimize(
-        loss,
-        begin.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": _MAX_STEPS, "maxcor": _MEMORY, "ftol": 1e-7, "gtol": 1e-5},
-    )
-    result: npt.NDArray[np.float64] = found.x.reshape(rank + 1, columns) * steps
+    begin = np.zeros((rank + 1, folds, concepts), np.float32) if start is None else start / steps
+    result: Floats = minimise(loss, begin) * steps
     return result
 
 
-def _softmax_loss(logits: Floats, targets: Floats, known: Floats) -> tuple[float, Floats]:
-    logits -= logits.max(axis=1, keepdims=True)
-    scores = np.exp(logits)
-    sums = scores.sum(axis=1, keepdims=True)
-    value = float(((np.log(sums) - (logits * targets).sum(axis=1, keepdims=True)) * known).sum(dtype=np.float64))
+def _softmax_loss(logits: Floats, targets: Floats, known: Floats) -> tuple[npt.NDArray[np.float64], Floats]:
+    logits -= logits.max(axis=2, keepdims=True)
+    hits = (logits * targets).sum(axis=2, keepdims=True)
+    scores = np.exp(logits, out=logits)
+    sums = scores.sum(axis=2, keepdims=True)
+    values = ((np.log(sums) - hits) * known).sum(axis=(0, 2), dtype=np.float64)
     scores /= sums
     scores -= targets
     scores *= known
-    return value, scores
+    return values, scores
 
 
-def _sigmoid_loss(logits: Floats, targets: Floats, known: Floats) -> tuple[float, Floats]:
+def _sigmoid_loss(logits: Floats, targets: Floats, known: Floats) -> tuple[npt.NDArray[np.float64], Floats]:
     softplus = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits)))
-    value = float(((softplus - logits * targets) * known).sum(dtype=np.float64))
+    values = ((softplus - logits * targets) * known).sum(axis=(0, 2), dtype=np.float64)
     # exp(logit - softplus) is the sigmoid, without a second overflow to guard against.
-    slope = (np.exp(logits - softplus) - targets) * known
-    return value, slope
+    slope: Floats = (np.exp(logits - softplus) - targets) * known
+    return values, slope
 
 
-def fit_ridge(
-    coordinates: Floats, targets: npt.NDArray[np.float64], penalties: list[float]
-) -> list[npt.NDArray[np.float64]]:
+def fit_ridge(coordinates: Floats, targets: npt.NDArray[np.float64], penalties: list[float]) -> list[Floats]:
     """Minimise mean squared error + penalty · |w|² for several penalties at once.
 
     Args:
@@ -168,5 +166,5 @@ def fit_ridge(
         factor = scipy.linalg.cho_factor(gram + penalty * np.eye(len(gram)), lower=True, check_finite=False)
         solved = scipy.linalg.cho_solve(factor, pull, check_finite=False)
         weights = centred.T.astype(np.float64) @ solved / rows if wide else solved
-        results.append(np.append(weights, middle - float(mean @ weights))[:, None])
+        results.append(np.append(weights, middle - float(mean @ weights))[:, None].astype(np.float32))
     return results

@@ -159,7 +159,7 @@ def fit(
     problem = Problem(options.type, Basis.of(taken.features), taken.labels, taken.targets)
     found = search_penalty(problem, folds, lambda part: report(0.1 + 0.7 * part, "evaluating"))
     report(0.8, "fitting")
-    weights = problem.solve(None, found.penalty, None)
+    weights = problem.solve(found.penalty)
     report(0.95, "fitting")
     head, decisions = _head(taken, options, problem, weights, found, folds)
     evaluation = evaluate(head, decisions, found.penalty, groups=int(groups.max()) + 1)
@@ -171,7 +171,7 @@ def _head(
     data: TrainingSet,
     options: TrainOptions,
     problem: Problem,
-    weights: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float32],
     found: OutOfFold,
     folds: npt.NDArray[np.int64],
 ) -> tuple[Head, Decisions]:
@@ -202,10 +202,10 @@ def _take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, d
             raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
         positives = (data.labels == 1).sum(axis=1)
         if options.type == "multi_class":
-            known = np.asarray(positives == 1, dtype=np.bool_)
+            known = positives == 1
             reasons = np.where(known, "", np.where(positives > 1, "SEVERAL_CONCEPTS", "NO_CONCEPT"))
         else:
-            known = np.isfinite(data.labels).any(axis=1).astype(np.bool_)
+            known = np.asarray(np.isfinite(data.labels).any(axis=1), dtype=np.bool_)
             reasons = np.where(known, "", "NO_LABEL")
     left_out = {data.ids[row]: str(reasons[row]) for row in np.flatnonzero(~known)}
     taken = data.rows(known)

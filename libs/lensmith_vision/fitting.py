@@ -15,8 +15,8 @@ from lensmith_vision.solvers import Basis, fit_logistic, fit_ridge
 __all__ = ["OutOfFold", "Problem", "search_penalty"]
 
 # From strong to weak; each starts where the one before ended.
-_CLASS_PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-_RIDGE_PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+_CLASS_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+_RIDGE_PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 _PATIENCE = 1
 _MAX_LOGITS = 32_000_000
 

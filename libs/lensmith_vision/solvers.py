@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 _BIAS_PENALTY = 1e-4
 _NEGLIGIBLE = 1e-6
+_LEAST_DEVIATION = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ class Basis:
         scaled = features - mean
         deviation = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) / max(rows, 1))
         typical = float(np.sqrt((deviation**2).mean())) or 1.0
-        # Half way between one scale for all and one for each: rare features speak up, noise does not shout.
-        scale = np.sqrt(np.maximum(deviation, 0.1 * typical) * typical).astype(np.float32)
+        # Each feature to one scale, but those that hardly vary are not blown up into noise.
+        scale = np.maximum(deviation, _LEAST_DEVIATION * typical).astype(np.float32)
         scaled /= scale
         if rows >= dim:
             squares, axes = scipy.linalg.eigh((scaled.T @ scaled).astype(np.float64) / rows)

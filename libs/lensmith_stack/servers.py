@@ -24,6 +24,8 @@ OWNERS = ("auth", "dataset", "registry")
 
 ROLES = (MIGRATE_ROLE, *(f"lensmith_{name}{suffix}" for name in OWNERS for suffix in ("", "_worker")))
 
+_OUTSIDE_NAMES = ("LENSMITH_POSTGRES_URL", "LENSMITH_NATS_URL", "LENSMITH_S3_URL")
+
 
 @dataclass(frozen=True, slots=True)
 class Outside:
@@ -42,8 +44,11 @@ class Outside:
     @classmethod
     def from_env(cls) -> "Outside":
         """Read ``LENSMITH_POSTGRES_URL``, ``LENSMITH_NATS_URL`` and ``LENSMITH_S3_URL``."""
-        names = ("LENSMITH_POSTGRES_URL", "LENSMITH_NATS_URL", "LENSMITH_S3_URL")
-        return cls(*(os.environ.get(name) or None for name in names))
+        return cls(*(os.environ.get(name) or None for name in _OUTSIDE_NAMES))
+
+    def to_env(self) -> dict[str, str]:
+        """The variables that `from_env` reads; empty where the embedded server is meant."""
+        return dict(zip(_OUTSIDE_NAMES, (self.postgres_url or "", self.nats_url or "", self.s3_url or ""), strict=True))
 
 
 class Servers:

@@ -89,10 +89,13 @@ class Supervisor:
             rotate_log(log)
             group.append(Part(program, log))
         self._groups.append(group)
-        results = await asyncio.gather(*(self._bring_up(part) for part in group), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        tasks = [asyncio.create_task(self._bring_up(part)) for part in group]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            # One that fails takes the others' waiting with it; what runs already is left to `stop`.
+            for task in tasks:
+                await _cancel(task)
         for part in group:
             part._watch = asyncio.create_task(self._watch(part), name=f"watch {part.program.name}")
         if self._health is None:
@@ -213,5 +216,4 @@ async def _healthy(program: Program) -> bool:
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait({task})

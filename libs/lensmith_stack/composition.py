@@ -75,6 +75,7 @@ class Platform:
             servers=self._servers,
             sockets=sockets,
             keys=make_private_directory(directory.secrets / "keys"),
+            caches=make_private_directory(directory.path / "cache"),
             ports=keep_ports(directory.path / "service-ports.json", Services.port_names()),
             operator_key_file=directory.operator_key_file,
         )
@@ -83,10 +84,8 @@ class Platform:
             admin_socket=sockets / "envoy-admin.sock",
             host=options.host,
             port=options.port,
-            targets={
-                **{name: self._services.address(name) for name in SERVICES},
-                "gateway-http": self._services.gateway_http,
-            },
+            targets={name: self._services.address(name) for name in SERVICES if name != "trainer"},
+            gateway_http=self._services.gateway_http,
         )
         self._supervisor = Supervisor(
             make_private_directory(directory.logs), directory.children_file, self._write_state
@@ -197,12 +196,13 @@ def claim_port(host: str, port: int) -> None:
     Raises:
         PortTakenError: it is, or may not be used.
     """
+    if not 0 < port < 1 << 16:
+        raise PortTakenError(host, port, "ports go from 1 to 65535")
     try:
         # Envoy shares its port with whoever asks alike, so it would not notice a second one.
         socket.create_server((host, port)).close()
-    except (OSError, OverflowError) as error:
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        reason = f"{_holder(port)} listens there" if taken else str(error)
+    except OSError as error:
+        reason = f"{_holder(port)} listens there" if error.errno == errno.EADDRINUSE else str(error)
         raise PortTakenError(host, port, reason) from error
 
 

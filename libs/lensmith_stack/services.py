@@ -18,6 +18,9 @@ from lensmith_stack.servers import OWNERS, Servers
 
 SERVICES = ("auth", "dataset", "registry", "inference", "trainer", "gateway")
 
+_STORES_BYTES = ("dataset", "registry", "trainer", "gateway")
+_CACHES_FILES = ("inference", "trainer")
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -27,6 +30,7 @@ class Services:
         servers: what they stand on.
         sockets: directory of the unix sockets on which they answer gRPC.
         keys: directory of their signing keys.
+        caches: directory of files that may be deleted while nothing runs.
         ports: ``metrics_<service>`` for each, and ``gateway_http``.
         operator_key_file: the first operator's key, which auth takes over at its first start.
     """
@@ -34,6 +38,7 @@ class Services:
     servers: Servers
     sockets: Path
     keys: Path
+    caches: Path
     ports: Mapping[str, int]
     operator_key_file: Path
 
@@ -62,7 +67,6 @@ class Services:
             "LISTEN": self.address(service),
             "METRICS_LISTEN": f"{LOOPBACK}:{self.ports[f'metrics_{service}']}",
             "NATS_URL": self.servers.nats_url,
-            "S3_URL": self.servers.s3_url(),
             "SERVICE_KEY_FILE": str(self.keys / "private" / f"{service}.pem"),
             "SERVICE_KEYS_DIR": str(self.keys / "public"),
             **{f"ADDRESSES__{other.upper()}": self.address(other) for other in SERVICES if other != service},
@@ -70,6 +74,10 @@ class Services:
         if service in OWNERS:
             settings["POSTGRES_URL"] = self.servers.role_url(f"lensmith_{service}")
             settings["WORKER_POSTGRES_URL"] = self.servers.role_url(f"lensmith_{service}_worker")
+        if service in _STORES_BYTES:
+            settings["S3_URL"] = self.servers.s3_url()
+        if service in _CACHES_FILES:
+            settings["CACHE_DIR"] = str(make_private_directory(self.caches / service))
         if service == "auth":
             settings["BOOTSTRAP_KEY_FILE"] = str(self.operator_key_file)
         if service == "gateway":
@@ -103,7 +111,7 @@ class Services:
             verifier = key.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )
-            write_private(public / file.name, verifier.decode())
+            write_private(public / f"{service}.pub", verifier.decode())
 
 
 def python_environment() -> dict[str, str]:

@@ -97,3 +97,15 @@ def current_call_or_none() -> Call | None:
 def set_current_call(call: Call) -> None:
     """Say which call this task answers; the interceptors do."""
     _call.set(call)
+
+
+def addressed_app() -> AppRef:
+    """Return the app that the current call addresses.
+
+    Raises:
+        LookupError: this task answers no call, or one whose request names no app.
+    """
+    app = current_call().app
+    if app is None:
+        raise LookupError("this call addresses no app: its RPC has no resource name that begins with apps/*")
+    return app

@@ -1,0 +1,118 @@
+"""From scores to answers: which concepts are shown, in which order, and which count as predicted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
+from lensmith_api.v1.inference_service_pb2 import ConceptScore, PredictRequest
+from lensmith_platform.errors import InternalError, InvalidInputError
+from lensmith_vision.card import Card
+
+__all__ = ["Selection", "native_scores"]
+
+_NAMED_IN_ERROR = 10
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a request wants to see of a version's scores.
+
+    Attributes:
+        indexes: Columns to show, of all concepts.
+        min_value: Scores below are left out.
+        most: Most concepts for a picture; 0: all.
+    """
+
+    concepts: Sequence[str]
+    display_names: Sequence[str]
+    thresholds: npt.NDArray[np.float64]
+    indexes: npt.NDArray[np.intp]
+    min_value: float
+    most: int
+
+    @classmethod
+    def of(cls, request: PredictRequest, served: ServedModel) -> "Selection":
+        """Read a request.
+
+        Raises:
+            InvalidInputError: Concepts were selected and the version knows none of them.
+            InternalError: Registry's description of the version does not fit together.
+        """
+        concepts = list(served.concepts)
+        names = list(served.display_names) or concepts
+        thresholds = np.asarray(served.thresholds, np.float64) if served.thresholds else np.full(len(concepts), 0.5)
+        if not len(concepts) == len(names) == len(thresholds):
+            raise InternalError("MODEL_INVALID", f"{served.name}: concepts, names and thresholds differ in number")
+        wanted = set(request.select_concepts)
+        indexes = [
+            index
+            for index, (concept, name) in enumerate(zip(concepts, names, strict=True))
+            if not wanted or concept in wanted or name in wanted
+        ]
+        if wanted and not indexes:
+            shown = ", ".join(repr(text) for text in sorted(wanted)[:_NAMED_IN_ERROR])
+            more = f" and {len(wanted) - _NAMED_IN_ERROR} more" if len(wanted) > _NAMED_IN_ERROR else ""
+            raise InvalidInputError(
+                "SELECT_CONCEPTS_UNKNOWN",
+                f"{served.name} answers none of the selected concepts {shown}{more}; ids and names are case-sensitive",
+                metadata={"model_version": served.name},
+                field_violations=[("select_concepts", "none of them is a concept of the version")],
+            )
+        return cls(concepts, names, thresholds, np.asarray(indexes, np.intp), request.min_value, request.max_concepts)
+
+    def concept_scores(self, scores: npt.NDArray[np.float32]) -> list[ConceptScore]:
+        """Make the answer about one picture.
+
+        Args:
+            scores: [c], one of each concept of the version.
+
+        Returns:
+            The selected concepts by falling score; equal ones in the version's own order.
+        """
+        values = scores[self.indexes].astype(np.float64)
+        order = np.argsort(-values, kind="stable")
+        if self.min_value > 0:
+            order = order[values[order] >= self.min_value]
+        if self.most:
+            order = order[: self.most]
+        return [
+            ConceptScore(
+                concept=self.concepts[index],
+                display_name=self.display_names[index],
+                value=value,
+                predicted=value >= self.thresholds[index],
+            )
+            for index, value in zip(self.indexes[order].tolist(), values[order].tolist(), strict=True)
+        ]
+
+
+def native_scores(logits: npt.NDArray[np.float32], card: Card, concepts: int) -> npt.NDArray[np.float32]:
+    """Turn logits of a base model's own classifier into scores of its public model's concepts.
+
+    What the card says names nothing (a background class) leaves before the scores are made, so that those of a softmax
+    add up to 1 over the concepts that are shown.
+
+    Args:
+        logits: [n, k].
+        card: The card of the base model.
+        concepts: How many concepts registry made of them.
+
+    Returns:
+        [n, concepts].
+
+    Raises:
+        InternalError: The numbers of logits and concepts differ.
+    """
+    if card.logits is None:
+        raise InternalError("BASE_MODEL_HAS_NO_CLASSIFIER", f"{card.id} has no classifier of its own")
+    kept = np.setdiff1d(np.arange(card.logits.dim), np.asarray(card.logits.ignored, np.intp))
+    if concepts != len(kept):
+        raise InternalError("MODEL_INVALID", f"{card.id} names {len(kept)} concepts, registry knows {concepts}")
+    values = logits[:, kept].astype(np.float64)
+    if card.logits.activation == "softmax":
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    powers = np.exp(-np.clip(values, -80, 80))
+    return np.asarray(1 / (1 + powers), np.float32)

@@ -1,0 +1,169 @@
+"""Artefacts of registry: heads, and packs of base models that are kept on disk between starts."""
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, PackFile
+from lensmith_api.v1.base_model_pb2 import BaseModel
+from lensmith_platform.errors import InternalError
+from lensmith_vision import heads
+from lensmith_vision.errors import VisionError
+from lensmith_vision.heads import Head
+from lensmith_vision.pack import CARD_FILE, LABELS_FILE, MODEL_FILE, check_hash, load_card, load_labels, space_of
+
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceAsyncStub
+
+__all__ = ["Artefacts"]
+
+_MAX_HEAD_BYTES = 256 * 1024 * 1024
+_MAX_CARD_BYTES = 4 * 1024 * 1024
+_MAX_LABEL_BYTES = 16 * 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SPACE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,199}")
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Artefacts:
+    """Fetches artefacts and proves them before anybody sees them.
+
+    Args:
+        registry: Where they come from.
+        folder: Where packs are kept. Several processes may share it: a pack appears complete or not at all.
+    """
+
+    def __init__(self, registry: "ServingServiceAsyncStub", folder: Path) -> None:
+        self._registry = registry
+        self._folder = folder
+
+    async def pack(self, base_model: BaseModel) -> Path:
+        """Return the folder of a base model's pack, fetched unless it is kept already.
+
+        Raises:
+            LensmithError: Registry is away or gave something else than the base model.
+        """
+        space, sha256 = base_model.space, base_model.sha256
+        # Both become part of a path.
+        if not _SPACE.fullmatch(space) or not _SHA256.fullmatch(sha256):
+            raise InternalError("BASE_MODEL_INVALID", f"{base_model.name} has an impossible space or hash")
+        kept = self._folder / f"{space}-{sha256[:16]}"
+        if await asyncio.to_thread(_is_whole, kept, space, sha256):
+            return kept
+        await self._fetch_pack(base_model, kept)
+        return kept
+
+    def kept(self) -> list[tuple[str, Path]]:
+        """List the packs on disk with their spaces, the last used first."""
+        found: list[tuple[float, str, Path]] = []
+        for folder in self._folder.glob("[a-z0-9]*-*"):
+            try:
+                found.append((folder.stat().st_mtime, space_of(load_card(folder)).id, folder))
+            except (VisionError, OSError) as error:
+                _log.warning("a kept pack is unusable", extra={"pack": folder.name, "error": str(error)})
+        return [(space, folder) for _, space, folder in sorted(found, reverse=True)]
+
+    async def head(self, key: str) -> Head:
+        """Fetch a head.
+
+        Raises:
+            LensmithError: Registry is away, or the bytes are not the head of that key.
+        """
+        chunks = [chunk async for chunk in self._stream(FetchArtefactRequest(head=key), _MAX_HEAD_BYTES)]
+        data = b"".join(chunks)
+        # Keys of heads end with the hash of their bytes.
+        expected = _SHA256.findall(key)
+        if expected and hashlib.sha256(data).hexdigest() != expected[-1]:
+            raise InternalError("ARTEFACT_HASH_MISMATCH", "the head that registry sent is not the one of its key")
+        try:
+            return await asyncio.to_thread(heads.load, data)
+        except VisionError as error:
+            raise InternalError(error.reason, f"the head of the model cannot be read: {error}") from error
+
+    async def _fetch_pack(self, base_model: BaseModel, kept: Path) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        staging = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self._folder))
+        try:
+            await self._fetch_file(base_model.space, CARD_FILE, staging, _MAX_CARD_BYTES)
+            card = _checked(load_card, staging)
+            if card.logits is not None:
+                await self._fetch_file(base_model.space, LABELS_FILE, staging, _MAX_LABEL_BYTES)
+                _checked(load_labels, staging)
+            await self._fetch_file(base_model.space, MODEL_FILE, staging, base_model.size_bytes)
+            if not await asyncio.to_thread(_is_whole, staging, base_model.space, base_model.sha256):
+                raise InternalError(
+                    "ARTEFACT_HASH_MISMATCH", f"the pack that registry sent is not the one of {base_model.name}"
+                )
+            await asyncio.to_thread(_put, staging, kept)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+
+    async def _fetch_file(self, space: str, name: str, folder: Path, most: int) -> None:
+        request = FetchArtefactRequest(pack_file=PackFile(space=space, file_name=name))
+        with (folder / name).open("wb") as file:
+            async for chunk in self._stream(request, most):
+                await asyncio.to_thread(file.write, chunk)
+
+    async def _stream(self, request: FetchArtefactRequest, most: int) -> AsyncIterator[bytes]:
+        size = 0
+        async for response in self._registry.FetchArtefact(request):
+            size += len(response.chunk)
+            if size > most:
+                raise InternalError("ARTEFACT_TOO_LARGE", f"registry sent more than {most} bytes of one artefact")
+            yield response.chunk
+
+
+def _is_whole(folder: Path, space: str, sha256: str) -> bool:
+    """Tell whether a folder holds the pack of a space, byte for byte."""
+    if not (folder / CARD_FILE).is_file():
+        return False
+    try:
+        card = load_card(folder)
+        if space_of(card).id != space or card.sha256 != sha256:
+            return False
+        check_hash(folder, card)
+        if card.logits is not None:
+            load_labels(folder)
+    except VisionError as error:
+        _log.warning("a pack is not whole", extra={"pack": folder.name, "error": str(error)})
+        return False
+    os.utime(folder)  # says that it was used, see `kept`
+    return True
+
+
+def _put(staging: Path, kept: Path) -> None:
+    """Make a fetched pack appear at its place, replacing a damaged one."""
+    for path in staging.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if kept.exists():
+        broken = Path(tempfile.mkdtemp(prefix=".broken-", dir=kept.parent))
+        try:
+            kept.rename(broken / kept.name)
+        except FileNotFoundError:
+            pass  # another process removed it first
+        finally:
+            shutil.rmtree(broken, ignore_errors=True)
+    try:
+        staging.rename(kept)
+    except OSError:
+        # Another process put the same pack there meanwhile; it was checked just as this one was.
+        if not (kept / CARD_FILE).is_file():
+            raise
+
+
+def _checked(read: Callable[[Path], T], folder: Path) -> T:
+    try:
+        return read(folder)
+    except VisionError as error:
+        raise InternalError(error.reason, f"registry sent a pack that cannot be used: {error}") from error

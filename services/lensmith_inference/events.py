@@ -1,0 +1,59 @@
+"""What inference listens to: news of models, so that a new version answers at once."""
+
+import asyncio
+import logging
+
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_platform.errors import LensmithError
+
+from lensmith_inference.catalogue import Catalogue
+from lensmith_inference.predictor import Predictor
+
+__all__ = ["ModelNews"]
+
+_WAITING = 1000
+"""Models waiting to be warmed; beyond, they are fetched when they are first asked."""
+
+_log = logging.getLogger(__name__)
+
+
+class ModelNews:
+    """Forgets what news made untrue, and warms what changed.
+
+    Args:
+        catalogue: What is known.
+        predictor: Warms models.
+        warm: Whether to warm at all.
+    """
+
+    def __init__(self, catalogue: Catalogue, predictor: Predictor, *, warm: bool) -> None:
+        self._catalogue = catalogue
+        self._predictor = predictor
+        self._warm = warm
+        self._changed: asyncio.Queue[tuple[int, str]] = asyncio.Queue(_WAITING)
+
+    async def model_changed(self, event: Event) -> None:
+        """Handle `models.changed`."""
+        self._catalogue.model_changed(event.app_id, event.model_changed.model)
+        if self._warm and not self._changed.full():
+            self._changed.put_nowait((event.app_id, event.model_changed.model))
+
+    async def app_deleted(self, event: Event) -> None:
+        """Handle `apps.deleted`."""
+        self._catalogue.app_deleted(event.app_id)
+
+    async def missed(self) -> None:
+        """Handle a gap in the news, or their beginning."""
+        self._catalogue.everything_changed()
+
+    async def run_warming(self) -> None:
+        """Warm changed models one after another, for ever."""
+        while True:
+            app_id, model = await self._changed.get()
+            try:
+                await self._predictor.warm(app_id, model)
+            except LensmithError as error:
+                # Also the normal end of a deleted model; whoever asks is told the reason.
+                _log.info("a changed model was not warmed", extra={"model": model, "reason": error.reason})
+            except Exception:
+                _log.exception("warming a model failed")

@@ -1,0 +1,80 @@
+"""From a picture in a request, bytes or URL, to the pixels that a base network takes."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+from lensmith_api.v1.input_pb2 import Image
+from lensmith_platform.errors import InvalidInputError
+from lensmith_platform.fetcher import Fetcher
+from lensmith_vision import decode, resize
+from lensmith_vision.decode import ImageLimits
+from lensmith_vision.errors import ImageError
+from lensmith_vision.resize import ResizePolicy
+
+from lensmith_inference.metrics import Metrics
+
+__all__ = ["ImageReader"]
+
+
+class ImageReader:
+    """Reads pictures in a bounded pool of threads.
+
+    Args:
+        fetcher: Fetches URLs.
+        limits: How large a picture may be.
+        threads: Pictures decoded at once.
+        fetch_concurrency: Pictures fetched at once; each is held until it is decoded, so this bounds memory too.
+        metrics: Where decoding is timed.
+    """
+
+    def __init__(
+        self, fetcher: Fetcher, limits: ImageLimits, *, threads: int, fetch_concurrency: int, metrics: Metrics
+    ) -> None:
+        self._fetcher = fetcher
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._fetching = asyncio.Semaphore(fetch_concurrency)
+        self._metrics = metrics
+
+    async def read(self, image: Image, policy: ResizePolicy, *, fetch_until: float) -> npt.NDArray[np.uint8]:
+        """Return a picture's pixels [policy.height, policy.width, 3].
+
+        Args:
+            image: Bytes or URL.
+            policy: How the space wants pictures resized.
+            fetch_until: Time of the event loop's clock after which a URL is given up.
+
+        Raises:
+            LensmithError: No image, one that cannot be fetched, or one that cannot be decoded.
+        """
+        source = image.WhichOneof("source")
+        if source == "content":
+            return await self._decode(image.content, policy)
+        if source == "url":
+            async with self._fetching:
+                return await self._decode(await self._fetch(image.url, fetch_until), policy)
+        raise InvalidInputError("IMAGE_MISSING", "the query has neither the bytes of an image nor a URL")
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    async def _fetch(self, url: str, until: float) -> bytes:
+        try:
+            async with asyncio.timeout_at(until):
+                return (await self._fetcher.fetch(url)).data
+        except TimeoutError:
+            raise InvalidInputError("URL_TIMEOUT", "the image could not be fetched in time") from None
+
+    async def _decode(self, data: bytes, policy: ResizePolicy) -> npt.NDArray[np.uint8]:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, data, policy)
+        except ImageError as error:
+            raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
+
+    def _read(self, data: bytes, policy: ResizePolicy) -> npt.NDArray[np.uint8]:
+        with self._metrics.decode_seconds.time():
+            pixels = decode.decode(data, self._limits, min_side_hint=policy.min_side_hint)
+            return resize.apply(pixels, policy)

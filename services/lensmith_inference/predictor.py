@@ -1,0 +1,182 @@
+"""Answers of models and of base models: what stands between the requests and the machinery."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from google.rpc.status_pb2 import Status
+from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
+from lensmith_api.v1.base_model_pb2 import BaseModel
+from lensmith_api.v1.inference_service_pb2 import (
+    Embedding,
+    EmbedRequest,
+    EmbedResponse,
+    Prediction,
+    PredictRequest,
+    PredictResponse,
+)
+from lensmith_api.v1.model_pb2 import MODEL_TYPE_MULTI_CLASS, MODEL_TYPE_MULTI_LABEL, MODEL_TYPE_REGRESSION
+from lensmith_platform.errors import OK, InternalError, LensmithError, to_status
+from lensmith_platform.principal import AppRef, Call
+from lensmith_platform.resource_names import parse
+from lensmith_vision.card import Card
+
+from lensmith_inference.answers import Selection, native_scores
+from lensmith_inference.batcher import Seen
+from lensmith_inference.catalogue import Catalogue
+from lensmith_inference.heads_cache import HeadsCache
+from lensmith_inference.metrics import Metrics
+from lensmith_inference.pipeline import Pipeline
+from lensmith_inference.spaces import Spaces
+
+__all__ = ["Predictor"]
+
+_TYPES = {
+    "multi_class": MODEL_TYPE_MULTI_CLASS,
+    "multi_label": MODEL_TYPE_MULTI_LABEL,
+    "regression": MODEL_TYPE_REGRESSION,
+}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Answers Predict and Embed.
+
+    Attributes:
+        catalogue: Knows models and base models.
+        spaces: Holds base networks.
+        heads: Holds heads.
+        pipeline: Looks at pictures.
+        metrics: Where answers are counted.
+    """
+
+    catalogue: Catalogue
+    spaces: Spaces
+    heads: HeadsCache
+    pipeline: Pipeline
+    metrics: Metrics
+
+    async def predict(self, request: PredictRequest, call: Call, app: AppRef) -> PredictResponse:
+        """Ask one model about pictures.
+
+        Args:
+            request: The question.
+            call: Who asks.
+            app: The app that owns the model.
+
+        Raises:
+            LensmithError: The model cannot answer at all; what is wrong with one picture stands in its answer.
+        """
+        model = parse("apps/{app}/models/{model}", request.model, field="model")["model"]
+        served = await self.catalogue.model(app.app_id, model, request.version)
+        selection = Selection.of(request, served)
+        space = served.base_model.space
+        with self.metrics.predict_seconds.labels(space).time():
+            async with self.spaces.use(served.base_model) as card:
+                if served.head_artefact:
+                    outcomes, scores = await self._ask_head(request, served, card, call)
+                else:
+                    outcomes, scores = await self._ask_classifier(request, served, card, call)
+        answers = _by_picture(outcomes, scores)
+        regression = served.type == MODEL_TYPE_REGRESSION
+        predictions = [
+            _prediction(query.id, answer, selection, regression, call)
+            for query, answer in zip(request.inputs, answers, strict=True)
+        ]
+        self.metrics.images.labels("predict", space).inc(len(scores))
+        return PredictResponse(model_version=served.name, predictions=predictions)
+
+    async def embed(self, request: EmbedRequest, call: Call, app: AppRef) -> EmbedResponse:
+        """Turn pictures into vectors.
+
+        Args:
+            request: The pictures.
+            call: Who asks.
+            app: The app whose base model is used unless the request names another.
+
+        Raises:
+            LensmithError: The base model cannot be used; what is wrong with one picture stands in its answer.
+        """
+        if request.base_model:
+            parse("baseModels/{base_model}", request.base_model, field="base_model")
+            base_model = await self.catalogue.base_model(request.base_model)
+        else:
+            base_model = await self.catalogue.space_of_app(app.app_id, app.base_model)
+        async with self.spaces.use(base_model) as card:
+            outcomes = await self._look(request, base_model, card, call, logits=False)
+        embeddings = []
+        for query, outcome in zip(request.inputs, outcomes, strict=True):
+            if isinstance(outcome, LensmithError):
+                embeddings.append(Embedding(id=query.id, status=_status(outcome, call)))
+            else:
+                embeddings.append(Embedding(id=query.id, status=OK, vector=outcome.features.tolist()))
+        self.metrics.images.labels("embed", base_model.space).inc(sum(isinstance(one, Seen) for one in outcomes))
+        return EmbedResponse(space=base_model.space, embeddings=embeddings)
+
+    async def warm(self, app_id: int, model: str) -> None:
+        """Make the production version of a model ready to answer.
+
+        Raises:
+            LensmithError: It has none, or it cannot be had.
+        """
+        served = await self.catalogue.model(app_id, model, 0)
+        async with self.spaces.use(served.base_model) as card:
+            if served.head_artefact:
+                async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact):
+                    pass
+
+    async def _ask_head(
+        self, request: PredictRequest, served: ServedModel, card: Card, call: Call
+    ) -> tuple[list[Seen | LensmithError], npt.NDArray[np.float32]]:
+        space, key = served.base_model.space, served.head_artefact
+        async with self.heads.use(space, card.feature_dim, key) as (stack, head):
+            if list(head.concepts) != list(served.concepts) or _TYPES[head.type] != served.type:
+                raise InternalError("MODEL_INVALID", f"{served.name}: its head has another type or other concepts")
+            outcomes = await self._look(request, served.base_model, card, call, logits=False)
+            seen = [outcome.features for outcome in outcomes if isinstance(outcome, Seen)]
+            if not seen:
+                return outcomes, np.empty((0, len(head.concepts)), np.float32)
+            (scores,) = await asyncio.to_thread(lambda: stack.scores(np.stack(seen), [key]))
+            return outcomes, scores
+
+    async def _ask_classifier(
+        self, request: PredictRequest, served: ServedModel, card: Card, call: Call
+    ) -> tuple[list[Seen | LensmithError], npt.NDArray[np.float32]]:
+        outcomes = await self._look(request, served.base_model, card, call, logits=True)
+        seen = [outcome.logits for outcome in outcomes if isinstance(outcome, Seen) and outcome.logits is not None]
+        logits = np.stack(seen) if seen else np.empty((0, card.logits.dim if card.logits else 0), np.float32)
+        return outcomes, native_scores(logits, card, len(served.concepts))
+
+    async def _look(
+        self, request: PredictRequest | EmbedRequest, base_model: BaseModel, card: Card, call: Call, *, logits: bool
+    ) -> list[Seen | LensmithError]:
+        return await self.pipeline.run(request.inputs, base_model.space, card, logits=logits, deadline=call.deadline)
+
+
+def _by_picture(
+    outcomes: Sequence[Seen | LensmithError], scores: npt.NDArray[np.float32]
+) -> list[npt.NDArray[np.float32] | LensmithError]:
+    """Put the rows of scores, which only pictures that were seen have, back to their pictures."""
+    rows = iter(scores)
+    answers: list[npt.NDArray[np.float32] | LensmithError] = [
+        outcome if isinstance(outcome, LensmithError) else next(rows) for outcome in outcomes
+    ]
+    if next(rows, None) is not None:
+        raise InternalError("ANSWERS_MIXED", "there are more scores than pictures")
+    return answers
+
+
+def _prediction(
+    query_id: str, answer: npt.NDArray[np.float32] | LensmithError, selection: Selection, regression: bool, call: Call
+) -> Prediction:
+    if isinstance(answer, LensmithError):
+        return Prediction(id=query_id, status=_status(answer, call))
+    if regression:
+        return Prediction(id=query_id, status=OK, number=float(answer[0]))
+    return Prediction(id=query_id, status=OK, concepts=selection.concept_scores(answer))
+
+
+def _status(error: LensmithError, call: Call) -> Status:
+    return to_status(error, request_id=call.request_id)

@@ -1,0 +1,72 @@
+"""The RPCs of inference: admit, ask, count."""
+
+from collections.abc import Sequence
+
+import grpc
+from google.rpc.status_pb2 import Status
+from lensmith_api.v1.inference_service_pb2 import EmbedRequest, EmbedResponse, PredictRequest, PredictResponse
+from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from lensmith_platform.errors import InternalError, LensmithError
+from lensmith_platform.principal import AppRef, Call, current_call
+from lensmith_platform.usage import UsageMeter
+
+from lensmith_inference.admission import Admission
+from lensmith_inference.metrics import Metrics
+from lensmith_inference.predictor import Predictor
+
+__all__ = ["InferenceServicer"]
+
+
+class InferenceServicer(InferenceServiceServicer):
+    """Implements `lensmith.v1.InferenceService`.
+
+    Args:
+        predictor: Answers.
+        admission: Bounds the work taken on.
+        usage: Counts what callers used.
+        metrics: Where failures are counted.
+    """
+
+    def __init__(self, predictor: Predictor, admission: Admission, usage: UsageMeter, metrics: Metrics) -> None:
+        self._predictor = predictor
+        self._admission = admission
+        self._usage = usage
+        self._metrics = metrics
+
+    async def Predict(  # noqa: N802 — the name in the proto
+        self, request: PredictRequest, context: grpc.aio.ServicerContext[PredictRequest, PredictResponse]
+    ) -> PredictResponse:
+        """See the proto."""
+        call = current_call()
+        with self._admission.admit(request.inputs):
+            try:
+                response = await self._predictor.predict(request, call, _app(call))
+            except LensmithError as error:
+                self._metrics.model_errors.labels(error.reason).inc()
+                raise
+        self._count(call, "predict", request.model, [one.status for one in response.predictions])
+        return response
+
+    async def Embed(  # noqa: N802 — the name in the proto
+        self, request: EmbedRequest, context: grpc.aio.ServicerContext[EmbedRequest, EmbedResponse]
+    ) -> EmbedResponse:
+        """See the proto."""
+        call = current_call()
+        with self._admission.admit(request.inputs):
+            response = await self._predictor.embed(request, call, _app(call))
+        if call.principal.kind != "service":
+            self._count(call, "embed", request.base_model, [one.status for one in response.embeddings])
+        return response
+
+    def _count(self, call: Call, operation: str, model: str, statuses: Sequence[Status]) -> None:
+        # A public model's use is paid by the app that asked; the operator, who has no app, by the one asked about.
+        payer = call.principal.app or call.app
+        answered = sum(status.code == 0 for status in statuses)
+        if payer is not None and answered:
+            self._usage.record(payer.app_id, operation, model, call.principal.key_uid or "", answered)
+
+
+def _app(call: Call) -> AppRef:
+    if call.app is None:
+        raise InternalError("APP_UNKNOWN", "the call names no app")
+    return call.app

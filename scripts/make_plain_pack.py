@@ -152,7 +152,7 @@ def main() -> int:
         id="plain",
         version=1,
         display_name="Plain",
-        description="No learning: colour histograms and edge orientations. Works everywhere; a learnt network sees more.",
+        description="No learning: colour histograms and edge orientations. A learnt network sees more.",
         licence="Apache-2.0",
         source="scripts/make_plain_pack.py",
         rank=0,

@@ -12,12 +12,37 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from lensmith_vision.colour import to_rgb
 from lensmith_vision.errors import ImageError
 
 __all__ = ["FORMATS", "ImageLimits", "ImageInfo", "inspect", "decode"]
+
+# Importing a plugin registers its format; without these lines Pillow would load every plugin it has at the first WebP.
+_PLUGINS = (
+    AvifImagePlugin.AvifImageFile,
+    BmpImagePlugin.BmpImageFile,
+    GifImagePlugin.GifImageFile,
+    Jpeg2KImagePlugin.Jpeg2KImageFile,
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    PpmImagePlugin.PpmImageFile,
+    TiffImagePlugin.TiffImageFile,
+    WebPImagePlugin.WebPImageFile,
+)
 
 FORMATS: dict[str, str] = {
     "JPEG": "image/jpeg",
@@ -37,6 +62,8 @@ Left out on purpose: formats that run other programs (EPS), fetch other files (F
 first bytes (TGA, ICO, PCX), because those make any garbage look like a picture.
 """
 
+# MPO (JPEG with further pictures behind the first) has no entrance of its own: the JPEG plugin opens it.
+_TRIED = tuple(plugin.format for plugin in _PLUGINS if plugin.format is not None)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT: dict[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -165,7 +192,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
             {"bytes": str(len(data)), "max_bytes": str(limits.max_bytes)},
         )
     try:
-        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        image = Image.open(io.BytesIO(data), formats=_TRIED)
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -176,6 +203,8 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         ) from error
     # Decoders of hostile headers raise nearly anything; none of it may reach a caller as a crash.
     except Exception as error:
+        if _cut_short(data):
+            raise ImageError("IMAGE_TRUNCATED", "the WEBP file ends too early", {"format": "WEBP"}) from error
         raise _damaged(_starts_as(data, _STARTS) or "", error) from error
     _check_size(image.size, limits)
     return image
@@ -231,6 +260,11 @@ def _orientation(image: Image.Image) -> int:
 def _starts_as(data: bytes, table: tuple[tuple[int, bytes, str], ...]) -> str | None:
     head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n") if data[:1] in b"\xef \t\r\n<" else data[:64]
     return next((name for at, start, name in table if head[at : at + len(start)] == start), None)
+
+
+def _cut_short(data: bytes) -> bool:
+    """Tell whether a WebP says itself that it is longer; its decoder only ever says that it failed."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
 def _unidentified(data: bytes) -> ImageError:

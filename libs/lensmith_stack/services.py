@@ -97,7 +97,8 @@ class Services:
             env={**python_environment(), **self.environment(service)},
             cwd=self.sockets,
             address=self.address(service),
-            grace=20.0,
+            # Longer than what the services give their calls in flight.
+            grace=35.0,
         )
 
     def _ensure_keys(self) -> None:

@@ -178,8 +178,11 @@ class Supervisor:
             if part.child and part.child.process.returncode is None:
                 with suppress(psutil.NoSuchProcess):
                     alive[part.child.pid] = psutil.Process(part.child.pid).create_time()
-        write_private(self._children_file, json.dumps(alive))
-        self._on_change()
+        try:
+            write_private(self._children_file, json.dumps(alive))
+            self._on_change()
+        except OSError as error:  # A full disk must not keep a part from coming back.
+            _LOGGER.warning("the state cannot be written: %s", error)
 
 
 def reap_leftovers(children_file: Path) -> int:

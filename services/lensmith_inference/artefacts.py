@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import structlog
 from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, PackFile
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_platform.errors import InternalError
@@ -32,7 +32,7 @@ _SPACE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,199}")
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 
 class Artefacts:
@@ -70,7 +70,7 @@ class Artefacts:
             try:
                 found.append((folder.stat().st_mtime, space_of(load_card(folder)).id, folder))
             except (VisionError, OSError) as error:
-                _log.warning("a kept pack is unusable", extra={"pack": folder.name, "error": str(error)})
+                _LOG.warning("pack_unusable", pack=folder.name, error=str(error))
         return [(space, folder) for _, space, folder in sorted(found, reverse=True)]
 
     async def head(self, key: str) -> Head:
@@ -135,7 +135,7 @@ def _is_whole(folder: Path, space: str, sha256: str) -> bool:
         if card.logits is not None:
             load_labels(folder)
     except VisionError as error:
-        _log.warning("a pack is not whole", extra={"pack": folder.name, "error": str(error)})
+        _LOG.warning("pack_not_whole", pack=folder.name, error=str(error))
         return False
     os.utime(folder)  # says that it was used, see `kept`
     return True

@@ -5,7 +5,6 @@ made when it is handed in, so an answer cannot come to another picture whatever 
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision.engine import Engine, Outputs
 
@@ -22,7 +22,7 @@ from lensmith_inference.metrics import Metrics
 
 __all__ = ["Batcher", "Expectation", "Seen"]
 
-_log = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +213,7 @@ class Batcher:
         self._metrics.batch_size.labels(space).observe(len(batch))
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._run, space, batch)
         self._running.add(running)
-        running.add_done_callback(lambda done: self._finish(batch, done))
+        running.add_done_callback(lambda done: self._finish(space, batch, done))
 
     def _run(self, space: str, batch: Sequence[_Item]) -> Outputs:
         start = perf_counter()
@@ -224,12 +224,12 @@ class Batcher:
         self._metrics.engine_seconds.labels(space).observe(perf_counter() - start)
         return outputs
 
-    def _finish(self, batch: Sequence[_Item], done: "asyncio.Future[Outputs]") -> None:
+    def _finish(self, space: str, batch: Sequence[_Item], done: "asyncio.Future[Outputs]") -> None:
         self._free += 1
         self._running.discard(done)
         error = done.exception() if not done.cancelled() else None
         if error is not None:
-            _log.error("a pass of a base network failed", exc_info=error)
+            _LOG.error("engine_failed", space=space, images=len(batch), exc_info=error)
         for index, item in enumerate(batch):
             if item.future.done():
                 continue  # cancelled while its batch ran

@@ -1,8 +1,8 @@
 """What inference listens to: news of models, so that a new version answers at once."""
 
 import asyncio
-import logging
 
+import structlog
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_platform.errors import LensmithError
 
@@ -14,7 +14,7 @@ __all__ = ["ModelNews"]
 _WAITING = 1000
 """Models waiting to be warmed; beyond, they are fetched when they are first asked."""
 
-_log = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 
 class ModelNews:
@@ -54,6 +54,6 @@ class ModelNews:
                 await self._predictor.warm(app_id, model)
             except LensmithError as error:
                 # Also the normal end of a deleted model; whoever asks is told the reason.
-                _log.info("a changed model was not warmed", extra={"model": model, "reason": error.reason})
+                _LOG.info("model_not_warmed", app_id=app_id, model=model, reason=error.reason)
             except Exception:
-                _log.exception("warming a model failed")
+                _LOG.exception("warming_failed", app_id=app_id, model=model)

@@ -1,9 +1,9 @@
 """Pictures of one request through reading and the base network, each on its own way and with its own failure."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
+import structlog
 from lensmith_api.v1.inference_service_pb2 import ImageQuery
 from lensmith_platform.errors import InternalError, LensmithError
 from lensmith_vision.card import Card
@@ -17,7 +17,7 @@ __all__ = ["Pipeline"]
 _ANSWER_SECONDS = 0.25
 """Kept back from a request's time: a slow URL must fail early enough for the other pictures' answers to be sent."""
 
-_log = logging.getLogger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 
 class Pipeline:
@@ -77,5 +77,5 @@ class Pipeline:
             return error
         except Exception:
             # A defect met by one picture must not take the answers of the others with it.
-            _log.exception("a picture could not be looked at")
+            _LOG.exception("image_failed")
             return InternalError("IMAGE_FAILED", "the picture could not be looked at")

@@ -21,6 +21,7 @@ from lensmith_api.v1.model_pb2 import MODEL_TYPE_MULTI_CLASS, MODEL_TYPE_MULTI_L
 from lensmith_platform.errors import OK, InternalError, LensmithError, to_status
 from lensmith_platform.principal import AppRef, Call
 from lensmith_platform.resource_names import parse
+from lensmith_platform.service_auth import service_call_app
 from lensmith_vision.card import Card
 
 from lensmith_inference.answers import Selection, native_scores
@@ -121,11 +122,12 @@ class Predictor:
         Raises:
             LensmithError: It has none, or it cannot be had.
         """
-        served = await self.catalogue.model(app_id, model, 0)
-        async with self.spaces.use(served.base_model) as card:
-            if served.head_artefact:
-                async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact):
-                    pass
+        with service_call_app(app_id):
+            served = await self.catalogue.model(app_id, model, 0)
+            async with self.spaces.use(served.base_model) as card:
+                if served.head_artefact:
+                    async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact):
+                        pass
 
     async def _ask_head(
         self, request: PredictRequest, served: ServedModel, card: Card, call: Call

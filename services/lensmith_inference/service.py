@@ -33,7 +33,7 @@ class InferenceServicer(InferenceServiceServicer):
         self._usage = usage
         self._metrics = metrics
 
-    async def Predict(  # noqa: N802 — the name in the proto
+    async def Predict(
         self, request: PredictRequest, context: grpc.aio.ServicerContext[PredictRequest, PredictResponse]
     ) -> PredictResponse:
         """See the proto."""
@@ -47,7 +47,7 @@ class InferenceServicer(InferenceServiceServicer):
         self._count(call, "predict", request.model, [one.status for one in response.predictions])
         return response
 
-    async def Embed(  # noqa: N802 — the name in the proto
+    async def Embed(
         self, request: EmbedRequest, context: grpc.aio.ServicerContext[EmbedRequest, EmbedResponse]
     ) -> EmbedResponse:
         """See the proto."""

@@ -15,4 +15,10 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    sys.exit(up(UpOptions(data_dir=Path(asked["data_dir"]), host=asked["host"], port=asked["port"]), _say))
+    options = UpOptions(
+        data_dir=Path(asked["data_dir"]),
+        host=asked["host"],
+        port=asked["port"],
+        cors_origins=tuple(asked["cors_origins"]),
+    )
+    sys.exit(up(options, _say))

@@ -122,7 +122,14 @@ def _start_detached(options: UpOptions, say: Say) -> int:
     with open_directory(options.data_dir) as directory:
         path = directory.path
         output = make_private_directory(directory.logs) / "up.log"
-    asked = json.dumps({"data_dir": str(path), "host": options.host, "port": options.port})
+    asked = json.dumps(
+        {
+            "data_dir": str(path),
+            "host": options.host,
+            "port": options.port,
+            "cors_origins": options.cors_origins,
+        }
+    )
     with ExitStack() as opened:
         written = opened.enter_context(os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"))
         process = subprocess.Popen(  # noqa: S603

@@ -41,12 +41,14 @@ class UpOptions:
         data_dir: kept over restarts.
         host: address of the public port.
         port: the public port.
+        cors_origins: origins whose pages may call from a browser; ``*`` is everybody's, none switches CORS off.
         outside: servers that somebody else runs.
     """
 
     data_dir: Path = field(default_factory=default_directory)
     host: str = "127.0.0.1"
     port: int = 8080
+    cors_origins: tuple[str, ...] = ()
     outside: Outside = field(default_factory=Outside.from_env)
 
     @property
@@ -86,6 +88,7 @@ class Platform:
             port=options.port,
             targets={name: self._services.address(name) for name in SERVICES if name != "trainer"},
             gateway_http=self._services.gateway_http,
+            cors_origins=options.cors_origins,
         )
         self._supervisor = Supervisor(
             make_private_directory(directory.logs), directory.children_file, self._write_state

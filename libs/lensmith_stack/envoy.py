@@ -27,6 +27,7 @@ class Envoy:
         port: the public port.
         targets: where each service that has a public API answers gRPC.
         gateway_http: where the gateway answers plain HTTP.
+        cors_origins: origins whose pages may call from a browser.
     """
 
     directory: Path
@@ -35,6 +36,7 @@ class Envoy:
     port: int
     targets: Mapping[str, str]
     gateway_http: str
+    cors_origins: tuple[str, ...] = ()
 
     async def prepare(self, env: Mapping[str, str]) -> Program:
         """Have the gateway's generator write the configuration and return how to run Envoy.
@@ -69,7 +71,8 @@ class Envoy:
         targets = [word for name, address in self.targets.items() for word in ("--target", f"{name}={address}")]
         module = (sys.executable, "-m", "lensmith_gateway.envoy_config")
         options = (
-            *("--public", f"{self.host}:{self.port}", "--admin", f"unix:{self.admin_socket}"),
+            *("--public-host", self.host, "--public-port", str(self.port), "--admin", f"unix:{self.admin_socket}"),
+            *(word for origin in self.cors_origins for word in ("--cors-origin", origin)),
             *(*targets, "--gateway-http", self.gateway_http, "--output", str(output)),
         )
         await run_once("envoy-config", (*module, *options), env, self.directory, None)
@@ -85,7 +88,7 @@ class Envoy:
         """Take no new connection and wait a while for the calls in flight, which a stop would cut."""
         async with self._administration() as client, asyncio.timeout(_DRAIN_SECONDS):
             await client.post("/drain_listeners", params={"graceful": "", "skip_exit": ""})
-            while await self._calls_in_flight(client):
+            while await self._calls_in_flight(client):  # noqa: ASYNC110 (Envoy tells nobody, it must be asked)
                 await asyncio.sleep(0.05)
 
     async def _calls_in_flight(self, client: httpx.AsyncClient) -> int:

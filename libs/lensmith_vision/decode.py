@@ -74,6 +74,7 @@ _UPRIGHT: dict[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_REDUCIBLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK"})
 # First bytes of files that people send as pictures and that are refused by name rather than as "not an image".
 _KNOWN_OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "PDF"),
@@ -159,8 +160,8 @@ def decode(
     Args:
         data: The whole file.
         limits: What is too large; the defaults of :class:`ImageLimits` when left out.
-        min_side_hint: The caller will shrink the picture to a short side of this many pixels anyway, so a JPEG may be
-            decoded at 1/2, 1/4 or 1/8 of its size as long as its short side stays at least this long.
+        min_side_hint: The caller will shrink the picture to a short side of this many pixels anyway, so it may come
+            smaller than it is, for less time and memory, as long as its short side stays at least this long.
 
     Returns:
         Pixels [height, width, 3], RGB.
@@ -171,9 +172,9 @@ def decode(
     limits = limits or ImageLimits()
     image = _open(data, limits)
     _load(image, min_side_hint)
+    transpose = _UPRIGHT.get(_orientation(image))
     try:
-        rgb = to_rgb(image)
-        transpose = _UPRIGHT.get(_orientation(image))
+        rgb = to_rgb(_shrink(image, min_side_hint))
         if transpose is not None:
             rgb = rgb.transpose(transpose)
     except (OSError, ValueError, TypeError, MemoryError, OverflowError) as error:
@@ -244,6 +245,12 @@ def _load(image: Image.Image, min_side: int | None) -> None:
         raise ImageError("IMAGE_TOO_MANY_PIXELS", "a frame of the image has too many pixels") from error
     except Exception as error:
         raise _damaged(image.format or "", error) from error
+
+
+def _shrink(image: Image.Image, min_side: int | None) -> Image.Image:
+    """Average blocks of a very large picture before its colours are worked on, which takes many times its memory."""
+    factor = 1 if min_side is None else min(image.size) // (2 * max(1, min_side))
+    return image.reduce(factor) if factor >= 2 and image.mode in _REDUCIBLE else image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -168,6 +168,19 @@ def test_decode_shrinks_only_down_to_the_hint_when_jpeg_is_large(encode: Encode,
     assert distance(full, quick) < 1.0
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "CMYK"])
+def test_decode_averages_only_down_to_twice_the_hint_when_picture_is_lossless(
+    encode: Encode, picture: Image.Image, mode: str
+) -> None:
+    large = picture.resize((1600, 1200), Image.Resampling.BICUBIC).convert(mode)
+    data = encode(large, "TIFF")
+    assert decode(data, min_side_hint=200).shape == (400, 534, 3)
+    assert decode(data, min_side_hint=400).shape == (1200, 1600, 3)
+    full = np.asarray(Image.fromarray(decode(data)).resize((200, 150), Image.Resampling.BILINEAR))
+    quick = np.asarray(Image.fromarray(decode(data, min_side_hint=200)).resize((200, 150), Image.Resampling.BILINEAR))
+    assert distance(full, quick) < 1.0
+
+
 def test_decode_gives_equal_pixels_when_many_threads_share_it(
     encode: Encode, picture: Image.Image, pixels: Pixels
 ) -> None:

@@ -1,0 +1,1 @@
+"""What every service stands on: settings, server, access, errors, database, bus, telemetry. Knows no service."""

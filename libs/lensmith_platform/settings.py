@@ -107,7 +107,7 @@ class ServiceSettings(Settings):
     """How long a key checked once works without asking auth again, also while auth is away."""
 
 
-class PostgresSettings(BaseSettings):
+class PostgresSettings(Settings):
     """A service that owns a schema."""
 
     postgres_url: SecretStr
@@ -120,14 +120,14 @@ class PostgresSettings(BaseSettings):
     """Prepared statements kept by each connection; 0 behind a pooler that mixes transactions."""
 
 
-class BusSettings(BaseSettings):
+class BusSettings(Settings):
     """A service that hears or tells news."""
 
     nats_url: SecretStr
     """NATS with credentials, `nats://user:password@host:port`."""
 
 
-class BlobSettings(BaseSettings):
+class BlobSettings(Settings):
     """A service that stores bytes."""
 
     s3_url: SecretStr

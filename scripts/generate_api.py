@@ -1,7 +1,7 @@
 """Generates `libs/lensmith_api` from the protos: messages, stubs, type stubs and the descriptor set.
 
-Generated modules live in `lensmith_api.v1` and `lensmith_api.internal.v1` rather than in `lensmith.v1`, because `lensmith`
-is the package that users import; only the import lines are rewritten, the protobuf names stay `lensmith.v1.*`.
+Generated modules live in `lensmith_api.v1` and `lensmith_api.internal.v1` rather than in `lensmith.v1`, because
+`lensmith` is the package that users import; only imports are rewritten, the protobuf names stay `lensmith.v1.*`.
 
 Run it as `python scripts/generate_api.py`; `--check` changes nothing and fails when the committed code differs.
 """
@@ -123,9 +123,7 @@ def files_of(folder: Path) -> set[Path]:
 def differences(generated: Path, committed: Path) -> list[Path]:
     """Files that are missing, superfluous or different."""
     fresh, present = files_of(generated), files_of(committed)
-    changed = {
-        path for path in fresh & present if not filecmp.cmp(generated / path, committed / path, shallow=False)
-    }
+    changed = {path for path in fresh & present if not filecmp.cmp(generated / path, committed / path, shallow=False)}
     return sorted((fresh ^ present) | changed)
 
 

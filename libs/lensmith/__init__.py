@@ -1,0 +1,49 @@
+"""Lensmith: teach computers to see by your own taxonomy.
+
+    >>> import lensmith
+    >>> client = lensmith.Client(key="lsk_…")
+    >>> client.predict("trash-sorter", ["bottle.jpg"]).items[0].best.concept
+    'glass'
+
+`Client` is for ordinary code, `AsyncClient` for code with an event loop; they have the same methods.
+"""
+
+from lensmith._async.client import AsyncClient
+from lensmith._sync.client import Client
+from lensmith.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DeadlineExceededError,
+    ForbiddenError,
+    InternalError,
+    InvalidInputError,
+    LensmithError,
+    NotFoundError,
+    PreconditionError,
+    QuotaExceededError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from lensmith.types import Annotation, InputStatus, ModelType, NewInput, VersionState
+
+__all__ = [
+    "Client",
+    "AsyncClient",
+    "Annotation",
+    "InputStatus",
+    "ModelType",
+    "NewInput",
+    "VersionState",
+    "LensmithError",
+    "AlreadyExistsError",
+    "ConflictError",
+    "DeadlineExceededError",
+    "ForbiddenError",
+    "InternalError",
+    "InvalidInputError",
+    "NotFoundError",
+    "PreconditionError",
+    "QuotaExceededError",
+    "UnauthenticatedError",
+    "UnavailableError",
+]

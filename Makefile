@@ -1,0 +1,67 @@
+# Everything a developer does, one verb each. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Setting up once is enough until the dependencies change.
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make the virtual environment with everything in it
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## Start the platform, train on photographs, predict (PHOTOS=dir for your own)
+	@$(BIN)/lensmith demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+up: setup ## Run the platform on this machine until Ctrl-C
+	@$(BIN)/lensmith up
+
+test: setup ## Run every test against real servers (ARGS=… for pytest)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-long: setup ## Run the long kills and loads (MINUTES=3 for a sample)
+	@LENSMITH_TEST_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -m long --timeout 3600 $(ARGS)
+
+gen: setup ## Make the generated code from the protos
+	@$(BIN)/python scripts/generate_api.py
+	@$(BIN)/python -m lensmith_gateway.openapi --output docs/api/openapi.json
+
+fmt: setup protos-deps ## Format code and protos
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only --quiet . && $(BIN)/buf format -w protos
+
+lint: setup ## Lint and check formatting and imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: setup ## Check types, strictly
+	@$(BIN)/mypy
+
+protos-deps: setup
+	@$(BIN)/python scripts/lay_out_googleapis.py
+
+protos: setup protos-deps ## Lint the protos, compare with the last release, check the generated code
+	@$(BIN)/buf lint && $(BIN)/buf format -d --exit-code protos
+	@$(BIN)/buf breaking --against protos/released.binpb --path protos/lensmith
+	@$(BIN)/python scripts/generate_api.py --check
+	@$(BIN)/python -m lensmith_gateway.openapi --check docs/api/openapi.json
+
+chart: setup ## Lint and render the Helm chart
+	@$(BIN)/python -c "import helm_sdkpy" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python helm-sdkpy==0.1.32
+	@$(BIN)/pytest -q tests/chart
+
+check: lint types protos chart ## What CI checks besides the tests
+
+bench: setup ## Run all benchmarks
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove what was built
+	@rm -rf .build dist .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: help setup demo up test test-long gen fmt lint types protos-deps protos chart check bench clean

@@ -1,0 +1,270 @@
+"""Models, their versions, and base models."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from lensmith import _convert, types
+from lensmith._async.transport import AsyncTransport, new_request_id
+from lensmith.errors import InternalError, UnavailableError, from_status
+from lensmith_api.v1 import base_model_service_pb2, model_service_pb2
+from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
+from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_service_pb2_grpc import ModelServiceStub
+
+PAGE: Final = 1000
+WATCH_SECONDS: Final = 24 * 3600.0
+UPLOAD_SECONDS: Final = 3600.0
+CHUNK_BYTES: Final = 1024 * 1024
+PACK_FILES: Final = ("card.json", "model.onnx", "labels.txt")
+
+
+class AsyncModels:
+    """Models of one app. A model is named by its own id; a public one as `main/{model}`."""
+
+    def __init__(self, transport: AsyncTransport, app: str) -> None:
+        self._transport = transport
+        self._app = app
+        self._stub = ModelServiceStub(transport.channel)
+
+    async def create(
+        self,
+        model: str,
+        type: types.ModelType,
+        *,
+        concepts: Sequence[str] = (),
+        display_name: str = "",
+        description: str = "",
+        closed_environment: bool = False,
+        min_value: float | None = None,
+        max_value: float | None = None,
+    ) -> types.Model:
+        """Creates a model. Without `concepts` it takes every concept of the app at the time of training."""
+        return _convert.model(
+            await self._transport.call(
+                self._stub.CreateModel,
+                model_service_pb2.CreateModelRequest(
+                    parent=f"apps/{self._app}",
+                    model_id=model,
+                    model=Model(
+                        type=_convert.MODEL_TYPE_TO_PROTO[type],
+                        concepts=concepts,
+                        display_name=display_name,
+                        description=description,
+                        closed_environment=closed_environment,
+                        min_value=min_value,
+                        max_value=max_value,
+                    ),
+                    request_id=new_request_id(),
+                ),
+            )
+        )
+
+    async def get(self, model: str) -> types.Model:
+        """Returns one model."""
+        return _convert.model(
+            await self._transport.call(
+                self._stub.GetModel, model_service_pb2.GetModelRequest(name=model_name(self._app, model))
+            )
+        )
+
+    async def list(self, *, public: bool = False) -> AsyncIterator[types.Model]:
+        """Yields the models of the app, or the public ones, in order of their own id."""
+        token = ""
+        while True:
+            page = await self._transport.call(
+                self._stub.ListModels,
+                model_service_pb2.ListModelsRequest(
+                    parent="apps/main" if public else f"apps/{self._app}", page_size=PAGE, page_token=token
+                ),
+            )
+            for message in page.models:
+                yield _convert.model(message)
+            if not (token := page.next_page_token):
+                return
+
+    async def set_concepts(self, model: str, concepts: Sequence[str]) -> types.Model:
+        """Changes which concepts the next version learns."""
+        return await self._update(
+            Model(name=model_name(self._app, model), concepts=concepts), _convert.mask(concepts=concepts)
+        )
+
+    async def promote(self, model: str, version: int) -> types.Model:
+        """Puts a version into production and keeps it there."""
+        message = Model(name=model_name(self._app, model), production_version=version)
+        return await self._update(message, _convert.mask(production_version=version))
+
+    async def unpin(self, model: str) -> types.Model:
+        """Lets production follow the newest success again."""
+        return await self._update(Model(name=model_name(self._app, model), pinned=False), _convert.mask(pinned=False))
+
+    async def _update(self, model: Model, mask: FieldMask) -> types.Model:
+        return _convert.model(
+            await self._transport.call(
+                self._stub.UpdateModel,
+                model_service_pb2.UpdateModelRequest(model=model, update_mask=mask),
+            )
+        )
+
+    async def delete(self, model: str) -> None:
+        """Deletes a model with its versions."""
+        await self._transport.call(
+            self._stub.DeleteModel, model_service_pb2.DeleteModelRequest(name=model_name(self._app, model))
+        )
+
+    async def train(self, model: str, *, note: str = "") -> types.ModelVersion:
+        """Queues a new version. `watch` follows it.
+
+        Raises:
+            PreconditionError: The data is not fit to train on; the message says what is missing.
+        """
+        return _convert.model_version(
+            await self._transport.call(
+                self._stub.TrainModel,
+                model_service_pb2.TrainModelRequest(
+                    name=model_name(self._app, model), note=note, request_id=new_request_id()
+                ),
+            )
+        )
+
+    async def get_version(self, model: str, version: int) -> types.ModelVersion:
+        """Returns one version."""
+        return _convert.model_version(
+            await self._transport.call(
+                self._stub.GetModelVersion,
+                model_service_pb2.GetModelVersionRequest(name=self._version_name(model, version)),
+            )
+        )
+
+    async def list_versions(self, model: str) -> AsyncIterator[types.ModelVersion]:
+        """Yields the versions of a model, newest first."""
+        token = ""
+        while True:
+            page = await self._transport.call(
+                self._stub.ListModelVersions,
+                model_service_pb2.ListModelVersionsRequest(
+                    parent=model_name(self._app, model), page_size=PAGE, page_token=token
+                ),
+            )
+            for message in page.model_versions:
+                yield _convert.model_version(message)
+            if not (token := page.next_page_token):
+                return
+
+    async def watch(self, model: str, version: int) -> AsyncIterator[types.ModelVersion]:
+        """Yields a version whenever it changes; the last one yielded is in its last state.
+
+        A watch that breaks off, because a part of the platform restarts, begins again by itself.
+        """
+        request = model_service_pb2.WatchModelVersionRequest(name=self._version_name(model, version))
+        broken = 0
+        while True:
+            try:
+                async for event in self._transport.stream(self._stub.WatchModelVersion, request, timeout=WATCH_SECONDS):
+                    broken = 0
+                    if event.HasField("error"):
+                        raise from_status(event.error)
+                    if event.HasField("summary"):
+                        yield _convert.model_version(event.summary.model_version)
+                        return
+                    yield _convert.model_version(event.item)
+            except (UnavailableError, InternalError):
+                broken += 1
+                if broken > MOST_BROKEN_WATCHES:
+                    raise
+            # A read, repeated until the platform answers, is the pause before the next try.
+            current = await self.get_version(model, version)
+            if current.state.final:
+                yield current
+                return
+
+    async def wait(self, model: str, version: int) -> types.ModelVersion:
+        """Waits until a version is ready, failed or cancelled."""
+        last = await self.get_version(model, version)
+        async for current in self.watch(model, version):
+            last = current
+        return last
+
+    async def cancel(self, model: str, version: int) -> types.ModelVersion:
+        """Stops a version that is not ready yet."""
+        return _convert.model_version(
+            await self._transport.call(
+                self._stub.CancelModelVersion,
+                model_service_pb2.CancelModelVersionRequest(name=self._version_name(model, version)),
+            )
+        )
+
+    async def delete_version(self, model: str, version: int) -> None:
+        """Deletes a version that is not in production."""
+        await self._transport.call(
+            self._stub.DeleteModelVersion,
+            model_service_pb2.DeleteModelVersionRequest(name=self._version_name(model, version)),
+        )
+
+    async def evaluation(self, model: str, version: int) -> types.Evaluation:
+        """Returns the out-of-fold evaluation of a ready version."""
+        return _convert.evaluation(
+            await self._transport.call(
+                self._stub.GetEvaluation,
+                model_service_pb2.GetEvaluationRequest(name=f"{self._version_name(model, version)}/evaluation"),
+            )
+        )
+
+    def _version_name(self, model: str, version: int) -> str:
+        return f"{model_name(self._app, model)}/versions/{version}"
+
+
+class AsyncBaseModels:
+    """Base models installed on the platform."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+        self._stub = BaseModelServiceStub(transport.channel)
+
+    async def list(self) -> AsyncIterator[types.BaseModel]:
+        """Yields installed base models, best first."""
+        token = ""
+        while True:
+            page = await self._transport.call(
+                self._stub.ListBaseModels,
+                base_model_service_pb2.ListBaseModelsRequest(page_size=PAGE, page_token=token),
+            )
+            for message in page.base_models:
+                yield _convert.base_model(message)
+            if not (token := page.next_page_token):
+                return
+
+    async def import_pack(self, folder: Path) -> types.BaseModel:
+        """Installs a model pack. Only the operator may; installing the same pack again changes nothing."""
+        return _convert.base_model(
+            await self._transport.send(self._stub.ImportBaseModel, _pack_parts(folder), timeout=UPLOAD_SECONDS)
+        )
+
+    async def delete(self, base_model: str) -> None:
+        """Removes a base model that no app uses."""
+        await self._transport.call(
+            self._stub.DeleteBaseModel,
+            base_model_service_pb2.DeleteBaseModelRequest(name=f"baseModels/{base_model}"),
+        )
+
+
+MOST_BROKEN_WATCHES: Final = 5
+
+
+def model_name(app: str, model: str) -> str:
+    """Resource name of a model given by its own id, or as `{app}/{model}`."""
+    owner, _, own = model.rpartition("/")
+    return f"apps/{owner or app}/models/{own}"
+
+
+async def _pack_parts(folder: Path) -> AsyncIterator[base_model_service_pb2.ImportBaseModelRequest]:
+    for name in PACK_FILES:
+        path = folder / name
+        if not path.exists():
+            continue
+        yield base_model_service_pb2.ImportBaseModelRequest(file_name=name)
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield base_model_service_pb2.ImportBaseModelRequest(chunk=chunk)

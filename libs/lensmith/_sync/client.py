@@ -1,0 +1,192 @@
+# Generated from lensmith._async by scripts/generate_sync_client.py; do not edit.
+"""The client: where everything begins."""
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from lensmith import _convert, types
+from lensmith._sync.apps import Apps, Keys, Usage
+from lensmith._sync.dataset import Annotations, Concepts, Inputs
+from lensmith._sync.models import BaseModels, Models, model_name
+from lensmith._sync.transport import Transport
+from lensmith.config import Config
+from lensmith.errors import PreconditionError
+from lensmith_api.v1 import inference_service_pb2, key_service_pb2
+from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
+from lensmith_api.v1.key_service_pb2_grpc import KeyServiceStub
+
+DEFAULT_TIMEOUT: Final = 60.0
+DEFAULT_RETRIES: Final = 8
+
+
+class Client:
+    """A connection to a Lensmith platform.
+
+    What is not given comes from the environment (`LENSMITH_URL`, `LENSMITH_KEY`, `LENSMITH_APP`) and then from the file
+    that `lensmith configure` writes.
+
+    Args:
+        url: Address of the platform, `http://127.0.0.1:8080` by default.
+        key: Secret of a key.
+        app: Own id of the app to work in; the key's own when not given.
+        timeout: Seconds that one call may take, its retries included.
+        retries: Most repetitions of a call while the platform cannot be reached.
+
+    Example:
+        >>> with lensmith.Client(key="lsk_…") as client:
+        ...     answer = client.predict("trash-sorter", ["bottle.jpg"])
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        app: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int = DEFAULT_RETRIES,
+    ) -> None:
+        config = Config.load().replace(url=url, key=key, app=app)
+        self.url = config.url
+        self._app = config.app
+        self._transport = Transport(config.url, config.key, timeout, retries)
+        self._inference = InferenceServiceStub(self._transport.channel)
+        self._keys = KeyServiceStub(self._transport.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+    @property
+    def app(self) -> str:
+        """Own id of the app to work in.
+
+        Raises:
+            PreconditionError: `APP_NOT_CHOSEN`.
+        """
+        if not self._app:
+            raise PreconditionError(
+                "APP_NOT_CHOSEN", "say which app to work in: app=…, LENSMITH_APP, or `lensmith apps use`"
+            )
+        return self._app
+
+    def whoami(self) -> types.Identity:
+        """Tells whose key this is and what it may do."""
+        return _convert.identity(self._transport.call(self._keys.WhoAmI, key_service_pb2.WhoAmIRequest()))
+
+    def scopes(self) -> dict[str, list[str]]:
+        """All scopes, each with the methods that it allows."""
+        response = self._transport.call(self._keys.ListScopes, key_service_pb2.ListScopesRequest())
+        return {scope.scope: list(scope.methods) for scope in response.scopes}
+
+    @property
+    def apps(self) -> Apps:
+        """Apps, the tenants."""
+        return Apps(self._transport)
+
+    @property
+    def keys(self) -> Keys:
+        """Keys of the app."""
+        return Keys(self._transport, self.app)
+
+    @property
+    def usage(self) -> Usage:
+        """What the app has used."""
+        return Usage(self._transport, self.app)
+
+    @property
+    def inputs(self) -> Inputs:
+        """Pictures of the app."""
+        return Inputs(self._transport, self.app)
+
+    @property
+    def concepts(self) -> Concepts:
+        """Concepts of the app."""
+        return Concepts(self._transport, self.app)
+
+    @property
+    def annotations(self) -> Annotations:
+        """Annotations of the app."""
+        return Annotations(self._transport, self.app)
+
+    @property
+    def models(self) -> Models:
+        """Models of the app."""
+        return Models(self._transport, self.app)
+
+    @property
+    def base_models(self) -> BaseModels:
+        """Base models of the platform."""
+        return BaseModels(self._transport)
+
+    def predict(
+        self,
+        model: str,
+        images: Iterable[types.ImageSource],
+        *,
+        version: int = 0,
+        select_concepts: Sequence[str] = (),
+        min_value: float = 0.0,
+        max_concepts: int = 0,
+        timeout: float | None = None,
+    ) -> types.Predictions:
+        """Asks a model about at most 128 pictures: URLs, paths or bytes.
+
+        Args:
+            model: Own id of a model of the app; `main/{model}` for a public one.
+            images: The pictures.
+            version: Version to ask; 0 for the one in production.
+            select_concepts: The only concepts to answer; empty for all.
+            min_value: Leave out scores below this.
+            max_concepts: Most concepts for a picture; 0 for all.
+            timeout: Seconds for this call.
+
+        Raises:
+            LensmithError: The call failed. A picture that failed has its error in its own answer.
+        """
+        response = self._transport.call(
+            self._inference.Predict,
+            inference_service_pb2.PredictRequest(
+                model=model_name(self.app, model),
+                version=version,
+                inputs=[inference_service_pb2.ImageQuery(image=_convert.image(item)) for item in images],
+                select_concepts=select_concepts,
+                min_value=min_value,
+                max_concepts=max_concepts,
+            ),
+            timeout=timeout,
+        )
+        return types.Predictions(
+            model_version=response.model_version,
+            items=tuple(_convert.prediction(item) for item in response.predictions),
+        )
+
+    def embed(
+        self, images: Iterable[types.ImageSource], *, base_model: str = "", timeout: float | None = None
+    ) -> types.Embeddings:
+        """Turns at most 128 pictures into vectors, of the app's own base model or of a given one.
+
+        Raises:
+            LensmithError: The call failed. A picture that failed has its error in its own answer.
+        """
+        response = self._transport.call(
+            self._inference.Embed,
+            inference_service_pb2.EmbedRequest(
+                parent=f"apps/{self.app}",
+                base_model=f"baseModels/{base_model}" if base_model else "",
+                inputs=[inference_service_pb2.ImageQuery(image=_convert.image(item)) for item in images],
+            ),
+            timeout=timeout,
+        )
+        return types.Embeddings(
+            space=response.space, items=tuple(_convert.embedding(item) for item in response.embeddings)
+        )

@@ -1,0 +1,88 @@
+"""Commands that ask models."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from lensmith.cli.options import Json
+from lensmith.cli.output import console, print_json, print_table
+from lensmith.types import Prediction, Predictions
+
+BATCH = 32
+"""Pictures a call: enough to be fast, few enough for any size of picture."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands."""
+    app.command()(predict)
+    app.command()(embed)
+
+
+def predict(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Own id of the model; main/… for a public one.")],
+    images: Annotated[list[str], typer.Argument(help="Files and URLs.")],
+    version: Annotated[int, typer.Option(min=0, help="Version to ask; the one in production by default.")] = 0,
+    concept: Annotated[list[str] | None, typer.Option(help="Answer only this concept; may be repeated.")] = None,
+    min_value: Annotated[float, typer.Option(min=0, max=1, help="Leave out scores below this.")] = 0.0,
+    max_concepts: Annotated[int, typer.Option(min=0, help="Most concepts for a picture; 0 for all.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Ask a model about pictures."""
+    begin = time.perf_counter()
+    answers: list[Prediction] = []
+    asked = ""
+    with context.obj.client() as client:
+        for start in range(0, len(images), BATCH):
+            part: Predictions = client.predict(
+                model,
+                images[start : start + BATCH],
+                version=version,
+                select_concepts=concept or (),
+                min_value=min_value,
+                max_concepts=max_concepts,
+            )
+            answers += part.items
+            asked = part.model_version
+    if as_json:
+        items = [{"image": image, "prediction": answer} for image, answer in zip(images, answers, strict=True)]
+        print_json({"model_version": asked, "predictions": items})
+    else:
+        print_predictions(images, answers)
+        seconds = time.perf_counter() - begin
+        console.print(f"[dim]{asked}, {len(images)} pictures in {seconds:.2f} s[/]")
+    if any(answer.error for answer in answers):
+        raise typer.Exit(1)
+
+
+def print_predictions(images: list[str], answers: list[Prediction]) -> None:
+    """Shows answers, a line a picture; concepts that reach their threshold stand first and unmarked."""
+    rows = [(image, *_answer(answer)) for image, answer in zip(images, answers, strict=True)]
+    print_table("", ["picture", "answer", "#score", "then"], rows)
+
+
+def _answer(answer: Prediction) -> tuple[object, object, object]:
+    if answer.error:
+        return f"failed: {answer.error}", None, ""
+    if answer.number is not None:
+        return f"{answer.number:.2f}", None, ""
+    if answer.best is None:
+        return "nothing above --min-value", None, ""
+    best = answer.best
+    then = ", ".join(f"{item.display_name or item.concept} {item.value:.2f}" for item in answer.concepts[1:])
+    return best.display_name or best.concept, best.value, then
+
+
+def embed(
+    context: typer.Context,
+    images: Annotated[list[str], typer.Argument(help="Files and URLs, at most 128.")],
+    base_model: Annotated[str, typer.Option(help="Base model; the app's own by default.")] = "",
+) -> None:
+    """Turn pictures into vectors, as JSON."""
+    with context.obj.client() as client:
+        answer = client.embed(images, base_model=base_model)
+    items = [{"image": image, "embedding": item} for image, item in zip(images, answer.items, strict=True)]
+    print_json({"space": answer.space, "embeddings": items})
+    if any(item.error for item in answer.items):
+        raise typer.Exit(1)

@@ -1,0 +1,275 @@
+"""Commands about models and their versions."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lensmith import Client
+from lensmith.cli.options import Json, Yes, confirm
+from lensmith.cli.output import console, print_findings, print_json, print_table, summary_text
+from lensmith.cli.progress import fraction_progress
+from lensmith.cli.session import Session
+from lensmith.errors import InvalidInputError, NotFoundError
+from lensmith.types import Evaluation, ModelType, ModelVersion, VersionState
+
+models = typer.Typer(help="Models and their versions.", no_args_is_help=True)
+
+ModelArgument = Annotated[str, typer.Argument(help="Own id of the model.")]
+VersionArgument = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
+STATE_STYLE = {VersionState.READY: "green", VersionState.FAILED: "red", VersionState.CANCELLED: "yellow"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands."""
+    app.command()(train)
+    app.command()(watch)
+    app.command()(evaluate)
+    app.add_typer(models, name="models")
+
+
+@models.command("create")
+def create_model(
+    context: typer.Context,
+    model: ModelArgument,
+    type: Annotated[ModelType, typer.Option(help="What it answers.")],
+    concept: Annotated[list[str] | None, typer.Option(help="Concept to learn; all of the app by default.")] = None,
+    closed: Annotated[bool, typer.Option(help="Multi-label: what is not annotated counts as negative.")] = False,
+    min_value: Annotated[float | None, typer.Option(help="Regression: smallest number to answer.")] = None,
+    max_value: Annotated[float | None, typer.Option(help="Regression: largest number to answer.")] = None,
+) -> None:
+    """Create a model."""
+    with context.obj.client() as client:
+        client.models.create(
+            model, type, concepts=concept or (), closed_environment=closed, min_value=min_value, max_value=max_value
+        )
+    console.print(f"created model [bold]{escape(model)}[/]")
+
+
+@models.command("list")
+def list_models(
+    context: typer.Context,
+    public: Annotated[bool, typer.Option(help="The public ones instead of the app's.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List models."""
+    with context.obj.client() as client:
+        found = list(client.models.list(public=public))
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            f"main/{m.id}" if public else m.id,
+            m.type,
+            len(m.concepts) or "all",
+            m.production_version or None,
+            m.latest_version,
+        )
+        for m in found
+    ]
+    print_table("", ["model", "type", "#concepts", "#production", "#latest"], rows, empty="there are no models yet")
+
+
+@models.command("versions")
+def list_versions(context: typer.Context, model: ModelArgument, as_json: Json = False) -> None:
+    """List the versions of a model, newest first."""
+    with context.obj.client() as client:
+        found = list(client.models.list_versions(model))
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (v.number, v.state, "yes" if v.production else "", v.input_count, summary_text(v.summary), v.created_at, v.note)
+        for v in found
+    ]
+    columns = ["#version", "state", "production", "#pictures", "held out", "made", "note"]
+    print_table("", columns, rows, empty="it has no versions yet: `lensmith train` makes one")
+
+
+@models.command("promote")
+def promote(context: typer.Context, model: ModelArgument, version: VersionArgument) -> None:
+    """Put a version into production and keep it there."""
+    with context.obj.client() as client:
+        client.models.promote(model, version)
+    console.print(
+        f"version {version} of [bold]{escape(model)}[/] answers from now on, also when newer ones are trained"
+    )
+
+
+@models.command("unpin")
+def unpin(context: typer.Context, model: ModelArgument) -> None:
+    """Let production follow the newest success again."""
+    with context.obj.client() as client:
+        changed = client.models.unpin(model)
+    console.print(
+        f"version {changed.production_version} of [bold]{escape(model)}[/] answers, until a newer one is ready"
+    )
+
+
+@models.command("cancel")
+def cancel(context: typer.Context, model: ModelArgument, version: VersionArgument) -> None:
+    """Stop a version that is not ready yet."""
+    with context.obj.client() as client:
+        stopped = client.models.cancel(model, version)
+    console.print(f"version {version} of [bold]{escape(model)}[/] is {stopped.state}")
+
+
+@models.command("delete")
+def delete_model(
+    context: typer.Context,
+    model: ModelArgument,
+    version: Annotated[int | None, typer.Option(min=1, help="Only this version.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Delete a model with all its versions, or one version."""
+    what = f"version {version} of {model}" if version else f"model {model} with all its versions"
+    confirm(f"Delete {what}?", yes=yes)
+    with context.obj.client() as client:
+        if version:
+            client.models.delete_version(model, version)
+        else:
+            client.models.delete(model)
+    console.print(f"deleted {escape(what)}")
+
+
+def train(
+    context: typer.Context,
+    model: ModelArgument,
+    type: Annotated[
+        ModelType | None, typer.Option(help="What it answers; makes the model where there is none.")
+    ] = None,
+    concept: Annotated[list[str] | None, typer.Option(help="Concept to learn; all of the app by default.")] = None,
+    closed: Annotated[bool, typer.Option(help="Multi-label: what is not annotated counts as negative.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until it is done.")] = False,
+    note: Annotated[str, typer.Option(help="Note to keep with the version.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Train a new version of a model on everything annotated so far."""
+    session: Session = context.obj
+    with session.client() as client:
+        ensure_model(client, model, type, concept or [], closed=closed)
+        version = client.models.train(model, note=note)
+        if watch:
+            version = follow(client, model, version)
+        elif not as_json:
+            console.print(f"version {version.number} of [bold]{escape(model)}[/] is {version.state}")
+            print_findings(version.findings)
+        evaluation = client.models.evaluation(model, version.number) if version.state is VersionState.READY else None
+    _finish(version, evaluation, as_json=as_json)
+
+
+def ensure_model(
+    client: Client, model: str, kind: ModelType | None, concepts: list[str], *, closed: bool = False
+) -> None:
+    """Makes the model where there is none.
+
+    Raises:
+        InvalidInputError: `MODEL_TYPE_MISSING`, or `MODEL_TYPE_OTHER`: it exists and is of another type.
+    """
+    try:
+        found = client.models.get(model)
+    except NotFoundError as error:
+        if error.reason != "MODEL_NOT_FOUND":
+            raise
+        if kind is None:
+            raise InvalidInputError(
+                "MODEL_TYPE_MISSING",
+                f"there is no model {model} yet: say what it shall answer with --type {' | '.join(ModelType)}",
+            ) from error
+        client.models.create(model, kind, concepts=concepts, closed_environment=closed)
+        return
+    if kind and found.type is not kind:
+        raise InvalidInputError("MODEL_TYPE_OTHER", f"model {model} is {found.type}; a type cannot be changed")
+    if concepts and tuple(concepts) != found.concepts:
+        client.models.set_concepts(model, concepts)
+
+
+def follow(client: Client, model: str, version: ModelVersion) -> ModelVersion:
+    """Shows how training goes until it is done; returns the version in its last state."""
+    with fraction_progress() as progress:
+        task = progress.add_task(f"training {model} version {version.number}", total=1.0, doing="queued")
+        for current in client.models.watch(model, version.number):
+            version = current
+            doing = version.progress or version.stage or version.state
+            progress.update(task, completed=1.0 if version.state.final else version.fraction, doing=doing)
+    return version
+
+
+def watch(
+    context: typer.Context,
+    model: ModelArgument,
+    version: Annotated[int | None, typer.Option(min=1, help="The newest by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a training until it is done."""
+    with context.obj.client() as client:
+        number = version or client.models.get(model).latest_version
+        done = follow(client, model, client.models.get_version(model, number))
+        evaluation = client.models.evaluation(model, number) if done.state is VersionState.READY else None
+    _finish(done, evaluation, as_json=as_json)
+
+
+def evaluate(
+    context: typer.Context,
+    model: ModelArgument,
+    version: Annotated[int | None, typer.Option(min=1, help="The one in production by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how good a version is on pictures that it was not fitted on."""
+    with context.obj.client() as client:
+        number = version or client.models.get(model).production_version
+        if not number:
+            raise InvalidInputError("MODEL_HAS_NO_TRAINED_VERSION", f"model {model} has no trained version yet")
+        evaluation = client.models.evaluation(model, number)
+    if as_json:
+        print_json(evaluation)
+    else:
+        print_evaluation(evaluation)
+
+
+def _finish(version: ModelVersion, evaluation: Evaluation | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"version": version, "evaluation": evaluation})
+    elif version.state.final:
+        print_version(version, evaluation)
+    if version.state is VersionState.FAILED:
+        raise typer.Exit(1)
+
+
+def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
+    """Shows how a training ended."""
+    state = f"[{STATE_STYLE.get(version.state, 'bold')}]{version.state}[/]"
+    took = ""
+    if version.started_at and version.ended_at:
+        took = f" after {(version.ended_at - version.started_at).total_seconds():.1f} s"
+    console.print(f"version {version.number} is {state}{took}, trained on {version.input_count} pictures")
+    if version.error:
+        console.print(f"  {escape(str(version.error))}", style="red")
+    print_findings(version.findings)
+    if evaluation:
+        print_evaluation(evaluation)
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Shows an evaluation: the figures over all, each concept, and what is confused."""
+    figures = [
+        ("accuracy", evaluation.accuracy),
+        ("top-5 accuracy", evaluation.top5_accuracy),
+        ("mean F1", evaluation.macro_f1),
+        ("mean precision", evaluation.macro_precision),
+        ("mean recall", evaluation.macro_recall),
+        ("calibration error", evaluation.expected_calibration_error),
+        ("R²", evaluation.r2),
+        ("mean absolute error", evaluation.mean_absolute_error),
+        ("root mean squared error", evaluation.root_mean_squared_error),
+    ]
+    title = f"{evaluation.method}, {evaluation.input_count} pictures"
+    print_table(title, ["", "#"], [(name, value) for name, value in figures if value is not None])
+    if evaluation.concepts:
+        rows = [(c.concept, c.positives, c.precision, c.recall, c.f1, c.threshold) for c in evaluation.concepts]
+        print_table("", ["concept", "#pictures", "#precision", "#recall", "#F1", "#threshold"], rows)
+    confused = sorted((c for c in evaluation.confusion if c.actual != c.predicted), key=lambda c: -c.count)[:5]
+    if confused:
+        rows_confused = [(cell.actual, cell.predicted, cell.count) for cell in confused]
+        print_table("most confused", ["is", "taken for", "#pictures"], rows_confused)

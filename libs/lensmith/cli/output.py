@@ -1,0 +1,112 @@
+"""What commands print: tables for people, JSON for programs."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lensmith.errors import LensmithError
+from lensmith.types import EvaluationSummary, Finding, Severity
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+SEVERITY_STYLE = {Severity.HINT: "dim", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
+
+
+def print_json(value: object) -> None:
+    """Prints a value as one JSON document."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
+
+
+def plain(value: object) -> Any:
+    """What JSON can say of a value of the SDK."""
+    if isinstance(value, LensmithError):
+        return {"reason": value.reason, "message": str(value), "metadata": value.metadata}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
+    """Prints a table; columns whose name begins with `#` hold numbers. Without rows, prints `empty`."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None)
+    for column in columns:
+        table.add_column(
+            column.removeprefix("#"), justify="right" if column.startswith("#") else "left", overflow="fold"
+        )
+    count = 0
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+        count += 1
+    if count or not empty:
+        console.print(table)
+    else:
+        console.print(empty, style="dim")
+
+
+def cell(value: object) -> str:
+    """A value as it stands in a table. What came from users is never taken for markup."""
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M")
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return escape(str(value))
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Prints what was noticed about the data, gravest first."""
+    order = list(reversed(Severity))
+    for finding in sorted(findings, key=lambda item: order.index(item.severity)):
+        console.print(f"  {finding.severity}: {escape(finding.message)}", style=SEVERITY_STYLE[finding.severity])
+
+
+def print_error(error: LensmithError) -> None:
+    """Prints why a command failed, and what may help."""
+    errors.print(f"[bold red]error:[/] {escape(str(error))}")
+    if hint := _HINTS.get(error.reason):
+        errors.print(f"[dim]{escape(hint)}[/]")
+    errors.print(f"[dim]({escape(error.reason)}{_request(error)})[/]")
+
+
+def _request(error: LensmithError) -> str:
+    return f", request {error.request_id}" if error.request_id else ""
+
+
+def summary_text(summary: EvaluationSummary) -> str:
+    """The figures of an evaluation in one line."""
+    figures = [
+        ("accuracy", summary.accuracy, 3),
+        ("F1", summary.macro_f1, 3),
+        ("precision", summary.macro_precision, 3),
+        ("recall", summary.macro_recall, 3),
+        ("R²", summary.r2, 3),
+        ("mean error", summary.mean_absolute_error, 2),
+    ]
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value, digits in figures if value is not None)
+
+
+_HINTS = {
+    "UNAVAILABLE": "Is the platform running? `lensmith up` starts it on this machine, `lensmith status` tells.",
+    "CONNECTION_LOST": "`lensmith status` tells how the platform is.",
+    "CREDENTIALS_MISSING": "Set LENSMITH_KEY, or save a key with `lensmith configure`.",
+    "KEY_UNKNOWN": "`lensmith whoami` tells which key is used; `lensmith configure` saves another.",
+    "APP_NOT_CHOSEN": "`lensmith apps create NAME` makes one and uses it from then on.",
+    "MODEL_HAS_NO_TRAINED_VERSION": "`lensmith train MODEL --watch` trains one.",
+}

@@ -1,0 +1,39 @@
+"""Progress bars, shown on a terminal only."""
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from lensmith.cli.output import errors
+
+
+class RateColumn(ProgressColumn):
+    """How many items a second."""
+
+    def render(self, task: Task) -> Text:
+        """Renders the column of one bar."""
+        return Text(f"{task.speed:.0f}/s" if task.speed else "", style="dim")
+
+
+def counting_progress() -> Progress:
+    """A bar that counts items."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+
+
+def fraction_progress() -> Progress:
+    """A bar that shows a fraction and what is being done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("[dim]{task.fields[doing]}"),
+        console=errors,
+        disable=not errors.is_terminal,
+    )

@@ -41,7 +41,6 @@ class Inference:
     """The service, built.
 
     Args:
-        settings: Its settings.
         platform: What it stands on.
         bus: Where news comes from and usage goes to.
         engine: Runs base networks.
@@ -50,7 +49,8 @@ class Inference:
     name = "inference"
     service_names: Sequence[str] = ("lensmith.v1.InferenceService",)
 
-    def __init__(self, settings: InferenceSettings, platform: Platform, bus: Bus, engine: Engine) -> None:
+    def __init__(self, platform: Platform[InferenceSettings], bus: Bus, engine: Engine) -> None:
+        settings = platform.settings
         metrics = Metrics(platform.registry)
         registry = platform.clients.channel("registry")
         serving = ServingServiceStub(registry)
@@ -120,13 +120,11 @@ class Inference:
             await asyncio.sleep(_PRELOAD_AGAIN_SECONDS)
 
 
-async def build(platform: Platform) -> Inference:
-    """Build the service from its settings."""
+async def build(platform: Platform[InferenceSettings]) -> Inference:
+    """Build the service."""
     settings = platform.settings
-    if not isinstance(settings, InferenceSettings):
-        raise TypeError("inference is built from InferenceSettings")
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="lensmith-inference"))
-    return Inference(settings, platform, bus, OnnxRuntimeEngine(threads=1))
+    return Inference(platform, bus, OnnxRuntimeEngine(threads=1))
 
 
 def _batcher(settings: InferenceSettings, engine: Engine, metrics: Metrics) -> Batcher:

@@ -81,9 +81,8 @@ class Artefacts:
         """
         chunks = [chunk async for chunk in self._stream(FetchArtefactRequest(head=key), _MAX_HEAD_BYTES)]
         data = b"".join(chunks)
-        # Keys of heads end with the hash of their bytes.
-        expected = _SHA256.findall(key)
-        if expected and hashlib.sha256(data).hexdigest() != expected[-1]:
+        # The key of a head ends with the hash of its bytes.
+        if hashlib.sha256(data).hexdigest() != key.rpartition("/")[2]:
             raise InternalError("ARTEFACT_HASH_MISMATCH", "the head that registry sent is not the one of its key")
         try:
             return await asyncio.to_thread(heads.load, data)

@@ -4,15 +4,24 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lensmith_api.internal.v1.serving_service_pb2 import ResolveModelRequest, ResolveSpaceRequest, ServedModel
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2 import GetBaseModelRequest, ListBaseModelsRequest
-from lensmith_platform.errors import DependencyUnavailableError, LensmithError
+from lensmith_platform.errors import (
+    DependencyUnavailableError,
+    ForbiddenError,
+    InvalidInputError,
+    LensmithError,
+    NotFoundError,
+    PreconditionError,
+)
 
 from lensmith_inference.metrics import Metrics
+from lensmith_inference.shared_work import start_shared
 
 if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
     from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceAsyncStub
@@ -22,6 +31,9 @@ __all__ = ["Catalogue", "Remembered"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+_REFUSALS = (NotFoundError, PreconditionError, ForbiddenError, InvalidInputError)
+"""Answers, if unpleasant ones. Everything else means that registry cannot answer now."""
 
 _ASK_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 1.0
@@ -76,12 +88,12 @@ class Remembered(Generic[K, V]):
                 return memory.value
         task = self._asking.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.get_running_loop().create_task(self._asked(key))
+            task = self._asking[key] = start_shared(partial(self._asked, key))
             task.add_done_callback(lambda done: self._answered(key, done))
         try:
             return await asyncio.shield(task)
-        except DependencyUnavailableError:
-            if memory is None or monotonic() - memory.asked > self._stale:
+        except LensmithError as error:
+            if isinstance(error, _REFUSALS) or memory is None or monotonic() - memory.asked > self._stale:
                 raise
             memory.fresh_until = monotonic() + _ASK_AGAIN_SECONDS
             self._on_stale()
@@ -117,8 +129,8 @@ class Remembered(Generic[K, V]):
             self._memories.move_to_end(key)
             while len(self._memories) > self._most:
                 self._memories.popitem(last=False)
-        elif isinstance(error, LensmithError) and not isinstance(error, DependencyUnavailableError):
-            # Registry says no: what was known of it is no longer so.
+        elif isinstance(error, _REFUSALS):
+            # What was known is no longer so.
             self._memories.pop(key, None)
 
 

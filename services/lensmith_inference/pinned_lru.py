@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from lensmith_inference.shared_work import start_shared
+
 __all__ = ["PinnedLru"]
 
 K = TypeVar("K", bound=Hashable)
@@ -54,7 +56,7 @@ class PinnedLru(Generic[K, V]):
         """
         entry = self._entries.get(key)
         if entry is None:
-            entry = _Entry(asyncio.get_running_loop().create_task(_finish(load)))
+            entry = _Entry(start_shared(load))
             entry.loading.add_done_callback(lambda task: self._loaded(key, entry, task))
             self._entries[key] = entry
         self._entries.move_to_end(key)
@@ -66,7 +68,6 @@ class PinnedLru(Generic[K, V]):
             self._shrink()
 
     def _loaded(self, key: K, entry: _Entry[V], task: "asyncio.Task[V]") -> None:
-        # Asking for the exception also says that it was seen, should everybody who waited have given up.
         if task.cancelled() or task.exception() is not None:
             self._entries.pop(key, None)
             return
@@ -84,7 +85,3 @@ class PinnedLru(Generic[K, V]):
                 del self._entries[key]
                 self.total -= entry.cost
                 self._drop(key, entry.loading.result())
-
-
-async def _finish(load: Callable[[], Awaitable[V]]) -> V:
-    return await load()

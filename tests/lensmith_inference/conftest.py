@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
 import pytest
 from lensmith_api.v1.base_model_pb2 import BaseModel
-from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub, InferenceServiceStub
+from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_inference.app import build
 from lensmith_inference.settings import InferenceSettings
 from lensmith_platform.server import RunningService, running
@@ -22,6 +23,9 @@ from lensmith_vision.heads import Head
 from lensmith_vision.pack import builtin_pack, find_packs, load_card, space_of
 from lensmith_vision.pack_builder import build_pack, read_source
 from PIL import Image
+
+if TYPE_CHECKING:
+    from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
 
 from tests.lensmith_inference.peers import Auth, Peer, Registry
 
@@ -58,7 +62,7 @@ class Rig:
     """A running inference service and its peers."""
 
     service: RunningService
-    stub: InferenceServiceAsyncStub
+    stub: "InferenceServiceAsyncStub"
     auth: Auth
     registry: Registry
     auth_peer: Peer

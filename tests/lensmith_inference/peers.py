@@ -23,7 +23,7 @@ from lensmith_api.v1 import base_model_service_pb2 as base_pb
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceServicer, add_BaseModelServiceServicer_to_server
 from lensmith_platform.errors import LensmithError, NotFoundError, PreconditionError, UnauthenticatedError, to_status
-from lensmith_vision import heads
+from lensmith_vision.heads import Head, save
 from lensmith_vision.pack import load_card, space_of
 
 CHUNK = 1 << 20
@@ -91,14 +91,14 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
         return base_model
 
     def add_version(
-        self, app_id: int, app: str, model: str, base_model: BaseModel, head: heads.Head | None, *, concepts=()
+        self, app_id: int, app: str, model: str, base_model: BaseModel, head: Head | None, *, concepts=()
     ) -> serving_pb.ServedModel:
         """Add the next version of a model and make it the one in production."""
         versions = self.models.setdefault((app_id, model), {})
         number = len(versions) + 1
         key = ""
         if head is not None:
-            data = heads.save(head)
+            data = save(head)
             key = f"apps/uid-{app}/heads/{hashlib.sha256(data).hexdigest()}"
             self.heads[key] = data
         kinds = {"multi_class": 1, "multi_label": 2, "regression": 3}

@@ -1,0 +1,1 @@
+"""Registry: models, their versions, base models and artefacts."""

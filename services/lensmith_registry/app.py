@@ -1,0 +1,173 @@
+"""Composition root of registry: builds pools, clients and servicers, and nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import grpc.aio
+from lensmith_platform.blobs import Blobs
+from lensmith_platform.db.pagination import Pager
+from pydantic import SecretStr
+
+from lensmith_api.internal.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
+from lensmith_api.internal.v1.training_job_service_pb2_grpc import add_TrainingJobServiceServicer_to_server
+from lensmith_api.v1.base_model_service_pb2_grpc import add_BaseModelServiceServicer_to_server
+from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceStub
+from lensmith_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
+from lensmith_platform.db.pool import create_pool
+from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.errors import LensmithError, PreconditionError
+from lensmith_platform.outbox import OutboxRelay
+from lensmith_platform.server import Platform
+from lensmith_registry.base_model_service import BaseModelServicer
+from lensmith_registry.events import Caretaker
+from lensmith_registry.model_service import ModelServicer
+from lensmith_registry.packs import PackInstaller
+from lensmith_registry.serving_service import ServingServicer
+from lensmith_registry.settings import RegistrySettings
+from lensmith_registry.training import TrainingStart
+from lensmith_registry.training_job_service import TrainingJobServicer
+from lensmith_registry.watch import Watchers
+from lensmith_vision.pack import builtin_pack
+
+__all__ = ["RegistryService", "build"]
+
+_RETRY_SECONDS = 1.0
+_WORKER_POOL_SIZE = 5
+_LOG = logging.getLogger(__name__)
+
+
+class RegistryService:
+    """Models, versions, base models and artefacts. Made by `build`.
+
+    Args:
+        settings: What it was told.
+        database: Of the service's role.
+        workers: Database of the workers' role.
+        blobs: Where artefacts lie.
+        bus: Where news travels.
+        platform: Clients of other services.
+    """
+
+    name = "registry"
+    service_names: Sequence[str] = (
+        "lensmith.v1.ModelService",
+        "lensmith.v1.BaseModelService",
+        "lensmith.internal.v1.ServingService",
+        "lensmith.internal.v1.TrainingJobService",
+    )
+
+    def __init__(
+        self,
+        settings: RegistrySettings,
+        database: Database,
+        workers: Database,
+        blobs: Blobs,
+        bus: Bus,
+        platform: Platform[RegistrySettings],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._installer = PackInstaller(database, blobs)
+        self._installed = False
+        pager = Pager(settings.s3_url.get_secret_value())
+        dataset = platform.clients.channel("dataset")
+        watchers = Watchers()
+        self._models = ModelServicer(
+            database,
+            pager,
+            TrainingStart(database, TrainingDataServiceStub(dataset)),
+            ConceptServiceStub(dataset),
+            watchers,
+            settings.watch_poll_seconds,
+        )
+        self._base_models = BaseModelServicer(database, blobs, pager, self._installer, settings.max_pack_bytes)
+        self._serving = ServingServicer(database, blobs)
+        self._jobs = TrainingJobServicer(database, blobs, settings.lease_seconds, settings.max_attempts)
+        caretaker = Caretaker(
+            workers,
+            blobs,
+            bus,
+            silent_seconds=settings.silent_seconds,
+            grace_seconds=settings.purge_grace_seconds,
+        )
+        finish, delete_app = caretaker.finish_version, caretaker.delete_app
+        self._work: list[Callable[[], Awaitable[None]]] = [
+            OutboxRelay(workers, bus).run,
+            WorkConsumer(bus, "registry--finish-version", "models.version_completed", finish, 8, 100, workers).run,
+            WorkConsumer(bus, "registry--delete-app", "apps.deleted", delete_app, 2, 100, workers).run,
+            BroadcastConsumer(bus, "models.version_changed", watchers.heard, watchers.resync).run,
+            Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
+            Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
+            self._install_packs,
+        ]
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the servicers."""
+        add_ModelServiceServicer_to_server(self._models, server)
+        add_BaseModelServiceServicer_to_server(self._base_models, server)
+        add_ServingServiceServicer_to_server(self._serving, server)
+        add_TrainingJobServiceServicer_to_server(self._jobs, server)
+
+    async def ready(self) -> None:
+        """Return when models can be resolved.
+
+        Raises:
+            PreconditionError: The packs of the start are not installed yet: an app that asked now would get a base
+                model that is not the best one, for ever.
+            DependencyUnavailableError: Postgres is away.
+        """
+        if not self._installed:
+            raise PreconditionError("PACKS_NOT_INSTALLED", "the model packs of the start are being installed")
+        async with self._database.transaction(None) as connection:
+            await connection.execute("SELECT 1")
+
+    async def run(self) -> None:
+        """Relay, consume, reconcile, and install the packs of the start."""
+        async with asyncio.TaskGroup() as group:
+            for work in self._work:
+                group.create_task(_awaited(work))
+
+    async def close(self) -> None:
+        """Nothing of its own is open: `build` gave all of it to the platform."""
+
+    async def _install_packs(self) -> None:
+        """Install the packs of the start; while a dependency is away, again."""
+        roots = [builtin_pack(), *self._settings.pack_roots]
+        while True:
+            try:
+                await self._installer.install_folders(roots)
+            except LensmithError as error:
+                _LOG.warning("packs are not installed yet: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                self._installed = True
+                return
+
+
+async def build(platform: Platform[RegistrySettings]) -> RegistryService:
+    """Build registry.
+
+    Raises:
+        DependencyUnavailableError: Postgres did not come up in time.
+    """
+    settings = platform.settings
+
+    async def database(url: SecretStr, size: int) -> Database:
+        pool = await create_pool(url.get_secret_value(), size=size, statement_cache_size=settings.statement_cache_size)
+        platform.closers.push_async_callback(pool.close)
+        return Database(pool)
+
+    service = await database(settings.postgres_url, settings.postgres_pool_size)
+    workers = await database(settings.worker_postgres_url, _WORKER_POOL_SIZE)
+    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="registry"))
+    blobs = Blobs(settings.s3_url.get_secret_value())
+    return RegistryService(settings, service, workers, blobs, bus, platform)
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()

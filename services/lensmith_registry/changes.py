@@ -1,0 +1,42 @@
+"""News that registry tells: each event is written in the transaction of the change."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from lensmith_api.internal.v1.events_pb2 import (
+    Event,
+    ModelChanged,
+    ModelVersionChanged,
+    ModelVersionCompleted,
+    ModelVersionQueued,
+)
+from lensmith_platform.db.unit_of_work import Connection
+from lensmith_platform.outbox import publish
+
+__all__ = ["model_changed", "model_changed_event", "version_changed", "version_completed", "version_queued"]
+
+
+def model_changed_event(app_id: int, model: str) -> Event:
+    """Say that serving must forget what it knew of a model."""
+    return Event(app_id=app_id, model_changed=ModelChanged(model=model))
+
+
+async def model_changed(connection: Connection, app_id: int, model: str) -> None:
+    """Tell serving to forget what it knew of a model."""
+    await publish(connection, model_changed_event(app_id, model))
+
+
+async def version_queued(connection: Connection, app_id: int, uid: UUID) -> None:
+    """Tell trainers that a version waits."""
+    await publish(connection, Event(app_id=app_id, model_version_queued=ModelVersionQueued(version_uid=str(uid))))
+
+
+async def version_changed(connection: Connection, app_id: int, uid: UUID) -> None:
+    """Wake whoever watches a version."""
+    await publish(connection, Event(app_id=app_id, model_version_changed=ModelVersionChanged(version_uid=str(uid))))
+
+
+async def version_completed(connection: Connection, app_id: int, uid: UUID) -> None:
+    """Say that a version's head is stored, so that serving gets told."""
+    await publish(connection, Event(app_id=app_id, model_version_completed=ModelVersionCompleted(version_uid=str(uid))))

@@ -1,0 +1,190 @@
+"""Between rows and protobuf messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar, cast
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+
+from lensmith_api.v1.base_model_pb2 import BaseModel
+from lensmith_api.v1.evaluation_pb2 import ConceptEvaluation, ConfusionCell, Evaluation
+from lensmith_api.v1.model_pb2 import Model, ModelType
+from lensmith_api.v1.model_version_pb2 import (
+    EvaluationSummary,
+    Finding,
+    FindingSeverity,
+    ModelVersion,
+    ModelVersionState,
+    TrainingProgress,
+)
+from lensmith_registry.base_model_store import BaseModelRow
+from lensmith_registry.store import ModelRow
+from lensmith_registry.version_store import Json, VersionRow
+from lensmith_vision import evaluation as vision_evaluation
+from lensmith_vision import preflight as vision_preflight
+
+__all__ = [
+    "MODEL_TYPES",
+    "base_model_to_proto",
+    "evaluation_to_proto",
+    "finding_to_proto",
+    "json_from_message",
+    "json_from_messages",
+    "message_from_json",
+    "model_to_proto",
+    "version_to_proto",
+]
+
+MODEL_TYPES: dict[str, ModelType.ValueType] = {
+    "multi_class": ModelType.MODEL_TYPE_MULTI_CLASS,
+    "multi_label": ModelType.MODEL_TYPE_MULTI_LABEL,
+    "regression": ModelType.MODEL_TYPE_REGRESSION,
+}
+
+_Message = TypeVar("_Message", bound=Message)
+
+
+def model_to_proto(row: ModelRow) -> Model:
+    """Show a model to callers."""
+    definition = row.definition
+    return Model(
+        name=row.name,
+        uid=str(row.uid),
+        display_name=definition.display_name or row.model,
+        description=definition.description,
+        type=MODEL_TYPES[definition.type],
+        concepts=definition.concepts,
+        closed_environment=definition.closed_environment,
+        negative_concept=definition.negative_concept,
+        min_value=definition.min_value,
+        max_value=definition.max_value,
+        production_version=row.production_version,
+        pinned=row.pinned,
+        latest_version=row.latest_version,
+        imported=row.imported,
+        create_time=_timestamp(row.created_at),
+        update_time=_timestamp(row.updated_at),
+        etag=row.etag,
+    )
+
+
+def version_to_proto(row: VersionRow) -> ModelVersion:
+    """Show a version to callers."""
+    findings = row.findings if isinstance(row.findings, list) else []
+    return ModelVersion(
+        name=row.name,
+        uid=str(row.uid),
+        number=row.number,
+        state=ModelVersionState.Value(f"MODEL_VERSION_STATE_{row.state}"),
+        error=None if row.error is None else message_from_json(row.error, Status()),
+        progress=TrainingProgress(fraction=row.fraction, stage=row.stage, message=row.progress_message),
+        space=row.space,
+        base_model=f"baseModels/{row.base_model}",
+        concepts=row.concepts,
+        thresholds=row.thresholds,
+        input_count=row.input_count,
+        dataset_sha256=row.dataset_sha256,
+        findings=[message_from_json(finding, Finding()) for finding in findings],
+        summary=None if row.summary is None else message_from_json(row.summary, EvaluationSummary()),
+        note=row.note,
+        production=row.production,
+        create_time=_timestamp(row.created_at),
+        start_time=_timestamp(row.started_at),
+        end_time=_timestamp(row.ended_at),
+    )
+
+
+def base_model_to_proto(row: BaseModelRow) -> BaseModel:
+    """Show a base model to callers."""
+    return BaseModel(
+        name=f"baseModels/{row.name}",
+        version=str(row.version),
+        display_name=row.display_name,
+        description=row.description,
+        space=row.space,
+        dimensions=row.dimensions,
+        input_side=row.input_side,
+        licence=row.licence,
+        source=row.source,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        rank=row.rank,
+        model=f"apps/main/models/{row.model}" if row.model else "",
+        create_time=_timestamp(row.created_at),
+    )
+
+
+def evaluation_to_proto(name: str, figures: vision_evaluation.Evaluation) -> Evaluation:
+    """Show an evaluation to callers; figures that do not exist stay unset."""
+    return Evaluation(
+        name=name,
+        method=figures.method,
+        input_count=figures.input_count,
+        accuracy=figures.accuracy,
+        top5_accuracy=figures.top5_accuracy,
+        macro_precision=figures.macro_precision,
+        macro_recall=figures.macro_recall,
+        macro_f1=figures.macro_f1,
+        micro_precision=figures.micro_precision,
+        micro_recall=figures.micro_recall,
+        micro_f1=figures.micro_f1,
+        expected_calibration_error=figures.expected_calibration_error,
+        concepts=[
+            ConceptEvaluation(
+                concept=row.concept,
+                positives=row.positives,
+                negatives=row.negatives,
+                precision=row.precision,
+                recall=row.recall,
+                f1=row.f1,
+                roc_auc=row.roc_auc,
+                average_precision=row.average_precision,
+                threshold=row.threshold,
+            )
+            for row in figures.concepts
+        ],
+        confusion=[
+            ConfusionCell(actual=cell.actual, predicted=cell.predicted, count=cell.count) for cell in figures.confusion
+        ],
+        r2=figures.r2,
+        mean_absolute_error=figures.mean_absolute_error,
+        root_mean_squared_error=figures.root_mean_squared_error,
+    )
+
+
+def finding_to_proto(finding: vision_preflight.Finding) -> Finding:
+    """Turn a finding of the vision library into the API's."""
+    return Finding(
+        reason=finding.reason,
+        severity=FindingSeverity.Value(f"FINDING_SEVERITY_{finding.severity.value}"),
+        message=finding.message,
+        concept=finding.concept or "",
+    )
+
+
+def json_from_message(message: Message) -> Json:
+    """Turn a message into what a jsonb column keeps."""
+    return cast(Json, MessageToDict(message, preserving_proto_field_name=True))
+
+
+def json_from_messages(messages: Sequence[Message]) -> Json:
+    """Turn messages into what a jsonb column keeps."""
+    return [json_from_message(message) for message in messages]
+
+
+def message_from_json(document: Json, into: _Message) -> _Message:
+    """Read a message back from a jsonb column; fields that a later version wrote are passed over."""
+    return ParseDict(cast("dict[str, object]", document), into, ignore_unknown_fields=True)
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

@@ -1,0 +1,86 @@
+"""What registry listens to, and what it looks after by itself."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from lensmith_platform.blobs import Blobs
+
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_platform.bus import Bus
+from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.errors import NotFoundError
+from lensmith_registry import changes, store, version_store
+
+__all__ = ["Caretaker"]
+
+_BATCH = 100
+_LOG = logging.getLogger(__name__)
+
+
+class Caretaker:
+    """Handlers of events and of what is due from time to time. Each may run twice, and on several processes at once.
+
+    Args:
+        database: Of the workers' role, which sees every app.
+        blobs: Where heads lie.
+        bus: Where serving is told.
+        silent_seconds: After how long without a heartbeat the bus is told of a version again.
+        grace_seconds: How long deleted models keep their bytes.
+    """
+
+    def __init__(
+        self, database: Database, blobs: Blobs, bus: Bus, *, silent_seconds: float, grace_seconds: float
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._bus = bus
+        self._silent_seconds = silent_seconds
+        self._grace_seconds = grace_seconds
+
+    async def finish_version(self, event: Event) -> None:
+        """Tell serving of a version whose head is stored, and only then call it READY."""
+        app_id, uid = event.app_id, UUID(event.model_version_completed.version_uid)
+        async with self._database.transaction(None) as connection:
+            try:
+                row = await version_store.version_by_uid(connection, app_id, uid)
+            except NotFoundError:
+                return
+        if row.state != "TRAINING" or row.completed_at is None:
+            return
+        # Published here and not through the outbox: READY must not overtake it.
+        await self._bus.publish(changes.model_changed_event(app_id, row.model))
+        async with self._database.transaction(None) as connection:
+            if await version_store.make_ready(connection, app_id, uid):
+                await changes.version_changed(connection, app_id, uid)
+
+    async def delete_app(self, event: Event) -> None:
+        """Bury everything of an app that is gone."""
+        async with self._database.transaction(None) as connection:
+            for model in await store.delete_models_of_app(connection, event.app_id):
+                await changes.model_changed(connection, event.app_id, model)
+
+    async def announce_unfinished(self) -> None:
+        """Tell the bus again of versions that nobody has worked on for too long."""
+        async with self._database.transaction(None) as connection:
+            for version in await version_store.unfinished(connection, self._silent_seconds, _BATCH):
+                announce = changes.version_completed if version.completed else changes.version_queued
+                await announce(connection, version.app_id, version.uid)
+                _LOG.warning("version %s waits for too long; the bus is told again", version.uid)
+
+    async def purge(self) -> None:
+        """Remove the bytes and rows of what was deleted long enough ago, and old request ids."""
+        while True:
+            async with self._database.transaction(None) as connection:
+                candidates = await version_store.purge_candidates(connection, self._grace_seconds, _BATCH)
+            # Bytes before rows: a row that is still there is found again by the next round.
+            await self._blobs.delete([head for _, _, head in candidates if head])
+            async with self._database.transaction(None) as connection:
+                for app_id, version_id, _ in candidates:
+                    await version_store.remove_version(connection, app_id, version_id)
+            if len(candidates) < _BATCH:
+                break
+        async with self._database.transaction(None) as connection:
+            await store.purge_models(connection, self._grace_seconds)
+            await store.purge_requests(connection, self._grace_seconds)

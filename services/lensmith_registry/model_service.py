@@ -1,0 +1,336 @@
+"""ModelService: models and their versions, over gRPC."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from google.protobuf.empty_pb2 import Empty
+from lensmith_platform.db.pagination import Pager
+
+from lensmith_api.v1 import model_service_pb2_grpc
+from lensmith_api.v1.concept_service_pb2 import CreateConceptsRequest, NewConcept
+from lensmith_api.v1.evaluation_pb2 import Evaluation
+from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_service_pb2 import (
+    CancelModelVersionRequest,
+    CreateModelRequest,
+    DeleteModelRequest,
+    DeleteModelVersionRequest,
+    GetEvaluationRequest,
+    GetModelRequest,
+    GetModelVersionRequest,
+    ListModelsRequest,
+    ListModelsResponse,
+    ListModelVersionsRequest,
+    ListModelVersionsResponse,
+    TrainModelRequest,
+    UpdateModelRequest,
+    WatchModelVersionRequest,
+    WatchModelVersionResponse,
+)
+from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    from_status,
+)
+from lensmith_platform.principal import AppRef, Call, current_call
+from lensmith_platform.resource_names import parse
+from lensmith_registry import changes, store, version_store
+from lensmith_registry.convert import evaluation_to_proto, model_to_proto, version_to_proto
+from lensmith_registry.definitions import definition_of, with_changes
+from lensmith_registry.store import ModelDefinition, ModelRow
+from lensmith_registry.training import TrainingRequest, TrainingStart
+from lensmith_registry.version_store import VersionRow
+from lensmith_registry.watch import Watchers, watch
+from lensmith_vision import evaluation as vision_evaluation
+
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceAsyncStub
+
+__all__ = ["ModelServicer"]
+
+_MODEL = "apps/{app}/models/{model}"
+_VERSION = "apps/{app}/models/{model}/versions/{version}"
+_EVALUATION = "apps/{app}/models/{model}/versions/{version}/evaluation"
+_LAST_NUMBER = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _VersionName:
+    model: str
+    number: int
+
+
+class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
+    """Checks, calls, converts.
+
+    Args:
+        database: Of the service's role.
+        pager: Makes and reads page tokens.
+        training: Queues versions.
+        concepts: dataset, which makes negative concepts.
+        watchers: Where news of versions arrives.
+        watch_poll_seconds: How often a watch looks without news.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        pager: Pager,
+        training: TrainingStart,
+        concepts: ConceptServiceAsyncStub,
+        watchers: Watchers,
+        watch_poll_seconds: float,
+    ) -> None:
+        self._database = database
+        self._pager = pager
+        self._training = training
+        self._concepts = concepts
+        self._watchers = watchers
+        self._watch_poll_seconds = watch_poll_seconds
+
+    async def CreateModel(self, request: CreateModelRequest, context: object) -> Model:
+        """Create a model, and a negative concept with a multi-label one."""
+        call, app = _call_and_app()
+        definition = definition_of(request.model_id, request.model)
+        fingerprint = hashlib.sha256(
+            request.model_id.encode() + b"\0" + request.model.SerializeToString(deterministic=True)
+        ).digest()
+        async with self._database.transaction(app.app_id) as connection:
+            earlier = await self._created_earlier(connection, app, request.request_id, fingerprint)
+        if earlier is not None:
+            return model_to_proto(earlier)
+        if definition.negative_concept:
+            await self._create_negative_concept(app, request.model_id, definition)
+        async with self._database.transaction(app.app_id) as connection:
+            # Once more: a rival with the same request_id may have been first, and its model is the answer then.
+            earlier = await self._created_earlier(connection, app, request.request_id, fingerprint)
+            if earlier is not None:
+                return model_to_proto(earlier)
+            row = await store.insert_model(
+                connection, app.app_id, app.name, request.model_id, definition, created_by=call.principal.actor
+            )
+            first = await store.insert_request(
+                connection, app.app_id, "CreateModel", request.request_id, fingerprint, row.uid
+            )
+            if not first:
+                raise ConflictError("REQUEST_IN_PROGRESS", "a call with the same request_id was in the way; try again")
+        return model_to_proto(row)
+
+    async def GetModel(self, request: GetModelRequest, context: object) -> Model:
+        """Return one model."""
+        app = _call_and_app()[1]
+        model = parse(_MODEL, request.name)["model"]
+        async with self._database.transaction(app.app_id) as connection:
+            return model_to_proto(await store.get_model(connection, app.app_id, model))
+
+    async def ListModels(self, request: ListModelsRequest, context: object) -> ListModelsResponse:
+        """List models in order of their own id."""
+        app = _call_and_app()[1]
+        size = self._pager.size(request.page_size)
+        fingerprint = f"models/{app.app_id}"
+        position = self._pager.decode(request.page_token, fingerprint)
+        after = str(position[0]) if position else ""
+        async with self._database.transaction(app.app_id) as connection:
+            rows = await store.list_models(connection, app.app_id, after, size + 1)
+        token = self._pager.encode((rows[size - 1].model,), fingerprint) if len(rows) > size else ""
+        return ListModelsResponse(models=[model_to_proto(row) for row in rows[:size]], next_page_token=token)
+
+    async def UpdateModel(self, request: UpdateModelRequest, context: object) -> Model:
+        """Change the fields that the mask names."""
+        app = _call_and_app()[1]
+        model = parse(_MODEL, request.model.name, field="model.name")["model"]
+        paths = list(request.update_mask.paths)
+        async with self._database.transaction(app.app_id) as connection:
+            row = await store.lock_model(connection, app.app_id, model)
+            if request.model.etag and request.model.etag != row.etag:
+                raise ConflictError(
+                    "ETAG_MISMATCH", f"{row.name} was changed since it was read", metadata={"etag": row.etag}
+                )
+            definition = with_changes(row.definition, request.model, paths)
+            if row.imported and not set(paths) <= {"display_name", "description", "production_version", "pinned"}:
+                raise PreconditionError("MODEL_IS_IMPORTED", f"{row.name} came with a base model: what it is stays")
+            production, pinned = await _production_after(connection, row, request.model, paths)
+            changed = await store.update_model(connection, row, definition, production, pinned)
+            if production != row.production_version:
+                await changes.model_changed(connection, app.app_id, row.model)
+        return model_to_proto(changed)
+
+    async def DeleteModel(self, request: DeleteModelRequest, context: object) -> Empty:
+        """Delete a model with its versions; those in training stop."""
+        app = _call_and_app()[1]
+        model = parse(_MODEL, request.name)["model"]
+        async with self._database.transaction(app.app_id) as connection:
+            row = await store.lock_model(connection, app.app_id, model)
+            unended = await store.delete_model(connection, row)
+            await changes.model_changed(connection, app.app_id, row.model)
+            for uid in unended:
+                await changes.version_changed(connection, app.app_id, uid)
+        return Empty()
+
+    async def TrainModel(self, request: TrainModelRequest, context: object) -> ModelVersion:
+        """Look at the data, refuse or warn, and queue a new version."""
+        call, app = _call_and_app()
+        model = parse(_MODEL, request.name)["model"]
+        row = await self._training.queue(
+            TrainingRequest(app, model, request.note, request.request_id, call.principal.actor)
+        )
+        return version_to_proto(row)
+
+    async def GetModelVersion(self, request: GetModelVersionRequest, context: object) -> ModelVersion:
+        """Return one version."""
+        app = _call_and_app()[1]
+        return version_to_proto(await self._version(app, _version_name(_VERSION, request.name)))
+
+    async def ListModelVersions(self, request: ListModelVersionsRequest, context: object) -> ListModelVersionsResponse:
+        """List versions, newest first."""
+        app = _call_and_app()[1]
+        model = parse(_MODEL, request.parent, field="parent")["model"]
+        size = self._pager.size(request.page_size)
+        async with self._database.transaction(app.app_id) as connection:
+            row = await store.get_model(connection, app.app_id, model)
+            fingerprint = f"versions/{row.uid}"
+            position = self._pager.decode(request.page_token, fingerprint)
+            before = int(str(position[0])) if position else _LAST_NUMBER
+            rows = await version_store.list_versions(connection, row, before, size + 1)
+        token = self._pager.encode((rows[size - 1].number,), fingerprint) if len(rows) > size else ""
+        return ListModelVersionsResponse(
+            model_versions=[version_to_proto(row) for row in rows[:size]], next_page_token=token
+        )
+
+    async def WatchModelVersion(
+        self, request: WatchModelVersionRequest, context: object
+    ) -> AsyncIterator[WatchModelVersionResponse]:
+        """Stream a version whenever it changes, until its last state."""
+        app = _call_and_app()[1]
+        row = await self._version(app, _version_name(_VERSION, request.name))
+        async for message in watch(self._database, self._watchers, app.app_id, row.uid, self._watch_poll_seconds):
+            yield message
+
+    async def CancelModelVersion(self, request: CancelModelVersionRequest, context: object) -> ModelVersion:
+        """Stop a version that is not ready yet."""
+        app = _call_and_app()[1]
+        name = _version_name(_VERSION, request.name)
+        async with self._database.transaction(app.app_id) as connection:
+            row = await version_store.get_version(connection, app.app_id, name.model, name.number)
+            if await version_store.cancel(connection, app.app_id, row.uid):
+                await changes.version_changed(connection, app.app_id, row.uid)
+            row = await version_store.version_by_uid(connection, app.app_id, row.uid)
+            if row.state != "CANCELLED":
+                raise PreconditionError(
+                    "VERSION_ENDED",
+                    f"{row.name} cannot be cancelled: it is {row.state if row.ended else 'trained and serving'}",
+                    metadata={"state": row.state},
+                )
+        return version_to_proto(row)
+
+    async def DeleteModelVersion(self, request: DeleteModelVersionRequest, context: object) -> Empty:
+        """Delete a version that is not in production; one in training stops."""
+        app = _call_and_app()[1]
+        name = _version_name(_VERSION, request.name)
+        async with self._database.transaction(app.app_id) as connection:
+            model = await store.lock_model(connection, app.app_id, name.model)
+            row = await version_store.get_version(connection, app.app_id, name.model, name.number)
+            if not await version_store.delete_version(connection, row):
+                raise PreconditionError(
+                    "VERSION_IN_PRODUCTION",
+                    f"{row.name} is in production: put another version there first",
+                    metadata={"version": str(row.number)},
+                )
+            await changes.model_changed(connection, app.app_id, model.model)
+            await changes.version_changed(connection, app.app_id, row.uid)
+        return Empty()
+
+    async def GetEvaluation(self, request: GetEvaluationRequest, context: object) -> Evaluation:
+        """Return the out-of-fold evaluation of a READY version."""
+        app = _call_and_app()[1]
+        row = await self._version(app, _version_name(_EVALUATION, request.name))
+        if row.state != "READY":
+            raise PreconditionError(
+                "VERSION_NOT_READY", f"{row.name} is {row.state}, not READY", metadata={"state": row.state}
+            )
+        if row.evaluation is None:
+            raise NotFoundError("EVALUATION_NOT_FOUND", f"{row.name} came trained: it was not evaluated here")
+        figures = vision_evaluation.Evaluation.from_json(json.dumps(row.evaluation))
+        return evaluation_to_proto(f"{row.name}/evaluation", figures)
+
+    async def _version(self, app: AppRef, name: _VersionName) -> VersionRow:
+        async with self._database.transaction(app.app_id) as connection:
+            return await version_store.get_version(connection, app.app_id, name.model, name.number)
+
+    async def _created_earlier(
+        self, connection: Connection, app: AppRef, request_id: str, fingerprint: bytes
+    ) -> ModelRow | None:
+        uid = await store.requested_uid(connection, app.app_id, "CreateModel", request_id, fingerprint)
+        return None if uid is None else await store.model_by_uid(connection, app.app_id, uid)
+
+    async def _create_negative_concept(self, app: AppRef, model: str, definition: ModelDefinition) -> None:
+        """Have dataset make the negative concept, after a look whether the model could be made at all."""
+        async with self._database.transaction(app.app_id) as connection:
+            try:
+                await store.get_model(connection, app.app_id, model)
+            except NotFoundError:
+                pass
+            else:
+                raise AlreadyExistsError(
+                    "MODEL_EXISTS", f"the app already has a model {model!r}", metadata={"model": model}
+                )
+        concept = NewConcept(
+            concept_id=definition.negative_concept,
+            display_name=f"Not {definition.display_name or model}"[:200],
+            description=f"None of the concepts of the model {model}.",
+        )
+        response = await self._concepts.CreateConcepts(
+            CreateConceptsRequest(parent=f"apps/{app.name}", concepts=[concept])
+        )
+        if response.results[0].status.code:
+            raise from_status(response.results[0].status)
+
+
+async def _production_after(connection: Connection, row: ModelRow, model: Model, paths: list[str]) -> tuple[int, bool]:
+    """Work out production version and pin after an update."""
+    if "production_version" in paths:
+        if "pinned" in paths and not model.pinned:
+            why = "cannot be given together with pinned = false, which follows the newest success"
+            raise InvalidInputError(
+                "UPDATE_MASK_INVALID", f"production_version {why}", field_violations=[("production_version", why)]
+            )
+        version = await version_store.get_version(connection, row.app_id, row.model, model.production_version)
+        if version.state != "READY":
+            raise PreconditionError(
+                "VERSION_NOT_READY", f"{version.name} is {version.state}, not READY", metadata={"state": version.state}
+            )
+        return version.number, True
+    if "pinned" in paths:
+        if model.pinned:
+            return row.production_version, True
+        return await version_store.newest_ready(connection, row), False
+    return row.production_version, row.pinned
+
+
+def _version_name(template: str, name: str) -> _VersionName:
+    parts = parse(template, name)
+    text = parts["version"]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidInputError(
+            "RESOURCE_NAME_INVALID",
+            f"name ends in a version number such as 3, not {text[:50]!r}",
+            field_violations=[("name", "must end in a version number")],
+        )
+    return _VersionName(parts["model"], int(text))
+
+
+def _call_and_app() -> tuple[Call, AppRef]:
+    call = current_call()
+    if call.app is None:
+        raise NotFoundError("APP_NOT_FOUND", "the request names no app")
+    return call, call.app

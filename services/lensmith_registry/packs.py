@@ -1,0 +1,203 @@
+"""Model packs on their way in: verified, their bytes stored, and only then a row that makes them known."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lensmith_platform.blobs import Blobs
+
+from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from lensmith_platform.principal import MAIN_APP, MAIN_APP_ID
+from lensmith_registry import base_model_store, store, version_store
+from lensmith_registry.base_model_store import BaseModelRow
+from lensmith_registry.convert import json_from_message, model_to_proto
+from lensmith_registry.store import ModelDefinition
+from lensmith_registry.version_store import NewVersion
+from lensmith_vision.errors import VisionError
+from lensmith_vision.pack import (
+    CARD_FILE,
+    LABELS_FILE,
+    MODEL_FILE,
+    Card,
+    find_packs,
+    load_card,
+    load_labels,
+    space_of,
+    verify,
+)
+
+__all__ = ["PACK_FILES", "PackInstaller", "concept_ids"]
+
+PACK_FILES = (CARD_FILE, MODEL_FILE, LABELS_FILE)
+"""Files that a pack may have."""
+
+_CONTENT_TYPES = {CARD_FILE: "application/json", LABELS_FILE: "text/plain; charset=utf-8"}
+_FORBIDDEN = re.compile(r"[/\x00-\x1f\x7f]+")
+_LOG = logging.getLogger(__name__)
+
+
+class PackInstaller:
+    """Installs packs, one at a time: verifying one takes the memory of its network.
+
+    Args:
+        database: Of the service's role.
+        blobs: Where the files go.
+    """
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._one_at_a_time = asyncio.Lock()
+
+    async def install(self, folder: Path) -> BaseModelRow:
+        """Install the pack of a folder; installing the same again changes nothing.
+
+        Raises:
+            InvalidInputError: The pack does not keep the contract; the reason is the vision library's.
+            AlreadyExistsError: Another content is installed under its name and version, or its model's name is taken.
+        """
+        async with self._one_at_a_time:
+            row = await self._described(folder, verified=False)
+            known = await self._known(row)
+            if known is not None:
+                return known
+            row = await self._described(folder, verified=True)
+            labels = await asyncio.to_thread(load_labels, folder) if row.model else []
+            card = await asyncio.to_thread(load_card, folder)
+            for name in row.files:
+                content = await asyncio.to_thread((folder / name).read_bytes)
+                await self._blobs.put(row.key_of(name), content, _CONTENT_TYPES.get(name, "application/octet-stream"))
+            return await self._store(row, card, labels)
+
+    async def install_folders(self, roots: Sequence[Path]) -> None:
+        """Install every pack below some folders; a broken one is logged and passed over.
+
+        Raises:
+            DependencyUnavailableError: The database or the blobs are away; what is installed by then stays.
+        """
+        for folder in [pack for root in roots for pack in await asyncio.to_thread(find_packs, root)]:
+            try:
+                row = await self.install(folder)
+            except (InvalidInputError, AlreadyExistsError) as error:
+                _LOG.error("pack %s is not installed: %s: %s", folder, error.reason, error)
+            else:
+                _LOG.info("base model %s version %d is installed, space %s", row.name, row.version, row.space)
+
+    async def _described(self, folder: Path, *, verified: bool) -> BaseModelRow:
+        try:
+            return await asyncio.to_thread(_describe, folder, verified)
+        except VisionError as error:
+            raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
+
+    async def _known(self, row: BaseModelRow) -> BaseModelRow | None:
+        async with self._database.transaction(None) as connection:
+            known = await base_model_store.version_of(connection, row.name, row.version)
+        if known is not None and known.pack_sha256 != row.pack_sha256:
+            raise AlreadyExistsError(
+                "BASE_MODEL_EXISTS",
+                f"version {row.version} of base model {row.name!r} is installed with another content; "
+                "a changed network needs a new version",
+                metadata={"name": row.name, "version": str(row.version)},
+            )
+        return known
+
+    async def _store(self, row: BaseModelRow, card: Card, labels: Sequence[str]) -> BaseModelRow:
+        async with self._database.transaction(MAIN_APP_ID) as connection:
+            stored = await base_model_store.insert_base_model(connection, row)
+            if stored is not None:
+                if row.model:
+                    await _publish_model(connection, row, card, labels)
+                return stored
+        # Somebody else was first: with the same content that is a success, with another one it is refused.
+        known = await self._known(row)
+        if known is None:
+            raise AlreadyExistsError(
+                "SPACE_EXISTS", f"another base model has the space {row.space!r}", metadata={"space": row.space}
+            )
+        return known
+
+
+def concept_ids(labels: Sequence[str]) -> list[str]:
+    """Make own ids of concepts from labels: no slash or control character, 128 characters, each one once."""
+    ids: list[str] = []
+    seen: set[str] = set()
+    for label in labels:
+        plain = _FORBIDDEN.sub("-", label)[:120] or "concept"
+        candidate, copy = plain, 2
+        while candidate in seen:
+            candidate, copy = f"{plain}-{copy}", copy + 1
+        seen.add(candidate)
+        ids.append(candidate)
+    return ids
+
+
+async def _publish_model(connection: Connection, row: BaseModelRow, card: Card, labels: Sequence[str]) -> None:
+    """Make the classifier of a base model a public model, or a newer version of it."""
+    ignored = set(card.logits.ignored) if card.logits is not None else set()
+    # Logits that name nothing (a background class) are no concepts; inference leaves them out as well.
+    names = [label for index, label in enumerate(labels) if index not in ignored]
+    concepts = concept_ids(names)
+    kind = "multi_label" if card.logits is not None and card.logits.activation == "sigmoid" else "multi_class"
+    try:
+        model = await store.lock_model(connection, MAIN_APP_ID, row.model)
+    except NotFoundError:
+        definition = ModelDefinition(card.display_name, card.description, kind, (), False, "", None, None)
+        model = await store.insert_model(
+            connection, MAIN_APP_ID, MAIN_APP, row.model, definition, created_by="services/registry", imported=True
+        )
+    if not model.imported:
+        raise AlreadyExistsError("MODEL_EXISTS", f"{model.name} is a model of its own", metadata={"model": model.model})
+    number = await store.next_number(connection, model)
+    await version_store.insert_version(
+        connection,
+        model,
+        number,
+        NewVersion(
+            space=row.space,
+            base_model=row.name,
+            model_snapshot=json_from_message(model_to_proto(replace(model, production_version=number))),
+            seed=0,
+            concepts=concepts,
+            display_names=names,
+            findings=[],
+            note=f"classifier of {row.name} version {row.version}",
+            created_by="services/registry",
+            thresholds=[0.5] * len(concepts),
+            ready=True,
+        ),
+    )
+
+
+def _describe(folder: Path, verified: bool) -> BaseModelRow:
+    """Read a pack into a row; `verified` proves it, which takes seconds."""
+    card = verify(folder) if verified else load_card(folder)
+    files = tuple(name for name in PACK_FILES if (folder / name).is_file() and (name != LABELS_FILE or card.logits))
+    digest = hashlib.sha256()
+    for name in files:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    has_classifier = card.logits is not None and LABELS_FILE in files
+    return BaseModelRow(
+        name=card.id,
+        version=card.version,
+        space=space_of(card).id,
+        display_name=card.display_name,
+        description=card.description,
+        licence=card.licence,
+        source=card.source,
+        dimensions=card.feature_dim,
+        input_side=max(card.resize.height, card.resize.width),
+        sha256=card.sha256,
+        size_bytes=card.bytes,
+        pack_sha256=digest.hexdigest(),
+        files=files,
+        rank=card.rank,
+        model=card.id if has_classifier else "",
+    )

@@ -1,0 +1,105 @@
+"""Looking at the data before a version is queued: refuse what cannot succeed, say what will suffer.
+
+The judgement itself is the vision library's, which the trainer asks again over the very inputs that it trains on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataResponse
+from lensmith_platform.errors import PreconditionError
+from lensmith_registry.store import ModelDefinition
+from lensmith_vision.heads import HeadType
+from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts
+
+__all__ = ["Preflight", "concepts_to_count", "look", "refuse"]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What preflight made of the data.
+
+    Attributes:
+        concepts: Own ids of the concepts to learn, in the order of the head's outputs.
+        display_names: Their names for people.
+        findings: Everything noticed.
+    """
+
+    concepts: tuple[str, ...]
+    display_names: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+def concepts_to_count(definition: ModelDefinition) -> list[str]:
+    """Own ids to ask dataset about; empty: all of the app."""
+    if not definition.concepts:
+        return []
+    negative = [definition.negative_concept] if definition.negative_concept else []
+    return [*definition.concepts, *negative]
+
+
+def look(
+    definition: ModelDefinition, counted: CountTrainingDataResponse, negative_concepts: Collection[str]
+) -> Preflight:
+    """Judge what an app has to train a model on.
+
+    Args:
+        definition: The model.
+        counted: What dataset counted.
+        negative_concepts: Of all models of the app; a model of all concepts leaves them out.
+    """
+    rows = {row.concept: row for row in counted.concepts}
+    chosen = definition.concepts or tuple(
+        sorted(
+            name
+            for name, row in rows.items()
+            # A concept that carries numbers only is there for a regression.
+            if name not in negative_concepts and (row.positives or row.negatives or not row.numbers)
+        )
+    )
+    # An input that shows the negative concept is a negative of every other one.
+    negative_row = rows.get(definition.negative_concept)
+    none_of_them = negative_row.positives if negative_row is not None else 0
+    findings = [
+        Finding("CONCEPT_NOT_FOUND", Severity.ERROR, f"the app has no concept {name}", name)
+        for name in chosen
+        if name not in rows
+    ]
+    counts = [
+        ConceptCount(name, rows[name].positives, rows[name].negatives + none_of_them, rows[name].numbers)
+        for name in chosen
+        if name in rows
+    ]
+    findings += check_counts(
+        cast(HeadType, definition.type),
+        counts,
+        closed_environment=definition.closed_environment,
+        images=counted.annotated_inputs,
+    )
+    if counted.pending_inputs:
+        text = f"{counted.pending_inputs} images still wait for their vector and take no part"
+        findings.append(Finding("PENDING_INPUTS", Severity.HINT, text))
+    names = tuple((rows[name].display_name if name in rows else "") or name for name in chosen)
+    return Preflight(tuple(chosen), names, tuple(findings))
+
+
+def refuse(name: str, findings: Sequence[Finding]) -> None:
+    """Refuse the training when a finding is an error.
+
+    Raises:
+        PreconditionError: Its reason is `TRAINING_` and that of the first error; its message holds all of them.
+    """
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if not errors:
+        return
+    reason = f"TRAINING_{errors[0].reason}"
+    concepts = ",".join(finding.concept for finding in errors if finding.concept)
+    message = "; ".join(finding.message for finding in errors)
+    raise PreconditionError(
+        reason,
+        f"{name} cannot be trained: {message}",
+        metadata={"model": name, "concepts": concepts, "reasons": ",".join(finding.reason for finding in errors)},
+    )

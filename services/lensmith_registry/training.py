@@ -1,0 +1,135 @@
+"""Queueing a version: look at the data, refuse or warn, then one short transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest
+from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.errors import AlreadyExistsError, PreconditionError
+from lensmith_platform.principal import AppRef
+from lensmith_registry import base_model_store, changes, preflight, store, version_store
+from lensmith_registry.base_model_store import BaseModelRow
+from lensmith_registry.convert import finding_to_proto, json_from_message, json_from_messages, model_to_proto
+from lensmith_registry.preflight import Preflight
+from lensmith_registry.store import ModelRow
+from lensmith_registry.version_store import NewVersion, VersionRow
+
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
+
+__all__ = ["TrainingRequest", "TrainingStart"]
+
+_METHOD = "TrainModel"
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """Who wants which model trained."""
+
+    app: AppRef
+    model: str
+    note: str
+    request_id: str
+    actor: str
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What a repeated request_id must come with."""
+        return hashlib.sha256(f"{self.model}\0{self.note}".encode()).digest()
+
+
+class TrainingStart:
+    """Starts trainings.
+
+    Args:
+        database: Of the service's role.
+        training_data: dataset, which counts what there is to learn from.
+    """
+
+    def __init__(self, database: Database, training_data: TrainingDataServiceAsyncStub) -> None:
+        self._database = database
+        self._training_data = training_data
+
+    async def queue(self, request: TrainingRequest) -> VersionRow:
+        """Queue a new version, or return the one that an earlier call with the same request_id queued.
+
+        Raises:
+            NotFoundError: There is no such model.
+            PreconditionError: The model came with a base model, or preflight refuses; `TRAINING_…` says why.
+            AlreadyExistsError: The request_id was used for something else.
+        """
+        app_id = request.app.app_id
+        async with self._database.transaction(app_id) as connection:
+            earlier = await self._earlier(connection, request)
+            if earlier is not None:
+                return earlier
+            model = await store.get_model(connection, app_id, request.model)
+            if model.imported:
+                raise PreconditionError(
+                    "MODEL_IS_IMPORTED", f"{model.name} came with a base model and is not trained here"
+                )
+            base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
+            negative = await store.negative_concepts(connection, app_id)
+        counted = await self._training_data.CountTrainingData(
+            CountTrainingDataRequest(
+                app_id=app_id, space=base.space, concepts=preflight.concepts_to_count(model.definition)
+            )
+        )
+        looked = preflight.look(model.definition, counted, negative)
+        preflight.refuse(model.name, looked.findings)
+        # Twice at most: a rival with the same request_id may be first.
+        return await self._insert(request, model, base, looked) or await self._insert_lost(request)
+
+    async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
+        app_id = request.app.app_id
+        uid = await store.requested_uid(connection, app_id, _METHOD, request.request_id, request.fingerprint)
+        return None if uid is None else await version_store.version_by_uid(connection, app_id, uid)
+
+    async def _insert(
+        self, request: TrainingRequest, looked_at: ModelRow, base: BaseModelRow, looked: Preflight
+    ) -> VersionRow | None:
+        app_id = request.app.app_id
+        async with self._database.transaction(app_id) as connection:
+            model = await store.lock_model(connection, app_id, request.model)
+            if await self._earlier(connection, request) is not None:
+                return None
+            number = await store.next_number(connection, model)
+            # What was judged is what is trained, whatever the model became since.
+            judged = replace(looked_at.definition, concepts=looked.concepts)
+            snapshot = json_from_message(model_to_proto(replace(model, definition=judged, latest_version=number)))
+            row = await version_store.insert_version(
+                connection,
+                model,
+                number,
+                NewVersion(
+                    space=base.space,
+                    base_model=base.name,
+                    model_snapshot=snapshot,
+                    # The same for every version: a retrain on the same data gives the same head.
+                    seed=model.id,
+                    concepts=looked.concepts,
+                    display_names=looked.display_names,
+                    findings=json_from_messages([finding_to_proto(finding) for finding in looked.findings]),
+                    note=request.note,
+                    created_by=request.actor,
+                ),
+            )
+            first = await store.insert_request(
+                connection, app_id, _METHOD, request.request_id, request.fingerprint, row.uid
+            )
+            if not first:
+                # The rival did not wait for this model's lock, so it trains another one.
+                raise AlreadyExistsError("REQUEST_ID_REUSED", "this request_id was used for another request")
+            await changes.version_queued(connection, app_id, row.uid)
+            await changes.version_changed(connection, app_id, row.uid)
+        return row
+
+    async def _insert_lost(self, request: TrainingRequest) -> VersionRow:
+        async with self._database.transaction(request.app.app_id) as connection:
+            earlier = await self._earlier(connection, request)
+        if earlier is None:
+            raise PreconditionError("VERSION_NOT_FOUND", "the version that this request_id queued was deleted")
+        return earlier

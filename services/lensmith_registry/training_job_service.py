@@ -1,0 +1,217 @@
+"""TrainingJobService: what a trainer tells and asks about the version that it trains, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from uuid import UUID
+
+from lensmith_platform.blobs import Blobs
+
+from lensmith_api.internal.v1 import training_job_service_pb2_grpc
+from lensmith_api.internal.v1.training_job_service_pb2 import (
+    ClaimModelVersionRequest,
+    CompleteModelVersionRequest,
+    FailModelVersionRequest,
+    ReportProgressRequest,
+    ReportProgressResponse,
+    TrainingJob,
+)
+from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_version_pb2 import ModelVersion, TrainingProgress
+from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
+from lensmith_registry import changes, version_store
+from lensmith_registry.convert import json_from_message, json_from_messages, message_from_json, version_to_proto
+from lensmith_registry.serving_service import head_key
+from lensmith_registry.version_store import Json, Outcome, VersionRow
+from lensmith_vision import evaluation as vision_evaluation
+from lensmith_vision import heads
+from lensmith_vision.errors import VisionError
+
+__all__ = ["TrainingJobServicer"]
+
+
+class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServicer):
+    """Checks, calls, converts.
+
+    Args:
+        database: Of the service's role.
+        blobs: Where heads go.
+        lease_seconds: How long a lease lasts without a report.
+        max_attempts: How often trainers may die over a version.
+    """
+
+    def __init__(self, database: Database, blobs: Blobs, lease_seconds: float, max_attempts: int) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+
+    async def ClaimModelVersion(self, request: ClaimModelVersionRequest, context: object) -> TrainingJob:
+        """Take a queued version, or one whose trainer has been silent for too long."""
+        app_id, uid = request.app_id, _uid(request.version_uid)
+        async with self._database.transaction(app_id) as connection:
+            before = await version_store.version_by_uid(connection, app_id, uid)
+            claimed = False
+            if before.lease >= self._max_attempts and (before.lease_left or 0) <= 0:
+                await self._give_up(connection, before)
+            else:
+                trainer = request.trainer[:200]
+                claimed = await version_store.claim(connection, app_id, uid, trainer, self._lease_seconds)
+            if claimed:
+                await changes.version_changed(connection, app_id, uid)
+            row = await version_store.version_by_uid(connection, app_id, uid)
+        if not claimed:
+            raise _not_claimable(row)
+        return TrainingJob(
+            app_id=app_id,
+            version_uid=str(row.uid),
+            lease=row.lease,
+            lease_seconds=math.ceil(self._lease_seconds),
+            model=message_from_json(row.model_snapshot, Model()),
+            space=row.space,
+            name=row.name,
+            seed=row.seed,
+        )
+
+    async def ReportProgress(self, request: ReportProgressRequest, context: object) -> ReportProgressResponse:
+        """Keep the lease, store how far it is, and say whether to stop."""
+        app_id, uid = request.app_id, _uid(request.version_uid)
+        progress = _checked_progress(request.progress)
+        async with self._database.transaction(app_id) as connection:
+            if await version_store.renew(connection, app_id, uid, request.lease, self._lease_seconds, progress):
+                await changes.version_changed(connection, app_id, uid)
+                return ReportProgressResponse()
+            row = await version_store.version_by_uid(connection, app_id, uid)
+        if row.state == "CANCELLED":
+            return ReportProgressResponse(cancelled=True)
+        raise _lease_lost(row)
+
+    async def CompleteModelVersion(self, request: CompleteModelVersionRequest, context: object) -> ModelVersion:
+        """Store the head, then the outcome; READY follows once serving has been told."""
+        app_id, uid = request.app_id, _uid(request.version_uid)
+        digest = hashlib.sha256(request.head).hexdigest()
+        head = head_key(app_id, str(uid), digest)
+        async with self._database.transaction(app_id) as connection:
+            row = await version_store.version_by_uid(connection, app_id, uid)
+        if row.completed_at is not None and row.lease == request.lease and row.head == head:
+            return version_to_proto(row)
+        outcome = await self._outcome(request, row, head)
+        async with self._database.transaction(app_id) as connection:
+            if not await version_store.set_head(connection, app_id, uid, request.lease, self._lease_seconds, head):
+                raise _cannot_end(await version_store.version_by_uid(connection, app_id, uid), request.lease)
+        if row.head and row.head != head:
+            # Left by a trainer that lost its lease between storing its head and completing.
+            await self._blobs.delete([row.head])
+        await self._blobs.put(head, request.head, "application/octet-stream")
+        return await self._database.retry(lambda: self._complete(app_id, uid, request.lease, outcome))
+
+    async def FailModelVersion(self, request: FailModelVersionRequest, context: object) -> ModelVersion:
+        """Make the version FAILED; repeating it changes nothing."""
+        app_id, uid = request.app_id, _uid(request.version_uid)
+        if request.error.code == 0:
+            raise InvalidInputError("ERROR_REQUIRED", "error must say why the version failed")
+        async with self._database.transaction(app_id) as connection:
+            if await version_store.fail(connection, app_id, uid, request.lease, json_from_message(request.error)):
+                await changes.version_changed(connection, app_id, uid)
+            row = await version_store.version_by_uid(connection, app_id, uid)
+            if row.state != "FAILED" or row.lease != request.lease:
+                raise _cannot_end(row, request.lease)
+        return version_to_proto(row)
+
+    async def _complete(self, app_id: int, uid: UUID, lease: int, outcome: Outcome) -> ModelVersion:
+        async with self._database.transaction(app_id) as connection:
+            if await version_store.complete(connection, app_id, uid, lease, outcome):
+                await changes.version_completed(connection, app_id, uid)
+                await changes.version_changed(connection, app_id, uid)
+            row = await version_store.version_by_uid(connection, app_id, uid)
+            if row.completed_at is None or row.lease != lease or row.head != outcome.head:
+                raise _cannot_end(row, lease)
+        return version_to_proto(row)
+
+    async def _give_up(self, connection: Connection, row: VersionRow) -> None:
+        """Make a version FAILED over which trainers die again and again."""
+        reason = PreconditionError(
+            "TRAINING_ATTEMPTS_EXHAUSTED", f"{row.lease} trainers stopped without an answer; see their logs"
+        )
+        error = json_from_message(to_status(reason))
+        if await version_store.fail(connection, row.app_id, row.uid, row.lease, error):
+            await changes.version_changed(connection, row.app_id, row.uid)
+
+    async def _outcome(self, request: CompleteModelVersionRequest, row: VersionRow, head: str) -> Outcome:
+        evaluation = await asyncio.to_thread(_checked_artefacts, request, row.space)
+        names = dict(zip(row.concepts, row.display_names, strict=True))
+        return Outcome(
+            head=head,
+            concepts=list(request.concepts),
+            display_names=[names.get(concept) or concept for concept in request.concepts],
+            thresholds=list(request.thresholds),
+            input_count=request.input_count,
+            dataset_sha256=request.dataset_sha256,
+            findings=_merged(row.findings, json_from_messages(request.findings)),
+            summary=json_from_message(request.summary),
+            evaluation=evaluation,
+        )
+
+
+def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> Json:
+    """Hold what a trainer hands in against its version; a head that serving refuses must not become READY."""
+    try:
+        head = heads.load(request.head)
+        vision_evaluation.Evaluation.from_json(request.evaluation_json)
+    except VisionError as error:
+        raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
+    if head.space != space:
+        raise InvalidInputError("HEAD_OTHER_SPACE", f"the head is for {head.space}, the version for {space}")
+    if list(head.concepts) != list(request.concepts) or len(request.thresholds) != len(request.concepts):
+        raise InvalidInputError("HEAD_INVALID", "concepts and thresholds must be those of the head")
+    evaluation: Json = json.loads(request.evaluation_json)
+    return evaluation
+
+
+def _merged(queued: Json, trained: Json) -> Json:
+    """Findings of preflight and of training, each (reason, concept) once, training's last word."""
+    merged: dict[tuple[Json, Json], Json] = {}
+    for finding in [*(queued if isinstance(queued, list) else []), *(trained if isinstance(trained, list) else [])]:
+        if isinstance(finding, dict):
+            merged[finding.get("reason"), finding.get("concept")] = finding
+    return list(merged.values())
+
+
+def _checked_progress(progress: TrainingProgress) -> tuple[float, str, str]:
+    fraction = progress.fraction if math.isfinite(progress.fraction) else 0.0
+    return min(max(fraction, 0.0), 1.0), progress.stage[:50], progress.message[:500]
+
+
+def _not_claimable(row: VersionRow) -> PreconditionError:
+    if row.state == "TRAINING" and row.completed_at is None:
+        return PreconditionError(
+            "VERSION_LEASED",
+            f"another trainer works on {row.name}",
+            metadata={"state": row.state, "lease_left": f"{max(row.lease_left or 0.0, 0.0):.3f}"},
+        )
+    return PreconditionError("VERSION_ENDED", f"{row.name} is {row.state}", metadata={"state": row.state})
+
+
+def _cannot_end(row: VersionRow, lease: int) -> ConflictError | PreconditionError:
+    if row.state == "CANCELLED" and row.lease == lease:
+        return PreconditionError("VERSION_CANCELLED", f"{row.name} was cancelled", metadata={"state": row.state})
+    return _lease_lost(row)
+
+
+def _lease_lost(row: VersionRow) -> ConflictError:
+    return ConflictError(
+        "LEASE_LOST",
+        f"this trainer may write {row.name} no more",
+        metadata={"state": row.state, "lease": str(row.lease)},
+    )
+
+
+def _uid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InvalidInputError("VERSION_UID_INVALID", "version_uid is no UUID") from error

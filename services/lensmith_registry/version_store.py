@@ -1,0 +1,439 @@
+"""SQL of versions: reading them, and the state machine that every change of state goes through.
+
+    QUEUED -> TRAINING -> READY | FAILED | CANCELLED        QUEUED -> FAILED | CANCELLED
+
+Each step is one UPDATE whose WHERE names the state it leaves, so that of two rivals one finds nothing to update. What a
+trainer writes carries its lease, a number that grows with every claim: a trainer given up for dead changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import asyncpg
+
+from lensmith_platform.db.unit_of_work import Connection
+from lensmith_platform.errors import NotFoundError
+from lensmith_registry.store import ModelRow
+
+__all__ = [
+    "Json",
+    "NewVersion",
+    "Outcome",
+    "VersionRow",
+    "State",
+    "cancel",
+    "claim",
+    "complete",
+    "delete_version",
+    "fail",
+    "get_version",
+    "insert_version",
+    "list_versions",
+    "make_ready",
+    "newest_ready",
+    "purge_candidates",
+    "remove_version",
+    "renew",
+    "set_head",
+    "unfinished",
+    "version_by_uid",
+]
+
+State = Literal["QUEUED", "TRAINING", "READY", "FAILED", "CANCELLED"]
+Json = dict[str, "Json"] | list["Json"] | str | float | int | bool | None
+
+_COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, v.state, v.error, v.fraction, v.stage,
+  v.progress_message, v.space, v.base_model, v.model_snapshot, v.seed, v.concepts, v.display_names, v.thresholds,
+  v.input_count, v.dataset_sha256, v.findings, v.summary, v.evaluation, v.head, v.note,
+  v.number = m.production_version AS production, v.lease,
+  extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
+  v.created_at, v.started_at, v.completed_at, v.ended_at"""
+_FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A version that is not deleted.
+
+    Attributes:
+        error: google.rpc.Status as JSON, of a FAILED one.
+        model_snapshot: lensmith.v1.Model as JSON, as it stood when the version was queued.
+        head: Key among the blobs; empty: none yet, or the base model's own classifier.
+        lease: Fencing number of the newest claim.
+        lease_left: Seconds until that claim runs out; negative when it has, None where none holds.
+        completed_at: When its head was stored.
+    """
+
+    id: int
+    uid: UUID
+    app_id: int
+    app_name: str
+    model: str
+    model_id: int
+    number: int
+    state: State
+    error: Json
+    fraction: float
+    stage: str
+    progress_message: str
+    space: str
+    base_model: str
+    model_snapshot: Json
+    seed: int
+    concepts: list[str]
+    display_names: list[str]
+    thresholds: list[float]
+    input_count: int
+    dataset_sha256: str
+    findings: Json
+    summary: Json
+    evaluation: Json
+    head: str
+    note: str
+    production: bool
+    lease: int
+    lease_left: float | None
+    revision: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"apps/{self.app_name}/models/{self.model}/versions/{self.number}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has reached its last state."""
+        return self.state in ("READY", "FAILED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A version to queue, or (with `ready`) one that came trained."""
+
+    space: str
+    base_model: str
+    model_snapshot: Json
+    seed: int
+    concepts: Sequence[str]
+    display_names: Sequence[str]
+    findings: Json
+    note: str
+    created_by: str
+    thresholds: Sequence[float] = ()
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trainer hands in with the head."""
+
+    head: str
+    concepts: Sequence[str]
+    display_names: Sequence[str]
+    thresholds: Sequence[float]
+    input_count: int
+    dataset_sha256: str
+    findings: Json
+    summary: Json
+    evaluation: Json
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A version that waits for longer than it should."""
+
+    app_id: int
+    uid: UUID
+    completed: bool
+
+
+async def insert_version(connection: Connection, model: ModelRow, number: int, new: NewVersion) -> VersionRow:
+    """Queue a version of a locked model, or store one that is ready."""
+    uid = await connection.fetchval(
+        """INSERT INTO model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
+             concepts, display_names, thresholds, findings, note, created_by, fraction, completed_at, ended_at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END)
+           RETURNING uid""",
+        model.app_id,
+        model.id,
+        number,
+        "READY" if new.ready else "QUEUED",
+        new.space,
+        new.base_model,
+        new.model_snapshot,
+        new.seed,
+        list(new.concepts),
+        list(new.display_names),
+        list(new.thresholds),
+        new.findings,
+        new.note,
+        new.created_by,
+        1.0 if new.ready else 0.0,
+        new.ready,
+    )
+    if new.ready:
+        await _follow(connection, model.app_id, model.id, number)
+    return await version_by_uid(connection, model.app_id, uid)
+
+
+async def get_version(connection: Connection, app_id: int, model: str, number: int) -> VersionRow:
+    """Return a version by its model's own id and its number.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    record = await connection.fetchrow(
+        f"""SELECT {_COLUMNS} {_FROM} WHERE v.app_id = $1 AND m.model = $2 AND v.number = $3
+            AND v.deleted_at IS NULL AND m.deleted_at IS NULL""",
+        app_id,
+        model,
+        number,
+    )
+    return _found(record, f"{model}/versions/{number}")
+
+
+async def version_by_uid(connection: Connection, app_id: int, uid: UUID) -> VersionRow:
+    """Return a version by its uid.
+
+    Raises:
+        NotFoundError: There is none, or it was deleted.
+    """
+    record = await connection.fetchrow(
+        f"SELECT {_COLUMNS} {_FROM} WHERE v.app_id = $1 AND v.uid = $2 AND v.deleted_at IS NULL",
+        app_id,
+        uid,
+    )
+    return _found(record, str(uid))
+
+
+async def list_versions(connection: Connection, model: ModelRow, before: int, limit: int) -> list[VersionRow]:
+    """Return the versions of a model, newest first, from the one below number `before`."""
+    rows = await connection.fetch(
+        f"""SELECT {_COLUMNS} {_FROM} WHERE v.app_id = $1 AND v.model_id = $2 AND v.number < $3
+            AND v.deleted_at IS NULL ORDER BY v.number DESC LIMIT $4""",
+        model.app_id,
+        model.id,
+        before,
+        limit,
+    )
+    return [VersionRow(**dict(row)) for row in rows]
+
+
+async def claim(connection: Connection, app_id: int, uid: UUID, trainer: str, lease_seconds: float) -> bool:
+    """QUEUED, or TRAINING with a lease that ran out -> TRAINING with a new lease. False: nothing to claim."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions SET state = 'TRAINING', lease = lease + 1, trainer = $3,
+             lease_expires_at = now() + make_interval(secs => $4), started_at = coalesce(started_at, now()),
+             fraction = 0, stage = 'fetching', progress_message = '', revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND deleted_at IS NULL
+             AND (state = 'QUEUED' OR (state = 'TRAINING' AND completed_at IS NULL AND lease_expires_at <= now()))""",
+        app_id,
+        uid,
+        trainer,
+        lease_seconds,
+    )
+
+
+async def renew(
+    connection: Connection,
+    app_id: int,
+    uid: UUID,
+    lease: int,
+    lease_seconds: float,
+    progress: tuple[float, str, str],
+) -> bool:
+    """TRAINING -> TRAINING: keep the lease, store how far it is. False: not this lease's any more."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions SET lease_expires_at = now() + make_interval(secs => $4), announced_at = now(),
+             fraction = greatest(fraction, $5), stage = $6, progress_message = $7, revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state = 'TRAINING' AND completed_at IS NULL
+             AND deleted_at IS NULL""",
+        app_id,
+        uid,
+        lease,
+        lease_seconds,
+        *progress,
+    )
+
+
+async def set_head(connection: Connection, app_id: int, uid: UUID, lease: int, lease_seconds: float, head: str) -> bool:
+    """TRAINING -> TRAINING: name the blob that is about to be written, so that none is ever forgotten."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions SET head = $4, lease_expires_at = now() + make_interval(secs => $5)
+           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state = 'TRAINING' AND completed_at IS NULL
+             AND deleted_at IS NULL""",
+        app_id,
+        uid,
+        lease,
+        head,
+        lease_seconds,
+    )
+
+
+async def complete(connection: Connection, app_id: int, uid: UUID, lease: int, outcome: Outcome) -> bool:
+    """TRAINING -> TRAINING with its head: from here on it answers; READY follows once serving has been told."""
+    # The model's row first, as everybody who takes both does.
+    await connection.execute(
+        """SELECT 1 FROM models WHERE app_id = $1
+           AND id = (SELECT model_id FROM model_versions WHERE app_id = $1 AND uid = $2) FOR UPDATE""",
+        app_id,
+        uid,
+    )
+    record = await connection.fetchrow(
+        """UPDATE model_versions SET completed_at = now(), fraction = 1, stage = 'storing', progress_message = '',
+             concepts = $5, display_names = $6, thresholds = $7, input_count = $8, dataset_sha256 = $9, findings = $10,
+             summary = $11, evaluation = $12, announced_at = now(), revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND head = $4 AND state = 'TRAINING' AND completed_at IS NULL
+             AND deleted_at IS NULL
+           RETURNING model_id, number""",
+        app_id,
+        uid,
+        lease,
+        outcome.head,
+        list(outcome.concepts),
+        list(outcome.display_names),
+        list(outcome.thresholds),
+        outcome.input_count,
+        outcome.dataset_sha256,
+        outcome.findings,
+        outcome.summary,
+        outcome.evaluation,
+    )
+    if record is None:
+        return False
+    await _follow(connection, app_id, record["model_id"], record["number"])
+    return True
+
+
+async def make_ready(connection: Connection, app_id: int, uid: UUID) -> bool:
+    """TRAINING and completed -> READY. False: it is READY already, or gone."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions SET state = 'READY', ended_at = now(), lease_expires_at = NULL,
+             revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND state = 'TRAINING' AND completed_at IS NOT NULL
+             AND deleted_at IS NULL""",
+        app_id,
+        uid,
+    )
+
+
+async def fail(connection: Connection, app_id: int, uid: UUID, lease: int, error: Json) -> bool:
+    """QUEUED or TRAINING -> FAILED. False: not this lease's any more."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions SET state = 'FAILED', error = $4, ended_at = now(), lease_expires_at = NULL,
+             revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state IN ('QUEUED', 'TRAINING')
+             AND completed_at IS NULL AND deleted_at IS NULL""",
+        app_id,
+        uid,
+        lease,
+        error,
+    )
+
+
+async def cancel(connection: Connection, app_id: int, uid: UUID) -> bool:
+    """QUEUED or TRAINING -> CANCELLED. False: it has ended, or its head is stored and serving."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions SET state = 'CANCELLED', ended_at = now(), lease_expires_at = NULL,
+             revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND state IN ('QUEUED', 'TRAINING') AND completed_at IS NULL
+             AND deleted_at IS NULL""",
+        app_id,
+        uid,
+    )
+
+
+async def delete_version(connection: Connection, row: VersionRow) -> bool:
+    """Bury a version of a locked model that is not in production; False: it is."""
+    return await _changed(
+        connection,
+        """UPDATE model_versions v SET deleted_at = now(), revision = v.revision + 1 FROM models m
+           WHERE v.app_id = $1 AND v.uid = $2 AND v.deleted_at IS NULL AND m.app_id = v.app_id AND m.id = v.model_id
+             AND m.production_version <> v.number""",
+        row.app_id,
+        row.uid,
+    )
+
+
+async def newest_ready(connection: Connection, model: ModelRow) -> int:
+    """Return the number of the newest version that answers, 0 when there is none."""
+    number = await connection.fetchval(
+        """SELECT max(number) FROM model_versions WHERE app_id = $1 AND model_id = $2 AND completed_at IS NOT NULL
+           AND deleted_at IS NULL""",
+        model.app_id,
+        model.id,
+    )
+    return int(number or 0)
+
+
+async def unfinished(connection: Connection, silent_seconds: float, limit: int) -> list[Unfinished]:
+    """Take versions that nobody has worked on for too long, of all apps, and note that the bus is told again."""
+    rows = await connection.fetch(
+        """UPDATE model_versions SET announced_at = now()
+           WHERE (app_id, id) IN (
+             SELECT app_id, id FROM model_versions
+             WHERE state IN ('QUEUED', 'TRAINING') AND deleted_at IS NULL
+               AND announced_at < now() - make_interval(secs => $1)
+               AND (lease_expires_at IS NULL OR lease_expires_at < now() OR completed_at IS NOT NULL)
+             ORDER BY announced_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+           RETURNING app_id, uid, completed_at IS NOT NULL AS completed""",
+        silent_seconds,
+        limit,
+    )
+    return [Unfinished(row["app_id"], row["uid"], row["completed"]) for row in rows]
+
+
+async def purge_candidates(connection: Connection, grace_seconds: float, limit: int) -> list[tuple[int, int, str]]:
+    """Return app, id and head of buried versions whose grace is over, of all apps."""
+    rows = await connection.fetch(
+        """SELECT app_id, id, head FROM model_versions WHERE deleted_at < now() - make_interval(secs => $1)
+           ORDER BY deleted_at LIMIT $2""",
+        grace_seconds,
+        limit,
+    )
+    return [(row["app_id"], row["id"], row["head"]) for row in rows]
+
+
+async def remove_version(connection: Connection, app_id: int, version_id: int) -> None:
+    """Remove a buried version for good."""
+    await connection.execute(
+        "DELETE FROM model_versions WHERE app_id = $1 AND id = $2 AND deleted_at IS NOT NULL", app_id, version_id
+    )
+
+
+async def _follow(connection: Connection, app_id: int, model_id: int, number: int) -> None:
+    """Let production follow the newest success, unless it is pinned."""
+    await connection.execute(
+        """UPDATE models SET production_version = $3, revision = revision + 1, updated_at = now()
+           WHERE app_id = $1 AND id = $2 AND NOT pinned AND production_version < $3""",
+        app_id,
+        model_id,
+        number,
+    )
+
+
+async def _changed(connection: Connection, sql: str, *arguments: object) -> bool:
+    status: str = await connection.execute(sql, *arguments)
+    return status.split()[-1] != "0"
+
+
+def _found(record: asyncpg.Record | None, name: str) -> VersionRow:
+    if record is None:
+        raise NotFoundError("VERSION_NOT_FOUND", f"there is no version {name}", metadata={"version": name})
+    return VersionRow(**dict(record))

@@ -1,0 +1,100 @@
+"""Composition root of trainer: builds clients, the pool of threads and the consumer, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc.aio
+from lensmith_platform.usage import UsageMeter
+
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
+from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
+from lensmith_platform.bus import Bus, WorkConsumer, connect
+from lensmith_platform.errors import DependencyUnavailableError
+from lensmith_platform.server import Platform
+from lensmith_trainer.jobs import TrainingJobs
+from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.settings import TrainerSettings
+
+__all__ = ["TrainerService", "build"]
+
+_MAX_DELIVER = 20
+_STOP_SECONDS = 3.0
+
+
+class TrainerService:
+    """Takes queued versions and trains them. It answers no RPC but health. Made by `build`.
+
+    Args:
+        bus: Where versions are announced.
+        jobs: Who trains them.
+        concurrency: Versions trained at once.
+    """
+
+    name = "trainer"
+    service_names: Sequence[str] = ()
+
+    def __init__(self, bus: Bus, jobs: TrainingJobs, concurrency: int) -> None:
+        self._bus = bus
+        self._consumer = WorkConsumer(
+            bus,
+            "trainer--start-job",
+            "models.version_queued",
+            jobs.start,
+            concurrency,
+            _MAX_DELIVER,
+            # Training is killable at any moment: a stop waits for what is nearly done, no longer.
+            grace=_STOP_SECONDS,
+        )
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register nothing: work comes from the bus."""
+
+    async def ready(self) -> None:
+        """Return when work can come in.
+
+        Raises:
+            DependencyUnavailableError: The bus is away.
+        """
+        if not self._bus.is_connected:
+            raise DependencyUnavailableError("NATS_UNAVAILABLE", "the bus is away")
+
+    async def run(self) -> None:
+        """Take work until cancelled; a version that is not done then goes back to the bus."""
+        await self._consumer.run()
+
+    async def close(self) -> None:
+        """Nothing of its own is open: `build` gave all of it to the platform."""
+
+
+async def build(platform: Platform[TrainerSettings]) -> TrainerService:
+    """Build trainer.
+
+    Raises:
+        OSError: The folder of the replicas cannot be made.
+    """
+    settings = platform.settings
+    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="trainer"))
+    usage = UsageMeter(bus)
+    threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="fit")
+    platform.closers.callback(threads.shutdown, wait=False, cancel_futures=True)
+    replicas = Replicas(
+        settings.cache_dir,
+        settings.cache_bytes,
+        TrainingDataServiceStub(platform.clients.channel("dataset")),
+        settings.stream_seconds,
+    )
+    await replicas.prepare()
+    jobs = TrainingJobs(
+        TrainingJobServiceStub(platform.clients.channel("registry")),
+        replicas,
+        threads,
+        usage,
+        trainer=f"{socket.gethostname()}/{os.getpid()}",
+        report_seconds=settings.report_seconds,
+        complete_seconds=settings.complete_seconds,
+    )
+    return TrainerService(bus, jobs, settings.concurrency)

@@ -1,0 +1,274 @@
+"""Training one version: claim it, fetch what changed, fit, hand in.
+
+Whatever happens in between, another trainer can begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lensmith_platform.usage import UsageMeter
+
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_api.internal.v1.training_job_service_pb2 import (
+    ClaimModelVersionRequest,
+    CompleteModelVersionRequest,
+    FailModelVersionRequest,
+    ReportProgressRequest,
+    TrainingJob,
+)
+from lensmith_api.v1.model_version_pb2 import EvaluationSummary, Finding, FindingSeverity, TrainingProgress
+from lensmith_platform.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DeadlineExceededError,
+    DependencyUnavailableError,
+    ForbiddenError,
+    InvalidInputError,
+    LensmithError,
+    NotFoundError,
+    PreconditionError,
+    QuotaExceededError,
+    to_status,
+)
+from lensmith_platform.service_auth import service_call_app
+from lensmith_trainer.replica import Row
+from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.training_set import dataset_sha256, labels_needed, options_of, training_set_of
+from lensmith_vision import heads
+from lensmith_vision.errors import TrainingError
+from lensmith_vision.training import Fitted, Progress, fit
+
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceAsyncStub
+
+__all__ = ["TrainingJobs"]
+
+_PERMANENT = (InvalidInputError, NotFoundError, AlreadyExistsError, PreconditionError, ForbiddenError)
+_TRANSIENT = (DependencyUnavailableError, DeadlineExceededError, QuotaExceededError)
+_FETCHED, _FITTED = 0.1, 0.95
+"""Parts of the work that are done after fetching and after fitting."""
+
+_RETRY_SECONDS = 0.5
+_LONGEST_RETRY_SECONDS = 5.0
+_LEASE_SLACK_SECONDS = 0.1
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _State:
+    """How far a job is, shared by the loop and the thread that fits."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    fraction: float = 0.0
+    stage: str = "fetching"
+    message: str = ""
+
+    def received(self, inputs: int) -> None:
+        self.message = f"{inputs} changed images received"
+
+    def fitting(self, progress: Progress) -> None:
+        self.fraction = _FETCHED + (_FITTED - _FETCHED) * progress.fraction
+        self.stage, self.message = progress.stage, ""
+
+    def to_proto(self) -> TrainingProgress:
+        return TrainingProgress(fraction=self.fraction, stage=self.stage, message=self.message)
+
+
+class TrainingJobs:
+    """Trains versions.
+
+    Args:
+        registry: Who gives and takes them.
+        replicas: Training data.
+        threads: Where fitting runs, so that the loop stays free for reports.
+        usage: Where trainings are counted.
+        trainer: Name of this process, for people.
+        report_seconds: How often to report.
+        complete_seconds: How long to try to hand in a head while registry is away.
+    """
+
+    def __init__(
+        self,
+        registry: TrainingJobServiceAsyncStub,
+        replicas: Replicas,
+        threads: Executor,
+        usage: UsageMeter,
+        *,
+        trainer: str,
+        report_seconds: float,
+        complete_seconds: float,
+    ) -> None:
+        self._registry = registry
+        self._replicas = replicas
+        self._threads = threads
+        self._usage = usage
+        self._trainer = trainer
+        self._report_seconds = report_seconds
+        self._complete_seconds = complete_seconds
+
+    async def start(self, event: Event) -> None:
+        """Train the version that an event tells of, if it still wants to be trained.
+
+        Raises:
+            DependencyUnavailableError: registry or dataset is away; try again later.
+        """
+        with service_call_app(event.app_id):
+            job = await self._claim(event.app_id, event.model_version_queued.version_uid)
+            if job is None:
+                return
+            _LOG.info("training %s, lease %d", job.name, job.lease)
+            try:
+                await self._train(job)
+            except (ConflictError, NotFoundError, PreconditionError) as error:
+                # Cancelled, deleted, or another trainer has it: nothing is left to do here.
+                _LOG.info("training of %s ends without a result: %s", job.name, error)
+
+    async def _claim(self, app_id: int, version_uid: str) -> TrainingJob | None:
+        request = ClaimModelVersionRequest(app_id=app_id, version_uid=version_uid, trainer=self._trainer)
+        for last in (False, True):
+            try:
+                return await self._registry.ClaimModelVersion(request)
+            except NotFoundError:
+                return None
+            except PreconditionError as error:
+                if error.reason != "VERSION_LEASED" or last:
+                    # It has ended, or its trainer lives: should that one die, its own message comes back.
+                    _LOG.info("nothing to train: %s", error)
+                    return None
+                # The trainer that had it may be dead: its lease ends soon, or is renewed.
+                await asyncio.sleep(float(error.metadata.get("lease_left", 0.0)) + _LEASE_SLACK_SECONDS)
+        return None
+
+    async def _train(self, job: TrainingJob) -> None:
+        state = _State()
+        work = asyncio.create_task(self._fitted(job, state))
+        report = asyncio.create_task(self._report(job, state))
+        try:
+            await asyncio.wait({work, report}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                report.result()
+                return
+            result = await self._result(job, work)
+        finally:
+            # Whoever stops: the thread notices at its next step, the loop does not wait for it.
+            state.stop.set()
+            work.cancel()
+            report.cancel()
+            await asyncio.gather(work, report, return_exceptions=True)
+        if isinstance(result, LensmithError):
+            await self._registry.FailModelVersion(
+                FailModelVersionRequest(
+                    app_id=job.app_id, version_uid=job.version_uid, lease=job.lease, error=to_status(result)
+                )
+            )
+            _LOG.info("training of %s failed: %s", job.name, result)
+            return
+        await self._complete(result)
+        self._usage.record(job.app_id, "train", job.model.name.rpartition("/")[2], "", 1)
+        _LOG.info("training of %s is done, %d images", job.name, result.input_count)
+
+    async def _result(
+        self, job: TrainingJob, work: asyncio.Task[CompleteModelVersionRequest]
+    ) -> CompleteModelVersionRequest | LensmithError:
+        """Return what to hand in, or why the version failed for good.
+
+        Raises:
+            LensmithError: Something that another try may cure.
+        """
+        try:
+            return await work
+        except TrainingError as error:
+            reason = error.reason if error.reason.startswith("TRAINING_") else f"TRAINING_{error.reason}"
+            return PreconditionError(reason, str(error), metadata=error.metadata)
+        except _PERMANENT as error:
+            return error
+
+    async def _fitted(self, job: TrainingJob, state: _State) -> CompleteModelVersionRequest:
+        rows = await self._replicas.rows(job.app_id, job.space, labels_needed(job.model), state.received)
+        state.fraction, state.stage, state.message = _FETCHED, "evaluating", f"{len(rows)} labelled images"
+        loop = asyncio.get_running_loop()
+        request = await loop.run_in_executor(self._threads, _fit, job, rows, state.fitting, state.stop.is_set)
+        state.fraction, state.stage, state.message = _FITTED, "storing", ""
+        return request
+
+    async def _report(self, job: TrainingJob, state: _State) -> None:
+        """Report until cancelled by whoever waits, or until registry says to stop.
+
+        Raises:
+            LensmithError: The lease is lost, or the version is gone.
+        """
+        while True:
+            try:
+                answer = await self._registry.ReportProgress(
+                    ReportProgressRequest(
+                        app_id=job.app_id, version_uid=job.version_uid, lease=job.lease, progress=state.to_proto()
+                    )
+                )
+            except _TRANSIENT as error:
+                # Training goes on: if nobody else took the version meanwhile, the lease still holds.
+                _LOG.warning("progress of %s is not reported: %s", job.name, error)
+            else:
+                if answer.cancelled:
+                    raise PreconditionError("VERSION_CANCELLED", f"{job.name} was cancelled")
+            await asyncio.sleep(min(self._report_seconds, job.lease_seconds / 3))
+
+    async def _complete(self, request: CompleteModelVersionRequest) -> None:
+        """Hand in the head; repeating it changes nothing, so an unanswered try is repeated."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._complete_seconds
+        pause = _RETRY_SECONDS
+        while True:
+            try:
+                await self._registry.CompleteModelVersion(request)
+            except (*_TRANSIENT, ConflictError) as error:
+                if error.reason == "LEASE_LOST" or loop.time() >= until:
+                    raise
+                _LOG.warning("a head is not handed in yet: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+            else:
+                return
+
+
+def _fit(
+    job: TrainingJob, rows: list[Row], progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+) -> CompleteModelVersionRequest:
+    """Fit a head, in a thread.
+
+    Raises:
+        TrainingError: The data cannot be trained on, or the training was stopped.
+    """
+    data = training_set_of(job.model, job.space, rows)
+    fitted = fit(data, options_of(job.model, job.seed), progress, cancelled)
+    return CompleteModelVersionRequest(
+        app_id=job.app_id,
+        version_uid=job.version_uid,
+        lease=job.lease,
+        head=heads.save(fitted.head),
+        evaluation_json=fitted.evaluation.to_json().encode(),
+        concepts=fitted.head.concepts,
+        thresholds=fitted.head.thresholds.tolist(),
+        input_count=fitted.input_count,
+        dataset_sha256=dataset_sha256(job.model, rows, fitted.left_out),
+        findings=_findings(fitted),
+        summary=EvaluationSummary(**fitted.evaluation.summary()),
+    )
+
+
+def _findings(fitted: Fitted) -> list[Finding]:
+    return [
+        Finding(
+            reason=finding.reason,
+            severity=FindingSeverity.Value(f"FINDING_SEVERITY_{finding.severity.value}"),
+            message=finding.message,
+            concept=finding.concept or "",
+        )
+        for finding in fitted.findings
+    ]

@@ -1,0 +1,167 @@
+"""All replicas of this machine: brought up to date before a job, thrown away when they are damaged or too many."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDataRequest
+from lensmith_platform.errors import InternalError, InvalidInputError
+from lensmith_trainer.replica import Replica, ReplicaDamagedError, Row
+
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
+
+__all__ = ["Replicas"]
+
+_LOCK_SECONDS = 0.1
+_SUFFIX = ".sqlite"
+_Argument = TypeVar("_Argument")
+_LOG = logging.getLogger(__name__)
+
+
+class Replicas:
+    """Replicas in one folder, which several trainers of a machine may share.
+
+    Args:
+        folder: Made if it is missing, readable by this user only.
+        max_bytes: Most bytes to keep between jobs.
+        training_data: dataset, which streams what has changed.
+        stream_seconds: Deadline of such a stream.
+    """
+
+    def __init__(
+        self, folder: Path, max_bytes: int, training_data: TrainingDataServiceAsyncStub, stream_seconds: float
+    ) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._training_data = training_data
+        self._stream_seconds = stream_seconds
+
+    async def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        await asyncio.to_thread(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o700))
+
+    async def rows(
+        self, app_id: int, space: str, concepts: Iterable[str], on_received: Callable[[int], None]
+    ) -> list[Row]:
+        """Bring a replica up to date and return the inputs that carry any of the concepts, in order of uid.
+
+        Args:
+            app_id: The app.
+            space: Space of the vectors.
+            concepts: Own ids.
+            on_received: Told the number of inputs received so far.
+
+        Raises:
+            LensmithError: dataset is away, or refuses.
+        """
+        wanted = tuple(concepts)
+        path = self._path(app_id, space)
+        try:
+            async with _exclusive(path.with_suffix(".lock")):
+                replica = Replica(path, app_id, space)
+                for _ in range(2):
+                    try:
+                        await self._update(replica, app_id, space, on_received)
+                        return await asyncio.to_thread(replica.rows, wanted)
+                    except ReplicaDamagedError as error:
+                        _LOG.warning("replica is made anew: %s", error)
+                        await asyncio.to_thread(replica.discard)
+                raise InternalError("REPLICA_DAMAGED", f"the replica {path} is damaged again as soon as it is made")
+        finally:
+            await asyncio.to_thread(self._evict)
+
+    async def _update(self, replica: Replica, app_id: int, space: str, on_received: Callable[[int], None]) -> None:
+        cursor = await asyncio.to_thread(replica.cursor)
+        request = StreamTrainingDataRequest(app_id=app_id, space=space, cursor=cursor)
+        received, next_cursor = 0, ""
+        try:
+            async for message in self._training_data.StreamTrainingData(request, timeout=self._stream_seconds):
+                await _unbroken(replica.apply, message.inputs)
+                received += len(message.inputs)
+                next_cursor = message.next_cursor or next_cursor
+                on_received(received)
+        except InvalidInputError as error:
+            if not cursor:
+                raise
+            # The cursor is of another life of dataset's database: begin again.
+            raise ReplicaDamagedError(f"dataset refuses the cursor: {error}") from error
+        if not next_cursor:
+            raise InternalError("STREAM_INCOMPLETE", "the stream of training data ended without a cursor")
+        await _unbroken(replica.finish, next_cursor)
+
+    def _path(self, app_id: int, space: str) -> Path:
+        return self._folder / f"{app_id}-{hashlib.sha256(space.encode()).hexdigest()[:16]}{_SUFFIX}"
+
+    def _evict(self) -> None:
+        """Delete the replicas that were unused for longest until the rest fits; those in use stay."""
+        found = []
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._max_bytes:
+                return
+            lock = _try_lock(path.with_suffix(".lock"))
+            if lock is None:
+                continue
+            try:
+                path.unlink(missing_ok=True)
+                total -= size
+            finally:
+                os.close(lock)
+
+
+@asynccontextmanager
+async def _exclusive(path: Path) -> AsyncIterator[None]:
+    """Hold a replica alone among all processes of the machine; the system frees it when a process dies."""
+    # A lock of another process cannot wake us.
+    while (lock := _try_lock(path)) is None:
+        await asyncio.sleep(_LOCK_SECONDS)  # noqa: ASYNC110
+    try:
+        yield
+        # Its last use, for the order of eviction.
+        await asyncio.to_thread(_touch, path.with_suffix(_SUFFIX))
+    finally:
+        os.close(lock)
+
+
+async def _unbroken(function: Callable[[_Argument], None], argument: _Argument) -> None:
+    """Run a write in a thread to its end, also when cancelled: the lock must not be freed before."""
+    writing = asyncio.ensure_future(asyncio.to_thread(function, argument))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        raise
+
+
+def _try_lock(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _touch(path: Path) -> None:
+    if path.exists():
+        os.utime(path)

@@ -1,0 +1,38 @@
+"""Settings of trainer: environment variables `LENSMITH_TRAINER_…`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from lensmith_platform.settings import BusSettings, ServiceSettings
+
+__all__ = ["TrainerSettings"]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class TrainerSettings(ServiceSettings, BusSettings):
+    """Everything that trainer can be told from outside."""
+
+    model_config = SettingsConfigDict(env_prefix="LENSMITH_TRAINER_")
+
+    cache_dir: Path
+    """Where replicas of training data are kept between jobs. Anything in it may be deleted at any time."""
+    cache_bytes: int = Field(default=20 << 30, ge=0)
+    """Most bytes of replicas to keep; the longest unused go first."""
+    concurrency: int = Field(default=1, ge=1, le=64)
+    """Versions trained at once by this process."""
+    fit_threads: int = Field(default_factory=_cores, ge=1, le=256)
+    """Threads of one matrix product; the number of cores by default."""
+    report_seconds: float = Field(default=1.0, gt=0)
+    """How often registry is told how training goes; also how soon a cancelled training notices."""
+    stream_seconds: float = Field(default=600.0, gt=0)
+    """Longest time to fetch what changed of an app's training data."""
+    complete_seconds: float = Field(default=120.0, gt=0)
+    """How long to try to hand in a fitted head while registry is away."""

@@ -1,0 +1,93 @@
+"""From labelled inputs to what the vision library learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_api.v1.model_pb2 import Model, ModelType
+from lensmith_trainer.replica import Row
+from lensmith_vision.heads import HeadType
+from lensmith_vision.training import TrainingSet, TrainOptions
+
+__all__ = ["dataset_sha256", "labels_needed", "options_of", "training_set_of"]
+
+_TYPES: dict[int, HeadType] = {
+    ModelType.MODEL_TYPE_MULTI_CLASS: "multi_class",
+    ModelType.MODEL_TYPE_MULTI_LABEL: "multi_label",
+    ModelType.MODEL_TYPE_REGRESSION: "regression",
+}
+_NO_BOUND = float(np.finfo(np.float32).max)
+
+
+def labels_needed(model: Model) -> tuple[str, ...]:
+    """Own ids of the concepts whose labels matter to a model, its negative concept among them."""
+    return (*model.concepts, *([model.negative_concept] if model.negative_concept else []))
+
+
+def options_of(model: Model, seed: int) -> TrainOptions:
+    """Say how a model is to be trained.
+
+    Raises:
+        KeyError: A type that this version does not know.
+    """
+    kind = _TYPES[model.type]
+    value_range = None
+    if kind == "regression":
+        low = model.min_value if model.HasField("min_value") else -_NO_BOUND
+        high = model.max_value if model.HasField("max_value") else _NO_BOUND
+        value_range = (low, high)
+    return TrainOptions(kind, closed_environment=model.closed_environment, seed=seed, value_range=value_range)
+
+
+def training_set_of(model: Model, space: str, rows: Sequence[Row]) -> TrainingSet:
+    """Lay out inputs, which stand in order of uid, as matrices; so equal data gives equal heads."""
+    features = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f2").reshape(len(rows), -1)
+    regression = model.type == ModelType.MODEL_TYPE_REGRESSION
+    return TrainingSet(
+        space=space,
+        concepts=tuple(model.concepts),
+        ids=tuple(row.uid for row in rows),
+        features=features.astype(np.float32),
+        group_ids=tuple(row.sha256 for row in rows),
+        labels=None if regression else _labels(model, rows),
+        targets=_targets(model.concepts[0], rows) if regression else None,
+    )
+
+
+def dataset_sha256(model: Model, rows: Sequence[Row], left_out: Collection[str]) -> str:
+    """Hash ids, bytes and labels of the inputs that took part, lower-case hex."""
+    needed = set(labels_needed(model))
+    digest = hashlib.sha256()
+    for row in rows:
+        if row.uid in left_out:
+            continue
+        labels = {concept: value for concept, value in row.labels.items() if concept in needed}
+        digest.update(json.dumps([row.uid, row.sha256, labels], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _labels(model: Model, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Labels [n, c]: 1 positive, 0 negative, NaN unknown."""
+    columns = {concept: column for column, concept in enumerate(model.concepts)}
+    labels = np.full((len(rows), len(columns)), np.nan, np.float32)
+    for index, row in enumerate(rows):
+        if model.negative_concept and row.labels.get(model.negative_concept) is True:
+            labels[index] = 0.0
+        for concept, value in row.labels.items():
+            column = columns.get(concept)
+            if column is not None and isinstance(value, bool):
+                labels[index, column] = float(value)
+    return labels
+
+
+def _targets(concept: str, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+    """Numbers [n], NaN unknown."""
+    values = [row.labels.get(concept) for row in rows]
+    return np.asarray(
+        [np.nan if value is None or isinstance(value, bool) else value for value in values], dtype=np.float32
+    )

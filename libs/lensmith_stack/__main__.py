@@ -1,6 +1,7 @@
 """The supervisor in the background: what `up --detach` starts. Takes its options as one JSON argument."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    os.setsid()  # The terminal that started it may go.
     asked = json.loads(sys.argv[1])
     options = UpOptions(
         data_dir=Path(asked["data_dir"]),

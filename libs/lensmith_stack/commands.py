@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -130,26 +129,30 @@ def _start_detached(options: UpOptions, say: Say) -> int:
             "cors_origins": options.cors_origins,
         }
     )
-    with ExitStack() as opened:
-        written = opened.enter_context(os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"))
-        process = subprocess.Popen(  # noqa: S603
+    environment = {**os.environ, **options.outside.to_env()}  # Not among the arguments: the URLs hold passwords.
+    written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
             [sys.executable, "-m", "lensmith_stack", asked],
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=written,
-            start_new_session=True,
-            # Not among the arguments: the URLs hold passwords.
-            env={**os.environ, **options.outside.to_env()},
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, written, 1),
+                (os.POSIX_SPAWN_DUP2, written, 2),
+            ],
         )
-        read = opened.enter_context(output.open(buffering=1))
+    finally:
+        os.close(written)
+    with output.open() as read:
         while True:
-            ended = process.poll()
+            ended, exit_status = os.waitpid(pid, os.WNOHANG)
             told = read_state(path)
             for line in read:
                 say(line.rstrip("\n"))
-            if ended is not None:
-                return ended or 1
-            if told.phase is Phase.READY and told.pid == process.pid:
+            if ended:
+                return os.waitstatus_to_exitcode(exit_status) or 1
+            if told.phase is Phase.READY and told.pid == pid:
                 return 0
             time.sleep(_POLL)
 

@@ -13,9 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import psutil
-from lensmith_platform.db.roles import bootstrap
 
+from lensmith_platform.db.roles import bootstrap
 from lensmith_stack.directory import DataDirectory, default_directory, open_directory
 from lensmith_stack.envoy import Envoy
 from lensmith_stack.errors import PortTakenError, StackError
@@ -106,10 +107,8 @@ class Platform:
         envoy = asyncio.create_task(self._envoy.prepare(python_environment()))
         try:
             await self._supervisor.start(*await self._servers.programs())
-            await self._servers.ensure_database()
             await self._servers.ensure_bucket()
-            await bootstrap(self._servers.admin_url(), self._servers.passwords())
-            await self._migrate()
+            await self._prepare_database()
             self._say("The servers are up; starting the services.")
             await self._supervisor.start(*self._services.programs())
             await self._supervisor.start(await envoy)
@@ -133,7 +132,12 @@ class Platform:
         self._phase = Phase.FAILED if error else Phase.STOPPED
         self._write_state(error)
 
-    async def _migrate(self) -> None:
+    async def _prepare_database(self) -> None:
+        try:
+            await self._servers.ensure_database()
+            await bootstrap(self._servers.admin_url(), self._servers.passwords())
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StackError(f"The Postgres server cannot be used: {error}") from error
         url = self._servers.role_url(MIGRATE_ROLE)
         env = {**python_environment(), "LENSMITH_MIGRATE_POSTGRES_URL": url}
         argv = (sys.executable, "-m", "lensmith_platform.db.migrate")

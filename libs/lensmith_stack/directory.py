@@ -5,11 +5,14 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from lensmith_stack.errors import (
     AlreadyRunningError,
@@ -28,6 +31,7 @@ _FORMAT_FILE = "lensmith.json"
 _LOCK_FILE = "lock"
 # A unix socket's path holds 107 bytes on Linux, 103 on macOS.
 _LONGEST_SOCKET = 100
+_DYING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +135,34 @@ def _refuse_foreign(path: Path) -> None:
 def _lock(path: Path) -> Iterator[None]:
     descriptor = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + _DYING_SECONDS
+        while not _try_lock(descriptor):
             holder = os.pread(descriptor, 32, 0).decode().strip()
-            raise AlreadyRunningError(path, int(holder) if holder.isdigit() else None) from None
+            pid = int(holder) if holder.isdigit() else None
+            # A holder that was killed keeps the lock until the last of its threads is gone.
+            if pid is None or _is_alive(pid) or time.monotonic() > deadline:
+                raise AlreadyRunningError(path, pid)
+            time.sleep(0.02)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _check_format(path: Path) -> str:

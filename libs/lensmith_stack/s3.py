@@ -143,7 +143,9 @@ def ensure_bucket(url: str) -> None:
         except S3Error as error:
             # Somebody else was faster, which is as good.
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                raise StackError(f"The S3 server refuses the bucket {bucket}: {error.message}.") from error
+                raise StackError(f"The S3 server refuses the bucket {bucket}: {error.message}") from error
+        except (MinioException, HTTPError, ValueError) as error:
+            raise StackError(f"The S3 server cannot be used: {error}") from error
 
 
 def remove_bucket(url: str) -> None:

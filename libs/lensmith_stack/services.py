@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2
 
-from lensmith_stack.files import make_private_directory, write_private
+from lensmith_platform.service_auth import make_key_pair
+from lensmith_stack.files import make_private_directory
 from lensmith_stack.ports import LOOPBACK
 from lensmith_stack.process import Program
 from lensmith_stack.servers import OWNERS, Servers
 
 SERVICES = ("auth", "dataset", "registry", "inference", "trainer", "gateway")
 
-_STORES_BYTES = ("dataset", "registry", "trainer", "gateway")
+_STORES_BYTES = ("dataset", "registry")
 _CACHES_FILES = ("inference", "trainer")
 
 
@@ -58,7 +57,8 @@ class Services:
 
     def programs(self) -> list[Program]:
         """Every service, with its keys made."""
-        self._ensure_keys()
+        for service in SERVICES:
+            make_key_pair(service, self._key_file(service), self._public_keys)
         return [self._program(service) for service in SERVICES]
 
     def environment(self, service: str) -> dict[str, str]:
@@ -67,8 +67,8 @@ class Services:
             "LISTEN": self.address(service),
             "METRICS_LISTEN": f"{LOOPBACK}:{self.ports[f'metrics_{service}']}",
             "NATS_URL": self.servers.nats_url,
-            "SERVICE_KEY_FILE": str(self.keys / "private" / f"{service}.pem"),
-            "SERVICE_KEYS_DIR": str(self.keys / "public"),
+            "SERVICE_KEY_FILE": str(self._key_file(service)),
+            "SERVICE_KEYS_DIR": str(self._public_keys),
             **{f"ADDRESSES__{other.upper()}": self.address(other) for other in SERVICES if other != service},
         }
         if service in OWNERS:
@@ -83,6 +83,13 @@ class Services:
         if service == "gateway":
             settings["HTTP_LISTEN"] = self.gateway_http
         return {f"LENSMITH_{service.upper()}_{name}": value for name, value in settings.items()}
+
+    @property
+    def _public_keys(self) -> Path:
+        return self.keys / "public"
+
+    def _key_file(self, service: str) -> Path:
+        return make_private_directory(self.keys / "private") / f"{service}.pem"
 
     def _program(self, service: str) -> Program:
         socket = self.sockets / f"{service}.sock"
@@ -101,29 +108,10 @@ class Services:
             grace=35.0,
         )
 
-    def _ensure_keys(self) -> None:
-        private = make_private_directory(self.keys / "private")
-        public = make_private_directory(self.keys / "public")
-        for service in SERVICES:
-            file = private / f"{service}.pem"
-            if not file.exists():
-                write_private(file, _pem(Ed25519PrivateKey.generate()))
-            key = serialization.load_pem_private_key(file.read_bytes(), password=None)
-            verifier = key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-            write_private(public / f"{service}.pub", verifier.decode())
-
 
 def python_environment() -> dict[str, str]:
     """What every Python child gets: the caller's environment, unbuffered logs, and fewer memory arenas."""
     return {"MALLOC_ARENA_MAX": "2", **os.environ, "PYTHONUNBUFFERED": "1"}
-
-
-def _pem(key: Ed25519PrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
 
 
 async def _is_serving(address: str) -> bool:

@@ -198,7 +198,7 @@ def reap_leftovers(children_file: Path) -> int:
     for pid, started in recorded.items():
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            if abs(process.create_time() - started) < 0.02:
+            if process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 0.02:
                 family = [process, *process.children(recursive=True)]
                 for member in family:
                     with suppress(psutil.NoSuchProcess):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lensmith_stack.commands import down, logs, status, up
 from lensmith_stack.composition import UpOptions
 from lensmith_stack.directory import FORMAT, open_directory

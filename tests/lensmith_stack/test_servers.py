@@ -14,14 +14,14 @@ import asyncpg
 import nats
 import pytest
 import urllib3
+from minio import Minio
+from minio.error import S3Error
+from tests.conftest import Bucket
+
 from lensmith_stack.background import BackgroundServers
 from lensmith_stack.files import make_private_directory
 from lensmith_stack.servers import Servers
 from lensmith_stack.supervisor import PartState, Supervisor
-from minio import Minio
-from minio.error import S3Error
-
-from tests.conftest import Bucket
 
 
 class Stack:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from lensmith_stack.errors import StartError
 from lensmith_stack.files import make_private_directory
 from lensmith_stack.process import Program

@@ -1,0 +1,1 @@
+"""SQL migrations of the schema `auth`, applied in order of their number."""

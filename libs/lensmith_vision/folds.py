@@ -10,16 +10,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
+import scipy.sparse.csgraph
 
 __all__ = ["NEAR_DUPLICATE_COSINE", "groups_of", "stratified_group_folds"]
 
 NEAR_DUPLICATE_COSINE = 0.95
 """Centred features that agree more than this come from two copies of one picture, or two frames of one scene."""
 
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
 _BLOCK = 2048
 _SKETCH_FROM = 8192
 _SKETCH_DIM = 96
 _MIN_ROWS_TO_CENTRE = 16
+# Without a centre to look from, all pictures seem alike, so the bar is raised.
+_UNCENTRED_PART = 0.05
 
 
 def groups_of(
@@ -35,15 +42,16 @@ def groups_of(
     Returns:
         For each row the number of its group, counted from 0 in order of first appearance.
     """
-    forest = _Forest(len(features))
     first: dict[str, int] = {}
-    for row, group in enumerate(group_ids):
-        forest.join(first.setdefault(group, row), row)
-    for left, right in _near_pairs(_directions(features), bar):
-        forest.join(left, right)
-    roots = [forest.root(row) for row in range(len(features))]
-    numbers: dict[int, int] = {}
-    return np.asarray([numbers.setdefault(root, len(numbers)) for root in roots], dtype=np.int64)
+    exact = np.asarray([first.setdefault(group, row) for row, group in enumerate(group_ids)], dtype=np.int64)
+    components = _joined(np.arange(len(features)), exact, np.arange(len(features)))
+    if len(features) < _MIN_ROWS_TO_CENTRE:
+        bar = 1 - (1 - bar) * _UNCENTRED_PART
+    components = _join_near(components, _directions(features), bar)
+    _, appearance, numbers = np.unique(components, return_index=True, return_inverse=True)
+    order = np.empty(len(appearance), dtype=np.int64)
+    order[np.argsort(appearance)] = np.arange(len(appearance))
+    return order[numbers]
 
 
 def stratified_group_folds(
@@ -89,8 +97,8 @@ def _directions(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return directions
 
 
-def _near_pairs(directions: npt.NDArray[np.float32], bar: float) -> list[tuple[int, int]]:
-    """Find pairs above the bar, block by block; from some size on by a sketch whose candidates are then checked."""
+def _join_near(components: Ints, directions: Floats, bar: float) -> Ints:
+    """Join rows above the bar, block by block; from some size on by a sketch whose candidates are then checked."""
     rows, dim = directions.shape
     sketch, loose = directions, bar
     if rows > _SKETCH_FROM and dim > _SKETCH_DIM:
@@ -99,40 +107,31 @@ def _near_pairs(directions: npt.NDArray[np.float32], bar: float) -> list[tuple[i
         sketch = directions @ projection.astype(np.float32)
         sketch /= np.maximum(np.linalg.norm(sketch, axis=1, keepdims=True), 1e-6)
         loose = 1 - 2 * (1 - bar)
-    pairs: list[tuple[int, int]] = []
     for start in range(0, rows, _BLOCK):
         block = sketch[start : start + _BLOCK]
         for other in range(start, rows, _BLOCK):
             left, right = np.nonzero(block @ sketch[other : other + _BLOCK].T >= loose)
-            left, right = left + start, right + other
-            ahead = left < right
-            pairs += _confirmed(directions, left[ahead], right[ahead], bar)
-    return pairs
+            components = _join_confirmed(components, directions, left + start, right + other, bar)
+    return components
 
 
-def _confirmed(
-    directions: npt.NDArray[np.float32], left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], bar: float
-) -> list[tuple[int, int]]:
-    pairs: list[tuple[int, int]] = []
-    for start in range(0, len(left), _BLOCK):
-        some, others = left[start : start + _BLOCK], right[start : start + _BLOCK]
-        near = np.einsum("ij,ij->i", directions[some], directions[others]) >= bar
-        pairs += zip(some[near].tolist(), others[near].tolist(), strict=True)
-    return pairs
+def _join_confirmed(components: Ints, directions: Floats, left: Ints, right: Ints, bar: float) -> Ints:
+    """Join the candidate pairs that hold; what is joined already is not looked at again, however often it is copied."""
+    for start in range(0, len(left), _BLOCK * 8):
+        some, others = left[start : start + _BLOCK * 8], right[start : start + _BLOCK * 8]
+        new = components[some] != components[others]
+        some, others = some[new], others[new]
+        if len(some):
+            near = np.einsum("ij,ij->i", directions[some], directions[others]) >= bar
+            components = _joined(components, some[near], others[near])
+    return components
 
 
-class _Forest:
-    """Union-find with path halving."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def root(self, node: int) -> int:
-        while self._parent[node] != node:
-            self._parent[node] = self._parent[self._parent[node]]
-            node = self._parent[node]
-        return node
-
-    def join(self, left: int, right: int) -> None:
-        low, high = sorted((self.root(left), self.root(right)))
-        self._parent[high] = low
+def _joined(components: Ints, left: Ints, right: Ints) -> Ints:
+    if len(left) == 0:
+        return components
+    size = len(components)
+    edges = (np.ones(len(left), dtype=np.int8), (components[left], components[right]))
+    _, labels = scipy.sparse.csgraph.connected_components(scipy.sparse.coo_matrix(edges, shape=(size, size)), False)
+    merged: Ints = labels.astype(np.int64)[components]
+    return merged

@@ -238,7 +238,10 @@ def _wrap(source: PackSource) -> onnx.ModelProto:
     result = helper.make_model(
         wrapped, opset_imports=list(model.opset_import), producer_name="lensmith", ir_version=model.ir_version
     )
-    onnx.checker.check_model(result, full_check=True)
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except Exception as error:
+        raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} does not fit its card: {error}") from error
     return result
 
 

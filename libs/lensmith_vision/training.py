@@ -52,6 +52,8 @@ class TrainingSet:
             raise TrainingError("TRAINING_SET_INVALID", "features must be finite")
         if self.labels is not None and self.labels.shape != (rows, len(self.concepts)):
             raise TrainingError("TRAINING_SET_INVALID", "labels must be [pictures, concepts]")
+        if self.labels is not None and not (np.isnan(self.labels) | (self.labels == 0) | (self.labels == 1)).all():
+            raise TrainingError("TRAINING_SET_INVALID", "labels must be 1, 0 or NaN")
         if self.targets is not None and self.targets.shape != (rows,):
             raise TrainingError("TRAINING_SET_INVALID", "targets must be [pictures]")
 
@@ -122,7 +124,7 @@ def preflight(data: TrainingSet, type: HeadType, *, closed_environment: bool = F
     """
     taken, left_out = _take_part(data, TrainOptions(type, closed_environment))
     counts = _counts(taken)
-    findings = check_counts(type, counts, closed_environment=False, images=len(taken.ids))
+    findings = check_counts(type, counts, closed_environment=closed_environment, images=len(taken.ids))
     return findings + _left_out_findings(left_out) + _duplicate_findings(taken)
 
 
@@ -153,7 +155,7 @@ def fit(
         raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
     taken, left_out = _take_part(data, options)
     report(0.02, "evaluating")
-    groups = groups_of(taken.features, taken.group_ids)
+    groups = _groups(taken)
     folds = _folds(taken, groups, options)
     report(0.08, "evaluating")
     problem = Problem(options.type, Basis.of(taken.features), taken.labels, taken.targets)
@@ -267,14 +269,29 @@ def _conflict(data: TrainingSet, left: int, right: int) -> bool:
     return bool(((one != other) & np.isfinite(one) & np.isfinite(other)).any())
 
 
+def _groups(data: TrainingSet) -> npt.NDArray[np.int64]:
+    """Group copies; near copies too, unless the pictures are so alike that hardly anything could be held out.
+
+    Scans of one machine may all be near copies of each other, and what tells them apart is the very thing to learn.
+    """
+    near = groups_of(data.features, data.group_ids)
+    if np.bincount(near).max() * 2 <= len(near) and _rarest(_strata(data), near) >= 2:
+        return near
+    return np.unique(np.asarray(data.group_ids), return_inverse=True)[1].astype(np.int64)
+
+
+def _rarest(strata: npt.NDArray[np.float32], groups: npt.NDArray[np.int64]) -> int:
+    """Count the groups of the rarest thing that a fold should have its share of."""
+    counts = [len(np.unique(groups[column > 0])) for column in strata.T]
+    return min((count for count in counts if count > 0), default=0)
+
+
 def _folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
     """Deal the groups into as many folds as the rarest side of any concept allows, at least two."""
-    strata = _strata(data)
-    present = [len(np.unique(groups[column > 0])) for column in strata.T]
-    rarest = min((count for count in present if count > 0), default=2)
     if len(np.unique(groups)) < 2:
         raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")
-    folds = max(2, min(options.folds, rarest))
+    strata = _strata(data)
+    folds = max(2, min(options.folds, _rarest(strata, groups)))
     return stratified_group_folds(strata, groups, folds, options.seed)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from lensmith_vision.decode import FORMATS, ImageInfo, decode, inspect
 from PIL import Image, ImageCms
+
+from lensmith_vision.decode import FORMATS, ImageInfo, decode, inspect
 
 Encode = Callable[..., bytes]
 Pixels = npt.NDArray[np.uint8]

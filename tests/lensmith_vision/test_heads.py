@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import safetensors.numpy
+
 from lensmith_vision.errors import HeadError
 from lensmith_vision.heads import Head, HeadStack, HeadType, load, save
 

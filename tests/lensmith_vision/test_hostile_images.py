@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageFile
+
 from lensmith_vision.decode import ImageLimits, decode, inspect
 from lensmith_vision.errors import ImageError
-from PIL import Image, ImageFile
 
 Encode = Callable[..., bytes]
 

@@ -2,10 +2,9 @@
 
 import sys
 
-from lensmith_platform.server import main
-
 from lensmith_inference.app import build
 from lensmith_inference.settings import InferenceSettings
+from lensmith_platform.server import main
 
 if __name__ == "__main__":
     sys.exit(main(InferenceSettings, build))

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lensmith_api.v1.inference_service_pb2 import ImageQuery
-from lensmith_platform.errors import InvalidInputError, QuotaExceededError
-
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.settings import InferenceSettings
+from lensmith_platform.errors import InvalidInputError, QuotaExceededError
 
 __all__ = ["Admission"]
 

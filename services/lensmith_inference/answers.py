@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
 from lensmith_api.v1.inference_service_pb2 import ConceptScore, PredictRequest
 from lensmith_platform.errors import InternalError, InvalidInputError

@@ -5,17 +5,12 @@ from collections.abc import Sequence
 
 import grpc
 import structlog
+from lensmith_platform.fetcher import Fetcher, FetchLimits
+from lensmith_platform.usage import UsageMeter
+
 from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceStub
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from lensmith_api.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
-from lensmith_platform.bus import BroadcastConsumer, Bus, connect
-from lensmith_platform.errors import DependencyUnavailableError, LensmithError
-from lensmith_platform.fetcher import Fetcher, FetchLimits
-from lensmith_platform.server import Platform
-from lensmith_platform.usage import UsageMeter
-from lensmith_vision.decode import ImageLimits
-from lensmith_vision.engine import Engine, OnnxRuntimeEngine
-
 from lensmith_inference.admission import Admission
 from lensmith_inference.artefacts import Artefacts
 from lensmith_inference.batcher import Batcher
@@ -29,6 +24,11 @@ from lensmith_inference.predictor import Predictor
 from lensmith_inference.service import InferenceServicer
 from lensmith_inference.settings import InferenceSettings
 from lensmith_inference.spaces import Spaces
+from lensmith_platform.bus import BroadcastConsumer, Bus, connect
+from lensmith_platform.errors import DependencyUnavailableError, LensmithError
+from lensmith_platform.server import Platform
+from lensmith_vision.decode import ImageLimits
+from lensmith_vision.engine import Engine, OnnxRuntimeEngine
 
 __all__ = ["Inference", "build"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
+
 from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, PackFile
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_platform.errors import InternalError

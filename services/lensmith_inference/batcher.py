@@ -15,10 +15,10 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 import structlog
-from lensmith_platform.errors import DependencyUnavailableError, InternalError
-from lensmith_vision.engine import Engine, Outputs
 
 from lensmith_inference.metrics import Metrics
+from lensmith_platform.errors import DependencyUnavailableError, InternalError
+from lensmith_vision.engine import Engine, Outputs
 
 __all__ = ["Batcher", "Expectation", "Seen"]
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from lensmith_api.internal.v1.serving_service_pb2 import ResolveModelRequest, ResolveSpaceRequest, ServedModel
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2 import GetBaseModelRequest, ListBaseModelsRequest
+from lensmith_inference.metrics import Metrics
+from lensmith_inference.shared_work import start_shared
 from lensmith_platform.errors import (
     DependencyUnavailableError,
     ForbiddenError,
@@ -19,9 +21,6 @@ from lensmith_platform.errors import (
     NotFoundError,
     PreconditionError,
 )
-
-from lensmith_inference.metrics import Metrics
-from lensmith_inference.shared_work import start_shared
 
 if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
     from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceAsyncStub

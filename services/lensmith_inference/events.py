@@ -3,11 +3,11 @@
 import asyncio
 
 import structlog
-from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_platform.errors import LensmithError
 
+from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.predictor import Predictor
+from lensmith_platform.errors import LensmithError
 
 __all__ = ["ModelNews"]
 

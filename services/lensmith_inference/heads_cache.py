@@ -3,13 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from lensmith_platform.errors import InternalError, PreconditionError
-from lensmith_vision.errors import HeadError
-from lensmith_vision.heads import Head, HeadStack
-
 from lensmith_inference.artefacts import Artefacts
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.pinned_lru import PinnedLru
+from lensmith_platform.errors import InternalError, PreconditionError
+from lensmith_vision.errors import HeadError
+from lensmith_vision.heads import Head, HeadStack
 
 __all__ = ["HeadsCache"]
 

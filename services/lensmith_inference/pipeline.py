@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Sequence
 
 import structlog
-from lensmith_api.v1.inference_service_pb2 import ImageQuery
-from lensmith_platform.errors import InternalError, LensmithError
-from lensmith_vision.card import Card
 
+from lensmith_api.v1.inference_service_pb2 import ImageQuery
 from lensmith_inference.batcher import Batcher, Expectation, Seen
 from lensmith_inference.images import ImageReader
 from lensmith_inference.metrics import Metrics
+from lensmith_platform.errors import InternalError, LensmithError
+from lensmith_vision.card import Card
 
 __all__ = ["Pipeline"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from google.rpc.status_pb2 import Status
+
 from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2 import (
@@ -18,12 +19,6 @@ from lensmith_api.v1.inference_service_pb2 import (
     PredictResponse,
 )
 from lensmith_api.v1.model_pb2 import MODEL_TYPE_MULTI_CLASS, MODEL_TYPE_MULTI_LABEL, MODEL_TYPE_REGRESSION
-from lensmith_platform.errors import OK, InternalError, LensmithError, to_status
-from lensmith_platform.principal import AppRef, Call
-from lensmith_platform.resource_names import parse
-from lensmith_platform.service_auth import service_call_app
-from lensmith_vision.card import Card
-
 from lensmith_inference.answers import Selection, native_scores
 from lensmith_inference.batcher import Seen
 from lensmith_inference.catalogue import Catalogue
@@ -31,6 +26,11 @@ from lensmith_inference.heads_cache import HeadsCache
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.pipeline import Pipeline
 from lensmith_inference.spaces import Spaces
+from lensmith_platform.errors import OK, InternalError, LensmithError, to_status
+from lensmith_platform.principal import AppRef, Call
+from lensmith_platform.resource_names import parse
+from lensmith_platform.service_auth import service_call_app
+from lensmith_vision.card import Card
 
 __all__ = ["Predictor"]
 

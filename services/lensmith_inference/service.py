@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import grpc
 from google.rpc.status_pb2 import Status
-from lensmith_api.v1.inference_service_pb2 import EmbedRequest, EmbedResponse, PredictRequest, PredictResponse
-from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
-from lensmith_platform.errors import InternalError, LensmithError
-from lensmith_platform.principal import AppRef, Call, current_call
 from lensmith_platform.usage import UsageMeter
 
+from lensmith_api.v1.inference_service_pb2 import EmbedRequest, EmbedResponse, PredictRequest, PredictResponse
+from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from lensmith_inference.admission import Admission
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.predictor import Predictor
+from lensmith_platform.errors import InternalError, LensmithError
+from lensmith_platform.principal import AppRef, Call, current_call
 
 __all__ = ["InferenceServicer"]
 

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from lensmith_platform.settings import BusSettings, ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from lensmith_platform.settings import BusSettings, ServiceSettings
 
 __all__ = ["InferenceSettings"]
 

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from lensmith_api.v1.base_model_pb2 import BaseModel
+from lensmith_inference.artefacts import Artefacts
+from lensmith_inference.pinned_lru import PinnedLru
 from lensmith_platform.errors import InternalError
 from lensmith_vision.card import Card
 from lensmith_vision.engine import Engine
 from lensmith_vision.errors import VisionError
-
-from lensmith_inference.artefacts import Artefacts
-from lensmith_inference.pinned_lru import PinnedLru
 
 __all__ = ["Spaces"]
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
+
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_inference.app import build
@@ -22,7 +24,6 @@ from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.heads import Head
 from lensmith_vision.pack import builtin_pack, find_packs, load_card, space_of
 from lensmith_vision.pack_builder import build_pack, read_source
-from PIL import Image
 
 if TYPE_CHECKING:
     from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
+
 from lensmith_api.internal.v1 import key_resolver_service_pb2 as keys_pb
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import (

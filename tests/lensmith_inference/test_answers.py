@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
 from lensmith_api.v1.inference_service_pb2 import PredictRequest
 from lensmith_inference.answers import Selection, native_scores

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from prometheus_client import CollectorRegistry
+
 from lensmith_inference.batcher import Batcher, Seen
 from lensmith_inference.metrics import Metrics
 from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision.card import Card
 from lensmith_vision.engine import Outputs
-from prometheus_client import CollectorRegistry
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 import pytest
+
 from lensmith_inference.catalogue import Remembered
 from lensmith_platform.errors import DependencyUnavailableError, LensmithError, NotFoundError
 

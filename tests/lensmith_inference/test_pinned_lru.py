@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from lensmith_inference.pinned_lru import PinnedLru
 
 

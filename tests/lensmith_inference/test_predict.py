@@ -6,6 +6,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from tests.lensmith_inference.conftest import APP_A, OTHER_SECRET, Rig, make_head, picture, rig_of
+
 from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest, PredictResponse
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_inference.settings import InferenceSettings
@@ -14,8 +16,6 @@ from lensmith_vision import decode, resize
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.heads import Head
 from lensmith_vision.pack import builtin_pack, load_card
-
-from tests.lensmith_inference.conftest import APP_A, OTHER_SECRET, Rig, make_head, picture, rig_of
 
 MODEL = "apps/a/models/sorter"
 

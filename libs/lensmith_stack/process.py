@@ -39,6 +39,7 @@ class Program:
         account: the system user to become; ``None`` stays.
         address: where it listens, for people (``127.0.0.1:5432``, ``unix:/run/…``).
         drain: called before the stop signal, to let work in flight end; what it raises is ignored.
+        leftovers: files outside its directory that it may leave behind; removed when it has ended.
         stop_signal: asks for a graceful end.
         death_signal: what the kernel sends when the supervisor dies.
         ready_within: seconds from start to ready.
@@ -53,6 +54,7 @@ class Program:
     address: str
     account: Account | None = None
     drain: Callable[[], Awaitable[None]] | None = None
+    leftovers: tuple[Path, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     ready_within: float = 60.0
@@ -140,6 +142,8 @@ class Child:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         await self.process.wait()
+        for file in self.program.leftovers:
+            file.unlink(missing_ok=True)
 
     def tail(self) -> str:
         """The last lines of this life's output."""

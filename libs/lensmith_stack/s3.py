@@ -83,6 +83,7 @@ class S3:
             env=self._env(),
             cwd=self.directory,
             address=self.endpoint,
+            leftovers=tuple(self._sockets()),
             stop_signal=signal.SIGKILL if self.fast else signal.SIGTERM,
         )
 
@@ -105,6 +106,16 @@ class S3:
             "-s3.autoCreateBucket=false",
             *("-filer.disableDirListing=true", "-filer.exposeDirectoryData=false"),
         ]
+
+    def _sockets(self) -> Iterator[Path]:
+        # Its parts also talk through unix sockets, whose places it does not let one choose.
+        port = self.ports
+        for name in (
+            *(f"master-grpc-{port['s3_master_grpc']}", f"volume-grpc-{port['s3_volume_grpc']}"),
+            *(f"filer-grpc-{port['s3_filer_grpc']}", f"filer-{port['s3_filer']}"),
+            *(f"s3-grpc-{port['s3_grpc']}", f"s3-{port['s3']}", f"admin-grpc-{port['s3_admin_grpc']}"),
+        ):
+            yield Path(f"/tmp/seaweedfs-{name}.sock")  # noqa: S108
 
     def _env(self) -> dict[str, str]:
         # Signed tokens between its own parts, so that nobody else on the machine reads or writes past the S3 keys.

@@ -1,0 +1,1 @@
+"""The dataset service: inputs, concepts, annotations and embeddings of every app, and the indexer."""

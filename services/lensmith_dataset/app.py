@@ -1,0 +1,152 @@
+"""The composition root: builds everything, and is the only place that does."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc.aio
+from lensmith_platform.blobs import Blobs
+from lensmith_platform.db.pagination import Pager
+from lensmith_platform.fetcher import Fetcher, FetchLimits
+from lensmith_platform.usage import UsageMeter
+
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import add_TrainingDataServiceServicer_to_server
+from lensmith_api.v1.annotation_service_pb2_grpc import add_AnnotationServiceServicer_to_server
+from lensmith_api.v1.concept_service_pb2_grpc import add_ConceptServiceServicer_to_server
+from lensmith_api.v1.input_service_pb2_grpc import add_InputServiceServicer_to_server
+from lensmith_dataset.annotations_service import AnnotationService
+from lensmith_dataset.concepts_service import ConceptService
+from lensmith_dataset.embedder import Embedder
+from lensmith_dataset.events import Background
+from lensmith_dataset.image_links import ImageLinks
+from lensmith_dataset.indexer import Indexer
+from lensmith_dataset.ingest import Ingest
+from lensmith_dataset.inputs_service import InputService
+from lensmith_dataset.metrics import IndexMetrics, IngestMetrics
+from lensmith_dataset.purge import Purge
+from lensmith_dataset.settings import DatasetSettings
+from lensmith_dataset.training_data_service import TrainingDataService
+from lensmith_platform.bus import connect
+from lensmith_platform.db.pool import create_pool
+from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.outbox import OutboxRelay
+from lensmith_platform.platform import Platform
+from lensmith_vision.decode import ImageLimits
+
+PUBLIC = ("lensmith.v1.InputService", "lensmith.v1.ConceptService", "lensmith.v1.AnnotationService")
+INTERNAL = ("lensmith.internal.v1.TrainingDataService",)
+
+
+class DatasetService:
+    """The dataset service, whole.
+
+    Attributes:
+        name: name of the service.
+        service_names: gRPC services that this process answers.
+        background: its work besides answering.
+    """
+
+    name = "dataset"
+
+    def __init__(
+        self,
+        database: Database,
+        servicers: tuple[InputService, ConceptService, AnnotationService, TrainingDataService] | None,
+        background: Background,
+    ) -> None:
+        self._database = database
+        self._servicers = servicers
+        self.background = background
+        self.service_names: Sequence[str] = (*PUBLIC, *INTERNAL) if servicers else ()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the servicers; none where this process only indexes."""
+        if self._servicers is None:
+            return
+        inputs, concepts, annotations, training_data = self._servicers
+        add_InputServiceServicer_to_server(inputs, server)
+        add_ConceptServiceServicer_to_server(concepts, server)
+        add_AnnotationServiceServicer_to_server(annotations, server)
+        add_TrainingDataServiceServicer_to_server(training_data, server)
+
+    async def ready(self) -> None:
+        """Return when Postgres answers: everything but storing bytes can be served then."""
+        async with self._database.transaction(0) as connection:
+            await connection.execute("SELECT FROM inputs LIMIT 0")
+
+    async def run(self) -> None:
+        """Relay, consume, index and clean up until cancelled."""
+        await self.background.run()
+
+    async def close(self) -> None:
+        """Nothing: what was opened is closed by the platform."""
+
+
+async def build(platform: Platform[DatasetSettings]) -> DatasetService:
+    """Build the service."""
+    settings = platform.settings
+    database = await _database(platform, settings.postgres_url.get_secret_value())
+    worker = await _database(platform, settings.worker_postgres_url.get_secret_value())
+    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="dataset"))
+    files = Blobs(settings.s3_url.get_secret_value())
+    indexer = None
+    if settings.has_role("indexer"):
+        embedder = Embedder(
+            platform.clients.channel("registry"),
+            platform.clients.channel("inference"),
+            platform.clock,
+            settings.embed_seconds,
+        )
+        indexer = Indexer(worker, files, embedder, settings, IndexMetrics(platform.registry))
+    meter = UsageMeter(bus)
+    api = settings.has_role("api")
+    background = Background(
+        bus=bus,
+        worker=worker,
+        relay=OutboxRelay(worker, bus),
+        purge=Purge(worker, files, settings) if api else None,
+        indexer=indexer,
+        meter=meter,
+        settings=settings,
+    )
+    servicers = _servicers(platform, database, files, meter) if api else None
+    return DatasetService(database, servicers, background)
+
+
+def _servicers(
+    platform: Platform[DatasetSettings], database: Database, files: Blobs, meter: UsageMeter
+) -> tuple[InputService, ConceptService, AnnotationService, TrainingDataService]:
+    settings = platform.settings
+    limits = ImageLimits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_side=settings.max_image_side,
+        max_aspect_ratio=settings.max_aspect_ratio,
+    )
+    fetcher = Fetcher(
+        FetchLimits(
+            max_bytes=settings.max_image_bytes,
+            seconds=settings.fetch_seconds,
+            max_redirects=settings.fetch_redirects,
+            allow_private=settings.fetch_private_addresses,
+        )
+    )
+    threads = ThreadPoolExecutor(settings.check_threads, thread_name_prefix="check")
+    platform.closers.callback(threads.shutdown, wait=False, cancel_futures=True)
+    ingest = Ingest(database, files, fetcher, limits, threads, settings.fetch_at_once)
+    links = ImageLinks(settings.service_key_file, platform.clock, settings.image_link_seconds)
+    # Every replica signs page tokens alike; the key itself is used for nothing else than signing calls and links.
+    pager = Pager(hashlib.sha256(b"page tokens\n" + settings.service_key_file.read_bytes()).digest())
+    return (
+        InputService(database, ingest, links, pager, meter, settings, IngestMetrics(platform.registry)),
+        ConceptService(database, pager),
+        AnnotationService(database, pager, settings.max_annotations),
+        TrainingDataService(database),
+    )
+
+
+async def _database(platform: Platform[DatasetSettings], url: str) -> Database:
+    settings = platform.settings
+    pool = await create_pool(url, size=settings.postgres_pool_size, statement_cache_size=settings.statement_cache_size)
+    platform.closers.push_async_callback(pool.close)
+    return Database(pool)

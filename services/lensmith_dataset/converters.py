@@ -1,0 +1,240 @@
+"""Between protos and rows. What a user sent is checked here, as far as the contract's own rules do not."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from google.protobuf.json_format import Error as JsonError
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+
+from lensmith_api.internal.v1.training_data_service_pb2 import ConceptCount, TrainingInput, TrainingLabel
+from lensmith_api.v1.annotation_pb2 import Annotation
+from lensmith_api.v1.annotation_service_pb2 import AnnotateAction, InputAnnotation
+from lensmith_api.v1.concept_pb2 import Concept
+from lensmith_api.v1.input_pb2 import Input, InputStatus
+from lensmith_dataset.store.annotations import Action, AnnotationRow
+from lensmith_dataset.store.concepts import ConceptRow, LabelCounts
+from lensmith_dataset.store.inputs import InputRow
+from lensmith_dataset.store.labels import Label
+from lensmith_dataset.store.training_data import TrainingCount, TrainingState
+from lensmith_dataset.vectors import float16_from_halfvec
+from lensmith_platform.errors import ConflictError, InvalidInputError
+from lensmith_platform.resource_names import build
+
+_ACTIONS: Mapping[int, Action] = {
+    AnnotateAction.ANNOTATE_ACTION_UNSPECIFIED: "merge",
+    AnnotateAction.ANNOTATE_ACTION_MERGE: "merge",
+    AnnotateAction.ANNOTATE_ACTION_SET: "set",
+    AnnotateAction.ANNOTATE_ACTION_REMOVE: "remove",
+}
+
+
+def time_to_proto(time: datetime) -> Timestamp:
+    """Convert a time."""
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+def input_name(app: str, row: InputRow) -> str:
+    """Return the resource name of an input: by its own id, or its uid where it has none."""
+    return build("apps/{app}/inputs/{input}", app=app, input=row.own_id or str(row.uid))
+
+
+def input_to_proto(app: str, row: InputRow, annotations: Iterable[AnnotationRow]) -> Input:
+    """Convert an input of the app with this own id."""
+    message = Input(
+        name=input_name(app, row),
+        uid=str(row.uid),
+        status=cast("InputStatus.ValueType", row.status),
+        sha256=row.sha256.hex(),
+        size_bytes=row.size_bytes,
+        mime_type=row.mime_type,
+        width=row.width,
+        height=row.height,
+        source_url=row.source_url,
+        test=row.test,
+        annotations=[annotation_to_proto(annotation) for annotation in annotations],
+        create_time=time_to_proto(row.created_at),
+        update_time=time_to_proto(row.updated_at),
+        etag=str(row.revision),
+    )
+    if row.error is not None:
+        message.error.CopyFrom(Status.FromString(row.error))
+    if row.metadata is not None:
+        message.metadata.update(row.metadata)
+    return message
+
+
+def annotation_to_proto(row: AnnotationRow) -> Annotation:
+    """Convert an annotation."""
+    message = Annotation(concept=row.concept, actor=row.actor, update_time=time_to_proto(row.updated_at))
+    if row.number is not None:
+        message.number = row.number
+    else:
+        message.positive = bool(row.positive)
+    return message
+
+
+def input_annotation_to_proto(app: str, row: AnnotationRow) -> InputAnnotation:
+    """Convert an annotation with the name of its input."""
+    name = build("apps/{app}/inputs/{input}", app=app, input=row.input_own_id or str(row.input_uid))
+    return InputAnnotation(input=name, annotation=annotation_to_proto(row))
+
+
+def concept_to_proto(app: str, row: ConceptRow, counts: LabelCounts) -> Concept:
+    """Convert a concept of the app with this own id."""
+    return Concept(
+        name=build("apps/{app}/concepts/{concept}", app=app, concept=row.own_id),
+        uid=str(row.uid),
+        display_name=row.display_name or row.own_id,
+        description=row.description,
+        positive_count=counts.positive,
+        negative_count=counts.negative,
+        number_count=counts.number,
+        create_time=time_to_proto(row.created_at),
+        update_time=time_to_proto(row.updated_at),
+        etag=str(row.revision),
+    )
+
+
+def concept_count_to_proto(count: TrainingCount) -> ConceptCount:
+    """Convert what there is to train a concept on."""
+    return ConceptCount(
+        concept=count.concept,
+        display_name=count.display_name or count.concept,
+        positives=count.positives,
+        negatives=count.negatives,
+        numbers=count.numbers,
+    )
+
+
+def training_input_to_proto(state: TrainingState) -> TrainingInput:
+    """Convert the state of an input."""
+    if state.deleted:
+        return TrainingInput(input_uid=str(state.uid), deleted=True)
+    return TrainingInput(
+        input_uid=str(state.uid),
+        sha256=state.sha256,
+        test=state.test,
+        vector=float16_from_halfvec(state.vector),
+        labels=[
+            TrainingLabel(concept=label.concept, number=label.number)
+            if label.number is not None
+            else TrainingLabel(concept=label.concept, positive=bool(label.positive))
+            for label in state.labels
+        ],
+    )
+
+
+def action_from_proto(action: int) -> Action:
+    """Convert an action.
+
+    Raises:
+        InvalidInputError: ANNOTATE_ACTION_UNKNOWN; a later version of the API may know it.
+    """
+    if action not in _ACTIONS:
+        raise InvalidInputError("ANNOTATE_ACTION_UNKNOWN", f"there is no annotate action number {action}")
+    return _ACTIONS[action]
+
+
+def check_etag(etag: str, revision: int) -> None:
+    """Refuse a change that was made from an older state; an empty etag changes whatever is there.
+
+    Raises:
+        ConflictError: ETAG_MISMATCH.
+    """
+    if etag and etag != str(revision):
+        raise ConflictError(
+            "ETAG_MISMATCH", "The etag is not the current one: somebody changed it meanwhile; read it again."
+        )
+
+
+def check_annotation_count(count: int, limit: int) -> None:
+    """Refuse a call with more annotations than are changed at once.
+
+    Raises:
+        InvalidInputError: TOO_MANY_ANNOTATIONS.
+    """
+    if count > limit:
+        raise InvalidInputError(
+            "TOO_MANY_ANNOTATIONS",
+            f"the call has {count} annotations; at most {limit} are taken (max_annotations)",
+            metadata={"limit": "max_annotations", "max": str(limit)},
+        )
+
+
+def plain_text(field: str, text: str) -> str:
+    """Return a text that a user sent, if the database can hold it.
+
+    Raises:
+        InvalidInputError: TEXT_HAS_NUL.
+    """
+    if "\x00" in text:
+        raise InvalidInputError(
+            "TEXT_HAS_NUL",
+            f"{field} holds the character NUL, which cannot be kept",
+            metadata={"field": field},
+            field_violations=[(field, "must not hold the character NUL")],
+        )
+    return text
+
+
+def labels_from_proto(annotations: Sequence[Annotation]) -> list[Label]:
+    """Convert annotations that a user sent; positive where no value is set.
+
+    Raises:
+        InvalidInputError: NUMBER_NOT_FINITE, CONCEPT_MISSING or TEXT_HAS_NUL.
+    """
+    labels = []
+    for annotation in annotations:
+        if not annotation.concept:
+            raise InvalidInputError("CONCEPT_MISSING", "an annotation must name its concept")
+        plain_text("concept", annotation.concept)
+        if annotation.WhichOneof("value") != "number":
+            positive = annotation.positive if annotation.HasField("positive") else True
+            labels.append(Label(annotation.concept, positive=positive))
+        elif math.isfinite(annotation.number):
+            labels.append(Label(annotation.concept, number=annotation.number))
+        else:
+            raise InvalidInputError(
+                "NUMBER_NOT_FINITE",
+                f"the number annotated for {annotation.concept!r} is {annotation.number}; it must be finite",
+                metadata={"concept": annotation.concept},
+            )
+    return labels
+
+
+def metadata_from_proto(metadata: Struct, max_bytes: int) -> Mapping[str, Any]:
+    """Convert metadata that a user sent.
+
+    Raises:
+        InvalidInputError: METADATA_TOO_LARGE, or METADATA_INVALID: what JSON or the database cannot hold.
+    """
+    try:
+        values: dict[str, Any] = MessageToDict(metadata)
+        text = json.dumps(values, allow_nan=False, ensure_ascii=False)
+    except (ValueError, JsonError) as error:
+        raise InvalidInputError("METADATA_INVALID", f"metadata is not JSON: {error}") from None
+    if len(text.encode()) > max_bytes:
+        raise InvalidInputError(
+            "METADATA_TOO_LARGE",
+            f"metadata has {len(text.encode())} bytes as JSON; at most {max_bytes} are kept (max_metadata_bytes)",
+            metadata={"limit": "max_metadata_bytes", "max": str(max_bytes)},
+        )
+    if "\\u0000" in text and _holds_nul(values):
+        raise InvalidInputError("METADATA_INVALID", "metadata holds the character NUL, which cannot be kept")
+    return values
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(_holds_nul(part) for part in value)
+    return isinstance(value, str) and "\x00" in value

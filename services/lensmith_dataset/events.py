@@ -1,0 +1,90 @@
+"""What the process does besides answering calls: what it listens to, and what it does again and again."""
+
+import asyncio
+from collections.abc import Awaitable
+
+from lensmith_platform.usage import UsageMeter
+
+from lensmith_dataset.indexer import Indexer
+from lensmith_dataset.purge import Purge
+from lensmith_dataset.settings import DatasetSettings
+from lensmith_platform.bus import Bus, Reconciler, WorkConsumer
+from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.outbox import OutboxRelay
+
+_MESSAGES_AT_ONCE = 16
+"""Messages of new inputs in work: enough to fill batches when each is about one input."""
+
+
+class Background:
+    """The work of this process besides answering.
+
+    Args:
+        bus: the connection to NATS.
+        worker: the database as the worker role.
+        relay: publishes this service's events.
+        purge: removes what was deleted; None where another process does.
+        indexer: has inputs embedded; None where another process does.
+        meter: tells of usage.
+        settings: how often.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        worker: Database,
+        relay: OutboxRelay,
+        purge: Purge | None,
+        indexer: Indexer | None,
+        meter: UsageMeter,
+        settings: DatasetSettings,
+    ) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._relay = relay
+        self._purge = purge
+        self._indexer = indexer
+        self._meter = meter
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        work: list[Awaitable[None]] = [self._relay.run(), self._meter.run()]
+        if self._purge is not None:
+            work.append(self._delete_apps(self._purge).run())
+            work.append(Reconciler("purge", self._settings.purge_interval_seconds, self._purge.run_once).run())
+        if self._indexer is not None:
+            work.append(self._index(self._indexer))
+            interval = self._settings.index_poll_seconds
+            work.append(Reconciler("index--republish", interval, self._indexer.republish).run())
+        async with asyncio.TaskGroup() as tasks:
+            for one in work:
+                tasks.create_task(_run(one))
+
+    def _delete_apps(self, purge: Purge) -> WorkConsumer:
+        return WorkConsumer(
+            self._bus, "dataset--delete-app", "apps.deleted", purge.delete_app, concurrency=1, database=self._worker
+        )
+
+    async def _index(self, indexer: Indexer) -> None:
+        consumer = WorkConsumer(
+            self._bus,
+            "dataset--embed-inputs",
+            "inputs.created",
+            indexer.handle,
+            concurrency=_MESSAGES_AT_ONCE,
+            database=self._worker,
+            grace=5.0,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            batches = tasks.create_task(indexer.run())
+            try:
+                await consumer.run()
+            finally:
+                # After the consumer: when the process stops, messages in work are finished first.
+                batches.cancel()
+
+
+async def _run(work: Awaitable[None]) -> None:
+    await work

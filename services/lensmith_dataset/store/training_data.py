@@ -1,0 +1,128 @@
+"""What there is to train on: counted for preflight, and streamed as it changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from lensmith_dataset.store.labels import Label
+from lensmith_platform.db.unit_of_work import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCount:
+    """What an app has of one concept, among inputs with a vector that are not kept for testing."""
+
+    concept: str
+    display_name: str
+    positives: int
+    negatives: int
+    numbers: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """The state of one input now.
+
+    Attributes:
+        uid: uid of the input.
+        deleted: whether it is gone; the rest is empty then.
+        vector: as Postgres sends a halfvec: two big-endian 16-bit numbers, then big-endian float16; empty: none yet.
+    """
+
+    uid: UUID
+    deleted: bool
+    sha256: bytes
+    test: bool
+    vector: bytes
+    labels: Sequence[Label]
+
+
+_CONCEPTS = "app_id = $1 AND ($3::text[] IS NULL OR own_id = ANY($3))"
+
+
+async def count_by_concept(
+    connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None
+) -> list[TrainingCount]:
+    """Count what there is of concepts (None: of all), in order of own id; unknown ones are left out."""
+    rows = await connection.fetch(
+        f"""
+        SELECT concept.own_id AS concept, concept.display_name, coalesce(positives, 0) AS positives,
+               coalesce(negatives, 0) AS negatives, coalesce(numbers, 0) AS numbers
+        FROM (SELECT * FROM concepts WHERE {_CONCEPTS}) AS concept
+        LEFT JOIN (
+            SELECT label.concept_id, count(*) FILTER (WHERE positive) AS positives,
+                   count(*) FILTER (WHERE NOT positive) AS negatives, count(number) AS numbers
+            FROM annotations AS label
+            JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
+            JOIN embeddings AS vector
+                ON vector.app_id = $1 AND vector.space = $2 AND vector.input_id = label.input_id
+            WHERE label.app_id = $1 AND label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS})
+            GROUP BY label.concept_id
+        ) AS counted ON counted.concept_id = concept.id
+        ORDER BY concept.own_id
+        """,
+        app_id,
+        space,
+        concepts,
+    )
+    return [TrainingCount(**row) for row in rows]
+
+
+async def count_inputs(
+    connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None
+) -> tuple[int, int]:
+    """Count the inputs to train on that carry any annotation of the concepts, and those that wait for a vector."""
+    annotated = await connection.fetchval(
+        f"""
+        SELECT count(*) FROM inputs AS input
+        JOIN embeddings AS vector ON vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id
+        WHERE input.app_id = $1 AND NOT input.test AND EXISTS (
+            SELECT FROM annotations AS label WHERE label.app_id = $1 AND label.input_id = input.id
+                AND label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS})
+        )
+        """,
+        app_id,
+        space,
+        concepts,
+    )
+    pending = await connection.fetchval("SELECT count(*) FROM inputs WHERE app_id = $1 AND status = 1", app_id)
+    return annotated, pending
+
+
+async def states(connection: Connection, app_id: int, space: str, ids: Sequence[int]) -> list[TrainingState]:
+    """Return the states of inputs of the change feed, of those that are gone too."""
+    labels: dict[int, list[Label]] = {}
+    for row in await connection.fetch(
+        """
+        SELECT label.input_id, concept.own_id AS concept, label.positive, label.number
+        FROM annotations AS label
+        JOIN concepts AS concept ON concept.app_id = label.app_id AND concept.id = label.concept_id
+        WHERE label.app_id = $1 AND label.input_id = ANY($2::bigint[]) ORDER BY concept.own_id
+        """,
+        app_id,
+        ids,
+    ):
+        labels.setdefault(row["input_id"], []).append(Label(row["concept"], row["positive"], row["number"]))
+    rows = await connection.fetch(
+        """
+        SELECT change.input_id, coalesce(input.uid, change.deleted_uid) AS uid, input.id IS NULL AS deleted,
+               coalesce(input.sha256, '') AS sha256, coalesce(input.test, false) AS test,
+               coalesce(public.halfvec_send(vector.vector), '') AS vector
+        FROM input_changes AS change
+        LEFT JOIN inputs AS input ON input.app_id = $1 AND input.id = change.input_id
+        LEFT JOIN embeddings AS vector
+            ON vector.app_id = $1 AND vector.space = $3 AND vector.input_id = change.input_id
+        WHERE change.app_id = $1 AND change.input_id = ANY($2::bigint[])
+            AND coalesce(input.uid, change.deleted_uid) IS NOT NULL
+        ORDER BY change.input_id
+        """,
+        app_id,
+        ids,
+        space,
+    )
+    return [
+        TrainingState(
+            row["uid"], row["deleted"], row["sha256"], row["test"], row["vector"], labels.get(row["input_id"], [])
+        )
+        for row in rows
+    ]

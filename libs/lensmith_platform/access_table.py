@@ -13,8 +13,8 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
-from lensmith_api.v1 import access_pb2
 
+from lensmith_api.v1 import access_pb2
 from lensmith_platform import resource_names
 from lensmith_platform.rules import Plan, Planner
 

@@ -4,7 +4,6 @@ from datetime import UTC
 
 from lensmith_api.internal.v1.key_resolver_service_pb2 import AppIdentity, ResolveAppRequest, ResolveKeyRequest
 from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import KeyResolverServiceStub
-
 from lensmith_platform.clients import ServiceClients
 from lensmith_platform.key_cache import ResolvedKey
 from lensmith_platform.principal import AppRef

@@ -7,7 +7,14 @@ from typing import Any
 import grpc
 from opentelemetry.trace import SpanKind, Tracer
 
-from lensmith_platform.errors import DeadlineExceededError, PreconditionError, from_rpc_error
+from lensmith_platform.errors import (
+    DeadlineExceededError,
+    DependencyUnavailableError,
+    InternalError,
+    LensmithError,
+    PreconditionError,
+    from_rpc_error,
+)
 from lensmith_platform.interceptors.deadline import LEAST_SECONDS
 from lensmith_platform.interceptors.tracing import remote_parent
 from lensmith_platform.principal import current_call_or_none
@@ -22,6 +29,19 @@ from lensmith_platform.telemetry import (
 
 SHAVED_SECONDS = 0.02
 """What a callee gets less than we have, so that there is time left to tell our caller what went wrong."""
+
+# The callee refuses this service, not its caller: a defect of ours, of which the caller learns nothing.
+_OUR_FAULT = frozenset(
+    {
+        "CALLER_NOT_ALLOWED",
+        "CREDENTIALS_MALFORMED",
+        "CREDENTIALS_MISSING",
+        "OPERATOR_ONLY",
+        "SERVICES_ONLY",
+        "TOKEN_INVALID",
+        "TOKEN_NOT_FOR_APP",
+    }
+)
 
 _Details = grpc.aio.ClientCallDetails
 _Requests = AsyncIterable[Any] | Iterable[Any]
@@ -61,6 +81,20 @@ class Outgoing:
         timeout = self._timeout(given.timeout, streaming)
         return _Details(given.method, timeout, metadata, given.credentials, given.wait_for_ready)
 
+    def error(self, error: grpc.RpcError) -> LensmithError:
+        """Make the error of a call fit to be passed on to our own caller."""
+        typed = from_rpc_error(error)
+        if typed.reason in _OUR_FAULT:
+            return InternalError(typed.reason, f"{self._audience} refuses this service: {typed.message}")
+        if typed.reason == grpc.StatusCode.UNAVAILABLE.name:
+            # gRPC's own words name addresses inside the platform.
+            return DependencyUnavailableError(
+                "SERVICE_UNAVAILABLE",
+                f"the service {self._audience} does not answer",
+                metadata={"service": self._audience},
+            )
+        return typed
+
     def _timeout(self, given: float | None, streaming: bool) -> float | None:
         call = current_call_or_none()
         if call is None or call.deadline is None:
@@ -94,7 +128,7 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
         try:
             return await (await continuation(details, request))
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._outgoing.error(error) from error
 
 
 class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
@@ -111,7 +145,7 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
         try:
             return await (await continuation(details, request_iterator))
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._outgoing.error(error) from error
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
@@ -122,7 +156,7 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
         self, continuation: Callable[[_Details, Any], Awaitable[Any]], client_call_details: _Details, request: Any
     ) -> AsyncIterator[Any]:
         details = self._outgoing.details(client_call_details, streaming=True)
-        return _typed(await continuation(details, request))
+        return _typed(self._outgoing, await continuation(details, request))
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
@@ -136,16 +170,16 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
         request_iterator: _Requests,
     ) -> AsyncIterator[Any]:
         details = self._outgoing.details(client_call_details, streaming=True)
-        return _typed(await continuation(details, request_iterator))
+        return _typed(self._outgoing, await continuation(details, request_iterator))
 
 
-async def _typed(call: Any) -> AsyncIterator[Any]:
+async def _typed(outgoing: Outgoing, call: Any) -> AsyncIterator[Any]:
     """Pass a stream on; its error becomes typed. A stream that nobody reads to its end is cancelled."""
     try:
         async for response in call:
             yield response
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise outgoing.error(error) from error
     finally:
         call.cancel()
 

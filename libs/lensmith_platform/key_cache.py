@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
-from lensmith_api.internal.v1.events_pb2 import Revocation
 
+from lensmith_api.internal.v1.events_pb2 import Revocation
 from lensmith_platform.clock import Clock, SystemClock
 from lensmith_platform.errors import DeadlineExceededError, DependencyUnavailableError, UnauthenticatedError
 from lensmith_platform.principal import MAIN_APP, AppRef, Principal
@@ -195,6 +195,10 @@ class Authenticator:
         """Forget one key at once; also an answer about it that is still on its way."""
         self._keys.pop(secret_sha256, None)
         self._asked.pop(secret_sha256, None)
+
+    def forget_app(self, name: str) -> None:
+        """Forget an app at once; auth does when it deletes one."""
+        self._apps.pop(name, None)
 
     @property
     def hears_revocations(self) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from lensmith_api.v1 import access_pb2
 
+from lensmith_api.v1 import access_pb2
 from lensmith_platform.errors import InvalidInputError
 
 Violation = tuple[str, str]

@@ -23,7 +23,7 @@ from lensmith_platform.probes import Probes
 from lensmith_platform.readiness import Readiness
 from lensmith_platform.revocations import RevocationListener
 from lensmith_platform.service_auth import TokenSigner, TokenVerifier
-from lensmith_platform.settings import FRAMING_BYTES, BusSettings, SettingsError, load, masked
+from lensmith_platform.settings import FRAMING_BYTES, BusSettings, SettingsError, load, masked, service_name
 from lensmith_platform.telemetry import configure_logging, trace_exporter
 
 __all__ = ["Platform", "RunningService", "Service", "StartError", "main", "run_service", "running"]
@@ -101,8 +101,7 @@ async def run_service(settings: SettingsT, build: Build[SettingsT, ServiceT]) ->
     Returns:
         Exit status: 0 stopped as asked, 1 failed, 2 could not start.
     """
-    prefix = str(settings.model_config.get("env_prefix", ""))
-    name = prefix.removeprefix("LENSMITH_").strip("_").lower()
+    name = service_name(settings)
     configure_logging(name, level=settings.log_level, form=settings.log_format)
     _log.info("starting", settings=masked(settings))
     stop = asyncio.Event()
@@ -145,8 +144,7 @@ async def running(settings: SettingsT, build: Build[SettingsT, ServiceT]) -> Asy
         StartError: it cannot be served; the message is one clear sentence.
         SettingsError: a key of the service cannot be read.
     """
-    prefix = str(settings.model_config.get("env_prefix", ""))
-    name = prefix.removeprefix("LENSMITH_").strip("_").lower()
+    name = service_name(settings)
     async with AsyncExitStack() as closers:
         tracer = None
         if settings.otlp_endpoint:
@@ -184,6 +182,8 @@ async def running(settings: SettingsT, build: Build[SettingsT, ServiceT]) -> Asy
             await closers.enter_async_context(_background(listener.run()))
         service = await build(platform)
         closers.push_async_callback(service.close)
+        if service.name != name:
+            raise StartError(f"the settings are for the service {name!r}, what was built is {service.name!r}")
         yield await _serve(platform, service, closers)
 
 

@@ -163,6 +163,11 @@ def environment_name(settings_class: type[BaseSettings], field: str) -> str:
     return f"{settings_class.model_config.get('env_prefix', '')}{field}".upper()
 
 
+def service_name(settings: ServiceSettings) -> str:
+    """Name of the service that settings are for: what its prefix says."""
+    return str(settings.model_config.get("env_prefix", "")).removeprefix("LENSMITH_").strip("_").lower()
+
+
 def masked(settings: Settings) -> dict[str, Any]:
     """Settings to print at start: secrets are stars."""
     return settings.model_dump(mode="json")

@@ -3,6 +3,7 @@
 The request id and the W3C trace context travel with every call and every event, whether or not traces are collected.
 """
 
+import json
 import logging
 import re
 import secrets
@@ -120,8 +121,12 @@ def configure_logging(service: str, *, level: str, form: str) -> None:
         add_trace,
         structlog.processors.format_exc_info,
     ]
+    # One encoder for all lines: making one for each costs more than the line.
+    encode = json.JSONEncoder(default=repr, ensure_ascii=False).encode
     render: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
+        structlog.processors.JSONRenderer(serializer=lambda event, **_: encode(event))
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=False)
     )
     structlog.configure(
         processors=[*shared, render],

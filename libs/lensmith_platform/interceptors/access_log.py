@@ -25,8 +25,8 @@ class AccessLog(Link):
         }
         if exchange.app is not None:
             fields["app"] = exchange.app.name
-        reason = exchange.notes.get("reason")
-        if reason is not None:
-            fields["reason"] = reason
+        for key in ("reason", "cause"):
+            if key in exchange.notes:
+                fields[key] = exchange.notes[key]
         write("rpc", **fields)
         return error

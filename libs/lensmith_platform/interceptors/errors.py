@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import structlog
 
-from lensmith_platform.errors import LensmithError, to_status
+from lensmith_platform.errors import DependencyUnavailableError, LensmithError, to_status
 from lensmith_platform.interceptors.chain import Exchange, Link
 
 _log = structlog.get_logger("lensmith.errors")
@@ -35,6 +35,13 @@ class Errors(Link):
             _log.error("internal error", method=exchange.method.name, exc_info=error)
         elif isinstance(error, LensmithError):
             exchange.notes["reason"] = error.reason
+            if isinstance(error, DependencyUnavailableError) and error.__cause__ is not None:
+                exchange.notes["cause"] = _first_line(error.__cause__)
+
+
+def _first_line(cause: BaseException) -> str:
+    text = cause.details() if isinstance(cause, grpc.aio.AioRpcError) else str(cause)
+    return f"{type(cause).__name__}: {(text or '')[:300]}"
 
 
 def _aborted_code(exchange: Exchange) -> grpc.StatusCode:

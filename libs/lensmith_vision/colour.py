@@ -12,6 +12,8 @@ from PIL import Image, ImageCms
 __all__ = ["to_rgb"]
 
 _WHITE = (255, 255, 255)
+# Real profiles end at about 2 MB; the cache below must not be filled with larger ones.
+_MAX_PROFILE_BYTES = 4 * 1024 * 1024
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _PROFILE_SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab "}
@@ -51,7 +53,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
-    if isinstance(profile, bytes) and profile:
+    if isinstance(profile, bytes) and 0 < len(profile) <= _MAX_PROFILE_BYTES:
         transform = _transform(profile, image.mode)
         if transform is not None:
             return transform.apply(image)
@@ -60,7 +62,7 @@ def _to_srgb(image: Image.Image, profile: object) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Build the way from a profile to sRGB once: it costs more than applying it. None when nothing is to be done."""
     try:

@@ -33,6 +33,7 @@ __all__ = [
     "golden_images",
     "load_card",
     "load_labels",
+    "scores_of_logits",
     "space_of",
     "verify",
 ]
@@ -132,6 +133,24 @@ def load_labels(folder: Path) -> list[str]:
             "PACK_LABELS_INVALID", f"{LABELS_FILE} of {folder.name} has {len(labels)} names for {expected} logits"
         )
     return labels
+
+
+def scores_of_logits(card: Card, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Turn the logits [n, k] of a pack's own classifier into scores [n, k], 0 for those that name nothing.
+
+    Raises:
+        PackError: The pack has no classifier, or the logits are another's.
+    """
+    if card.logits is None or logits.ndim != 2 or logits.shape[1] != card.logits.dim:
+        raise PackError("PACK_HAS_NO_LOGITS", f"{card.id} gives no logits of shape {list(logits.shape)}")
+    if card.logits.activation == "softmax":
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    else:
+        scores = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+    scores[:, list(card.logits.ignored)] = 0
+    result: npt.NDArray[np.float32] = scores
+    return result
 
 
 def golden_images(seeds: Sequence[int], height: int, width: int) -> npt.NDArray[np.uint8]:

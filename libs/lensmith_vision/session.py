@@ -59,6 +59,7 @@ def open_session(model: Path, threads: int) -> Session:
     options.log_severity_level = 3
     # Threads that spin between products would steal the cores from decoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    ort.disable_telemetry_events()
     try:
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:

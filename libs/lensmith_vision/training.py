@@ -59,6 +59,8 @@ class TrainingSet:
 
     def rows(self, chosen: npt.NDArray[np.bool_]) -> TrainingSet:
         """Return the pictures that a mask [n] chooses."""
+        if chosen.all():
+            return self
         index = np.flatnonzero(chosen)
         return replace(
             self,
@@ -77,7 +79,7 @@ class TrainOptions:
     Attributes:
         type: Type of the head.
         closed_environment: multi_label only: a picture without a label for a concept counts as its negative.
-        folds: Parts of the out-of-fold evaluation; fewer where a concept has fewer groups of pictures.
+        folds: Parts of the out-of-fold evaluation; fewer where there are fewer groups of pictures.
         seed: The same seed and set give the same head.
         value_range: For regression, the range of answers; the range seen in training when left out.
     """
@@ -275,24 +277,22 @@ def _groups(data: TrainingSet) -> npt.NDArray[np.int64]:
     Scans of one machine may all be near copies of each other, and what tells them apart is the very thing to learn.
     """
     near = groups_of(data.features, data.group_ids)
-    if np.bincount(near).max() * 2 <= len(near) and _rarest(_strata(data), near) >= 2:
+    if np.bincount(near).max() * 2 <= len(near) and (data.targets is not None or _rarest(data, near) >= 2):
         return near
     return np.unique(np.asarray(data.group_ids), return_inverse=True)[1].astype(np.int64)
 
 
-def _rarest(strata: npt.NDArray[np.float32], groups: npt.NDArray[np.int64]) -> int:
-    """Count the groups of the rarest thing that a fold should have its share of."""
-    counts = [len(np.unique(groups[column > 0])) for column in strata.T]
+def _rarest(data: TrainingSet, groups: npt.NDArray[np.int64]) -> int:
+    """Count the groups of the rarest side of any concept: with one alone, nothing is left to learn it from."""
+    counts = [len(np.unique(groups[column > 0])) for column in _strata(data).T]
     return min((count for count in counts if count > 0), default=0)
 
 
 def _folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
-    """Deal the groups into as many folds as the rarest side of any concept allows, at least two."""
-    if len(np.unique(groups)) < 2:
+    count = len(np.unique(groups))
+    if count < 2:
         raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")
-    strata = _strata(data)
-    folds = max(2, min(options.folds, _rarest(strata, groups)))
-    return stratified_group_folds(strata, groups, folds, options.seed)
+    return stratified_group_folds(_strata(data), groups, max(2, min(options.folds, count)), options.seed)
 
 
 def _strata(data: TrainingSet) -> npt.NDArray[np.float32]:

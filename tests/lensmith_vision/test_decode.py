@@ -158,6 +158,15 @@ def test_decode_gives_first_frame_when_picture_moves(encode: Encode, format: str
     assert decode(data)[0, 0].tolist() == pytest.approx([250, 0, 0], abs=8)
 
 
+def test_decode_gives_first_picture_when_jpeg_holds_several(
+    encode: Encode, picture: Image.Image, pixels: Pixels
+) -> None:
+    data = encode(picture, "MPO", quality=95, save_all=True, append_images=[Image.new("RGB", (80, 60))])
+    assert distance(decode(data), pixels) <= 2.0
+    assert inspect(data) == ImageInfo("JPEG", 160, 120, "image/jpeg")
+    assert decode(data, min_side_hint=30).shape == (30, 40, 3)
+
+
 def test_decode_shrinks_only_down_to_the_hint_when_jpeg_is_large(encode: Encode, picture: Image.Image) -> None:
     large = picture.resize((1600, 1200), Image.Resampling.BICUBIC)
     data = encode(large, "JPEG", quality=92)

@@ -26,6 +26,7 @@ from lensmith_vision.pack import (
     is_space_id,
     load_card,
     load_labels,
+    scores_of_logits,
     space_of,
     verify,
 )
@@ -251,6 +252,11 @@ def test_builder_wraps_preprocessing_when_network_is_foreign(
     np.testing.assert_allclose(outputs.feature_map.mean(axis=(2, 3)), outputs.features, rtol=1e-4)
     assert outputs.logits is not None
     np.testing.assert_allclose(outputs.logits[0], [expected[0], expected[1], 2 * expected[0] - expected[1]], rtol=1e-4)
+    scores = scores_of_logits(card, outputs.logits)
+    odds = np.exp(outputs.logits[0])
+    np.testing.assert_allclose(scores[0], [0, *(odds[1:] / odds.sum())], rtol=1e-5)
+    with pytest.raises(PackError):
+        scores_of_logits(load_card(builtin_pack()), outputs.logits)
     assert engine.run(space, batch).feature_map is None
     with pytest.raises(PackError, match="exists already"):
         build_pack(read_source(foreign), destination)

@@ -157,7 +157,26 @@ def test_fit_works_when_each_concept_has_two_images() -> None:
     features, truth = clusters(2, 3, 1280, distance=40)
     result = fit(make_set(features, np.eye(3)[truth]), TrainOptions("multi_class"))
     assert (result.head.scores(features).argmax(axis=1) == truth).all()
-    assert result.evaluation.method == "2-fold out-of-fold"
+    assert result.evaluation.method == "5-fold out-of-fold"
+    pair = fit(make_set(features[:4], np.eye(2)[truth[:4]]), TrainOptions("multi_class"))
+    assert pair.evaluation.method == "4-fold out-of-fold"
+
+
+def test_fit_refuses_when_all_images_are_one_picture() -> None:
+    data = make_set(np.ones((12, 5), np.float32), np.eye(2)[[0, 1] * 6])
+    with pytest.raises(TrainingError) as refused:
+        fit(replace(data, group_ids=("same",) * 12), TrainOptions("multi_class"))
+    assert refused.value.reason == "TOO_FEW_IMAGES"
+
+
+@pytest.mark.parametrize("numbers", [[3.0, 4.0], [5.0] * 8, [0.0, 0.0, 0.0, 0.0, 1000.0]])
+def test_fit_measures_when_numbers_are_few_or_equal(numbers: list[float]) -> None:
+    features = np.random.default_rng(0).standard_normal((len(numbers), 16)).astype(np.float32)
+    result = fit(make_set(features, targets=numbers), TrainOptions("regression"))
+    scores = result.head.scores(features)
+    assert scores.min() >= min(numbers)
+    assert scores.max() <= max(numbers)
+    assert result.evaluation.mean_absolute_error is not None
 
 
 def test_fit_stays_finite_when_features_are_constant_or_huge() -> None:

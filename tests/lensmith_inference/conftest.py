@@ -70,6 +70,7 @@ class Rig:
     registry_peer: Peer
     base_model: BaseModel
     directory: Path
+    sockets: Path
 
     def key(self, secret: str = SECRET) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Key {secret}"),)
@@ -87,8 +88,25 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig_of(directory: Path, nats_url: str, packs: list[Path], **settings: object) -> AsyncIterator[Rig]:
-    """Start everything; the first pack is the base model of the apps."""
+async def rig_of(
+    directory: Path,
+    nats_url: str,
+    packs: list[Path],
+    *,
+    registry_up: bool = True,
+    corrupt: bool = False,
+    **settings: object,
+) -> AsyncIterator[Rig]:
+    """Start everything; the first pack is the base model of the apps.
+
+    Args:
+        directory: Of the test.
+        nats_url: Where the bus is, or is not.
+        packs: What registry has.
+        registry_up: Whether registry answers from the start.
+        corrupt: Whether registry sends altered bytes.
+        settings: Of inference.
+    """
     for service in ("inference", "dataset", "registry", "auth"):
         make_key_pair(service, directory / "private" / f"{service}.pem", directory / "keys")
     auth, registry = Auth(), Registry()
@@ -100,7 +118,9 @@ async def rig_of(directory: Path, nats_url: str, packs: list[Path], **settings: 
     with tempfile.TemporaryDirectory(prefix="lens-") as sockets:
         auth_peer, registry_peer = Peer(Path(sockets) / "auth", auth), Peer(Path(sockets) / "registry", registry)
         await auth_peer.start()
-        await registry_peer.start()
+        registry.corrupt = corrupt
+        if registry_up:
+            await registry_peer.start()
         chosen = InferenceSettings(
             service_key_file=directory / "private" / "inference.pem",
             service_keys_dir=directory / "keys",
@@ -112,7 +132,9 @@ async def rig_of(directory: Path, nats_url: str, packs: list[Path], **settings: 
         try:
             async with running(chosen, build) as service, grpc.aio.insecure_channel(service.target) as channel:
                 stub = InferenceServiceStub(channel)
-                yield Rig(service, stub, auth, registry, auth_peer, registry_peer, base_models[0], directory)
+                yield Rig(
+                    service, stub, auth, registry, auth_peer, registry_peer, base_models[0], directory, Path(sockets)
+                )
         finally:
             await asyncio.gather(auth_peer.stop(), registry_peer.stop())
 

@@ -3,8 +3,8 @@
 import json
 import secrets
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lensmith_stack.files import write_private
@@ -18,12 +18,8 @@ _PORTS = range(20000, 32768)
 def free_ports(count: int) -> list[int]:
     """Distinct loopback ports that nobody listens on at this moment."""
     ports: list[int] = []
-    with ExitStack() as held:
-        while len(ports) < count:
-            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            with suppress(OSError):
-                probe.bind((LOOPBACK, _PORTS.start + secrets.randbelow(len(_PORTS))))
-                ports.append(int(probe.getsockname()[1]))
+    while len(ports) < count:
+        ports.append(_free_port(ports))
     return ports
 
 
@@ -38,20 +34,38 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def keep_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
+def keep_ports(file: Path, names: Sequence[str], twins: Mapping[str, int] | None = None) -> dict[str, int]:
     """A free loopback port for each name, the same as last time where still free.
 
     Args:
         file: where the choice is remembered.
         names: what needs a port.
+        twins: for a name the distance to a second port that must be free with the first.
     """
+    distances = twins or {}
     remembered: dict[str, int] = {}
     with suppress(FileNotFoundError, ValueError):
-        loaded = json.loads(file.read_text())
-        remembered = {str(name): int(port) for name, port in loaded.items()}
-    kept = {name: remembered[name] for name in names if name in remembered and is_free(LOOPBACK, remembered[name])}
-    missing = [name for name in names if name not in kept]
-    fresh = [port for port in free_ports(len(names) + len(kept)) if port not in kept.values()]
-    kept.update(zip(missing, fresh, strict=False))
+        remembered = {str(name): int(port) for name, port in json.loads(file.read_text()).items()}
+    kept: dict[str, int] = {}
+    taken: list[int] = []
+    # Twins first: they find a place less easily.
+    for name in sorted(names, key=lambda name: name not in distances):
+        distance = distances.get(name, 0)
+        port = remembered.get(name, 0)
+        if not port or port in taken or not _both_free(port, distance):
+            port = _free_port([*taken, *remembered.values()], distance)
+        kept[name] = port
+        taken += {port, port + distance}
     write_private(file, json.dumps(kept, indent=2))
     return kept
+
+
+def _free_port(taken: Collection[int], distance: int = 0) -> int:
+    while True:
+        port = _PORTS.start + secrets.randbelow(len(_PORTS) - distance)
+        if not {port, port + distance} & set(taken) and _both_free(port, distance):
+            return port
+
+
+def _both_free(port: int, distance: int) -> bool:
+    return is_free(LOOPBACK, port) and is_free(LOOPBACK, port + distance)

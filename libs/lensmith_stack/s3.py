@@ -27,8 +27,11 @@ BUCKET = "lensmith"
 # Every port `weed mini` opens: what is not given here it takes from fixed numbers of its own.
 PORTS = (
     *("s3", "s3_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc"),
-    *("s3_filer", "s3_filer_grpc", "s3_admin", "s3_admin_grpc"),
+    *("s3_filer", "s3_filer_grpc", "s3_admin"),
 )
+
+TWIN_PORTS = {"s3_admin": 10000}
+"""Distance to a second port, which its workers look for there whatever it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,10 @@ class S3:
             stop_signal=signal.SIGKILL if self.fast else signal.SIGTERM,
         )
 
+    @property
+    def _admin_grpc(self) -> int:
+        return self.ports["s3_admin"] + TWIN_PORTS["s3_admin"]
+
     def _options(self, data: Path, identities: Path) -> list[str]:
         port = self.ports
         return [
@@ -98,7 +105,7 @@ class S3:
             *(f"-volume.port={port['s3_volume']}", f"-volume.port.grpc={port['s3_volume_grpc']}"),
             *(f"-filer.port={port['s3_filer']}", f"-filer.port.grpc={port['s3_filer_grpc']}"),
             # The admin part is what keeps volumes compact; its web page stays off.
-            *(f"-admin.port={port['s3_admin']}", f"-admin.port.grpc={port['s3_admin_grpc']}", "-admin.ui=false"),
+            *(f"-admin.port={port['s3_admin']}", f"-admin.port.grpc={self._admin_grpc}", "-admin.ui=false"),
             *("-master.telemetry=false", "-volume.preStopSeconds=0"),
             # Volumes grow with their content, so their number need not be bound to the disk's size.
             *("-volume.max=1000", "-master.volumeSizeLimitMB=1024"),
@@ -113,7 +120,7 @@ class S3:
         for name in (
             *(f"master-grpc-{port['s3_master_grpc']}", f"volume-grpc-{port['s3_volume_grpc']}"),
             *(f"filer-grpc-{port['s3_filer_grpc']}", f"filer-{port['s3_filer']}"),
-            *(f"s3-grpc-{port['s3_grpc']}", f"s3-{port['s3']}", f"admin-grpc-{port['s3_admin_grpc']}"),
+            *(f"s3-grpc-{port['s3_grpc']}", f"s3-{port['s3']}", f"admin-grpc-{self._admin_grpc}"),
         ):
             yield Path(f"/tmp/seaweedfs-{name}.sock")  # noqa: S108
 

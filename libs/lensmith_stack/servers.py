@@ -15,7 +15,7 @@ from lensmith_stack.ports import keep_ports
 from lensmith_stack.postgres import Postgres
 from lensmith_stack.process import Program
 from lensmith_stack.s3 import PORTS as S3_PORTS
-from lensmith_stack.s3 import S3, ensure_bucket, remove_bucket
+from lensmith_stack.s3 import S3, TWIN_PORTS, ensure_bucket, remove_bucket
 
 DATABASE = "lensmith"
 MIGRATE_ROLE = "lensmith_migrate"
@@ -64,7 +64,7 @@ class Servers:
     def __init__(self, directory: Path, instance: str, outside: Outside | None = None, *, fast: bool = False) -> None:
         self._outside = outside or Outside()
         self._secrets = make_private_directory(directory / "secrets")
-        ports = keep_ports(directory / "ports.json", ("postgres", "nats", *S3_PORTS))
+        ports = keep_ports(directory / "ports.json", ("postgres", "nats", *S3_PORTS), TWIN_PORTS)
         self.postgres = Postgres(
             directory / "postgres", self._secrets / "postgres", ports["postgres"], instance, fast=fast
         )

@@ -17,7 +17,7 @@ from lensmith_stack.servers import OWNERS, Servers
 
 SERVICES = ("auth", "dataset", "registry", "inference", "trainer", "gateway")
 
-_STORES_BYTES = ("dataset", "registry")
+_STORES_BYTES = ("dataset", "registry", "gateway")
 _CACHES_FILES = ("inference", "trainer")
 
 

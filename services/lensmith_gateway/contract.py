@@ -12,6 +12,7 @@ from typing import Literal
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, FileDescriptor, ServiceDescriptor
+
 from lensmith_api.v1 import access_pb2
 
 PUBLIC_PACKAGE = "lensmith.v1"
@@ -19,15 +20,18 @@ PUBLIC_PACKAGE = "lensmith.v1"
 OWNERS: Mapping[str, str] = {
     "AppService": "auth",
     "KeyService": "auth",
-    "UsageService": "auth",
-    "InputService": "dataset",
     "ConceptService": "dataset",
+    "InputService": "dataset",
     "AnnotationService": "dataset",
     "ModelService": "registry",
-    "BaseModelService": "registry",
     "InferenceService": "inference",
+    "BaseModelService": "registry",
+    "UsageService": "auth",
 }
-"""Which of the platform's services answers which public proto service. The only place that says so."""
+"""Which of the platform's services answers which public proto service. The only place that says so.
+
+In the order in which to tell of them.
+"""
 
 HttpVerb = Literal["get", "post", "put", "patch", "delete"]
 _VERBS: tuple[HttpVerb, ...] = ("get", "post", "put", "patch", "delete")
@@ -114,12 +118,12 @@ class Contract:
 
     @cached_property
     def services(self) -> tuple[str, ...]:
-        """Full names of the public proto services, sorted."""
-        return tuple(sorted(f"{PUBLIC_PACKAGE}.{name}" for name in OWNERS))
+        """Full names of the public proto services, in the order of `OWNERS`."""
+        return tuple(f"{PUBLIC_PACKAGE}.{name}" for name in OWNERS)
 
     @cached_property
     def rpcs(self) -> tuple[Rpc, ...]:
-        """Every public RPC in the order of the protos, services sorted by name."""
+        """Every public RPC, service by service, in the order of the protos."""
         return tuple(rpc for name in self.services for rpc in self._rpcs_of(self._pool.FindServiceByName(name)))
 
     def message(self, full_name: str) -> Descriptor:

@@ -1,0 +1,144 @@
+"""The gateway's own routes in the OpenAPI document, written by hand because no proto tells of them."""
+
+from collections.abc import Mapping
+
+from lensmith_gateway.openapi_schemas import Schema
+
+_ERROR: Schema = {"$ref": "#/components/responses/Error"}
+_RESULTS: Schema = {"$ref": "#/components/schemas/CreateInputsResponse"}
+
+HTTP_TAG: Schema = {
+    "name": "Gateway",
+    "description": "Plain HTTP beside the API: multipart uploads, pictures by link, health.",
+}
+
+_UPLOAD_OPTIONS: Schema = {
+    "type": "object",
+    "description": "Options as JSON.",
+    "additionalProperties": False,
+    "properties": {
+        "allow_duplicate": {
+            "type": "boolean",
+            "description": "Whether bytes that the app already has become a second input.",
+        },
+        "request_id": {
+            "type": "string",
+            "maxLength": 56,
+            "description": "Makes a repeated upload of the same files add nothing twice.",
+        },
+        "files": {
+            "type": "object",
+            "description": "By file name: `inputId`, `metadata`, `test` and `annotations`, as in CreateInputs.",
+            "additionalProperties": {"$ref": "#/components/schemas/NewInput"},
+        },
+    },
+}
+
+_UPLOAD: Schema = {
+    "operationId": "Upload",
+    "tags": ["Gateway"],
+    "summary": "Adds pictures from files",
+    "description": "Adds pictures from the files of a multipart form, at most 128; every part with a file name is one, "
+    "whatever the part is called. Nothing is added unless the whole form arrives. The answer is that of CreateInputs: "
+    "one result for each file, in order.\n\nNeeds scope `Inputs:Add`.",
+    "x-lensmith-access": "scope `Inputs:Add`",
+    "x-lensmith-scope": "Inputs:Add",
+    "parameters": [
+        {
+            "name": "app",
+            "in": "path",
+            "required": True,
+            "description": "Own id of the app.",
+            "schema": {"type": "string"},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {
+                            "type": "array",
+                            "description": "The files.",
+                            "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+                            "minItems": 1,
+                            "maxItems": 128,
+                        },
+                        "concept": {
+                            "type": "array",
+                            "description": "Own ids of concepts that every picture shows. They must exist.",
+                            "items": {"type": "string", "maxLength": 128},
+                        },
+                        "allow_duplicate": {"type": "string", "enum": ["true", "false"]},
+                        "options": _UPLOAD_OPTIONS,
+                    },
+                },
+                "encoding": {"options": {"contentType": "application/json"}},
+            }
+        },
+    },
+    "responses": {
+        "200": {"description": "OK", "content": {"application/json": {"schema": _RESULTS}}},
+        "default": _ERROR,
+    },
+}
+
+_IMAGE: Schema = {
+    "operationId": "GetImageBytes",
+    "tags": ["Gateway"],
+    "summary": "Returns a picture's bytes",
+    "description": "Returns a picture's bytes to whoever holds its link, which GetImage makes, until the link expires."
+    "\n\nNeeds no key.",
+    "x-lensmith-access": "no key",
+    "security": [],
+    "parameters": [
+        {
+            "name": "token",
+            "in": "path",
+            "required": True,
+            "description": "Last part of the link's path.",
+            "schema": {"type": "string"},
+        }
+    ],
+    "responses": {
+        "200": {
+            "description": "The file as it was uploaded.",
+            "content": {"image/*": {"schema": {"type": "string", "contentMediaType": "image/*"}}},
+        },
+        "default": _ERROR,
+    },
+}
+
+_STATE: Schema = {"type": "string", "enum": ["SERVING", "NOT_SERVING", "UNREACHABLE"]}
+_HEALTH: Schema = {
+    "type": "object",
+    "required": ["status", "services"],
+    "properties": {
+        "status": {"type": "string", "enum": ["SERVING", "NOT_SERVING"]},
+        "services": {"type": "object", "additionalProperties": _STATE},
+    },
+    "example": {"status": "SERVING", "services": {"auth": "SERVING", "dataset": "SERVING", "gateway": "SERVING"}},
+}
+
+_HEALTHZ: Schema = {
+    "operationId": "GetHealth",
+    "tags": ["Gateway"],
+    "summary": "Tells how the platform is",
+    "description": "Tells whether every service can serve; 503 where one cannot.\n\nNeeds no key.",
+    "x-lensmith-access": "no key",
+    "security": [],
+    "responses": {
+        "200": {"description": "All services serve.", "content": {"application/json": {"schema": _HEALTH}}},
+        "503": {"description": "Some service does not.", "content": {"application/json": {"schema": _HEALTH}}},
+    },
+}
+
+HTTP_PATHS: Mapping[str, Schema] = {
+    "/v1/apps/{app}/uploads": {"post": _UPLOAD},
+    "/images/{token}": {"get": _IMAGE},
+    "/healthz": {"get": _HEALTHZ},
+}
+"""Operations by path."""

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from lensmith_stack.commands import up
@@ -15,7 +16,8 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    os.setsid()  # The terminal that started it may go.
+    with suppress(PermissionError):  # It leads a session already.
+        os.setsid()  # The terminal that started it may go.
     asked = json.loads(sys.argv[1])
     options = UpOptions(
         data_dir=Path(asked["data_dir"]),

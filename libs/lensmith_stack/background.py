@@ -5,6 +5,7 @@ die with that thread.
 """
 
 import asyncio
+import shutil
 import tempfile
 import threading
 from collections.abc import Coroutine, Iterator
@@ -60,6 +61,8 @@ def background_servers(outside: Outside | None = None) -> Iterator[BackgroundSer
             yield running
         finally:
             running.run(supervisor.stop())
+            # Elsewhere, if Postgres' system user could not get through to the scratch directory.
+            shutil.rmtree((directory / "postgres").resolve(), ignore_errors=True)
 
 
 @contextmanager

@@ -5,15 +5,22 @@ import secrets
 from pathlib import Path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace `path` atomically with a file only its owner can read (mode 0600)."""
+def write_private(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace `path` atomically with a file only its owner can read (mode 0600).
+
+    Args:
+        path: the file.
+        text: its new content.
+        durable: whether it must survive a power cut, which costs a wait for the disk.
+    """
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)

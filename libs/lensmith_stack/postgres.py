@@ -145,6 +145,10 @@ class Postgres:
     async def _answers(self) -> bool:
         try:
             connection = await asyncpg.connect(self.url("postgres"), timeout=2)
+        except asyncpg.InvalidPasswordError:
+            raise DirectoryUnusableError(
+                f"The database in {self.directory} does not know the password in {self.password_file}: put that file back."
+            ) from None
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
         await connection.close()

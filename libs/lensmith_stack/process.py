@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lensmith_stack import launch
@@ -68,7 +68,8 @@ class Child:
     program: Program
     log: Path
     process: asyncio.subprocess.Process
-    _log_start: int = field(default=0)
+    _log_start: int = 0
+    _swept: bool = False
 
     @classmethod
     async def start(cls, program: Program, log: Path) -> "Child":
@@ -139,8 +140,10 @@ class Child:
 
     async def kill(self) -> None:
         """Kill the whole process group and wait for the child's end."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if not self._swept:  # Once: later the number may be somebody else's.
+            self._swept = True
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         await self.process.wait()
         for file in self.program.leftovers:
             file.unlink(missing_ok=True)

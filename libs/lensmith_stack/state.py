@@ -98,7 +98,7 @@ def write_state(directory: Path, phase: Phase, url: str, parts: Sequence[Part], 
         memory_bytes=0,
         parts=tuple(_part_status(part) for part in parts),
     )
-    write_private(state_file(directory), json.dumps(asdict(status)))
+    write_private(state_file(directory), json.dumps(asdict(status)), durable=False)
 
 
 def read_state(directory: Path) -> PlatformStatus:

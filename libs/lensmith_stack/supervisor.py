@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from lensmith_stack.errors import StartError
+from lensmith_stack.errors import StackError
 from lensmith_stack.files import write_private
 from lensmith_stack.process import Child, Program, exit_reason, rotate_log
 
@@ -81,7 +81,7 @@ class Supervisor:
         """Start programs side by side, as one group, and return when all are ready.
 
         Raises:
-            StartError: one of them did not come up; the others are left to `stop`.
+            StackError: one of them did not come up; the others are left to `stop`.
         """
         group = []
         for program in programs:
@@ -137,7 +137,7 @@ class Supervisor:
             pause = min(pause * 2, _LONGEST_PAUSE)
             try:
                 await self._bring_up(part)
-            except StartError as error:
+            except StackError as error:
                 _LOGGER.warning("%s", error)
                 if part.child:
                     await part.child.kill()
@@ -179,7 +179,7 @@ class Supervisor:
                 with suppress(psutil.NoSuchProcess):
                     alive[part.child.pid] = psutil.Process(part.child.pid).create_time()
         try:
-            write_private(self._children_file, json.dumps(alive))
+            write_private(self._children_file, json.dumps(alive), durable=False)
             self._on_change()
         except OSError as error:  # A full disk must not keep a part from coming back.
             _LOGGER.warning("the state cannot be written: %s", error)
@@ -213,7 +213,7 @@ async def _healthy(program: Program) -> bool:
     try:
         async with asyncio.timeout(_PROBE_EVERY):
             return await program.ready()
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, StackError):
         return False
 
 

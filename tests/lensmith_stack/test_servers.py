@@ -16,11 +16,12 @@ import pytest
 import urllib3
 from minio import Minio
 from minio.error import S3Error
-from tests.conftest import Bucket
+from tests.conftest import Bucket, Database
 
 from lensmith_stack.background import BackgroundServers
+from lensmith_stack.errors import DirectoryUnusableError
 from lensmith_stack.files import make_private_directory
-from lensmith_stack.servers import Servers
+from lensmith_stack.servers import Outside, Servers
 from lensmith_stack.supervisor import PartState, Supervisor
 
 
@@ -161,6 +162,31 @@ def test_nobody_else_can_look_in_when_the_servers_run(directory: Path) -> None:
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o007} == {}
     for path in (directory / "secrets").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_nothing_is_started_when_all_servers_are_outside_ones(
+    servers: BackgroundServers, database: Database, s3: Bucket, directory: Path
+) -> None:
+    outside = Outside(database.admin_url, servers.servers.nats_url, s3.url)
+    place = Servers(directory, "outside", outside)
+    assert await place.programs() == []
+    assert (place.nats_url, place.s3_url()) == (outside.nats_url, outside.s3_url)
+    await place.ensure_bucket()
+    await place.ensure_database(database.name)
+    again = Servers(make_private_directory(directory / "other"), "other", outside)
+    assert again.role_url("lensmith_auth") == place.role_url("lensmith_auth"), "users of one server agree"
+    assert "lensmith_auth_worker:" in place.role_url("lensmith_auth_worker", "x")
+
+
+async def test_start_says_so_when_the_databases_password_is_lost(directory: Path) -> None:
+    first = Stack(directory)
+    await first.start()
+    await first.supervisor.stop()
+    (directory / "secrets" / "postgres").unlink()
+    second = Stack(directory)
+    with pytest.raises(DirectoryUnusableError, match="put that file back"):
+        await second.start()
+    await second.supervisor.stop()
 
 
 def _put_objects(stack: Stack, count: int) -> None:

@@ -1,0 +1,80 @@
+"""The change feed: what changed since a cursor, without losing a change.
+
+A cursor over a sequence skips transactions that took their number early and committed late. Here a change carries the
+id of its transaction, and a reader goes no further than the oldest transaction that still runs: what lies behind that
+horizon is complete. The feed is compacted, one row for each input however often it changed, so it never outgrows them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lensmith_platform.db import Connection
+from lensmith_platform.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """A part of the feed.
+
+    Attributes:
+        ids: what changed, in the order of the feed.
+        next_cursor: where the next part begins.
+    """
+
+    ids: Sequence[int]
+    next_cursor: str
+
+
+async def record(connection: Connection, app_id: int, ids: Sequence[int]) -> None:
+    """Note that inputs change, in the transaction that changes them.
+
+    Args:
+        connection: in the transaction.
+        app_id: whose inputs.
+        ids: sorted and distinct, so that two transactions with the same inputs wait for each other in one order.
+    """
+    await connection.execute(
+        """
+        INSERT INTO input_changes (app_id, input_id) SELECT $1, unnest($2::bigint[])
+        ON CONFLICT ON CONSTRAINT input_changes_pkey DO UPDATE SET xid = pg_current_xact_id()
+        """,
+        app_id,
+        ids,
+    )
+
+
+async def read(connection: Connection, app_id: int, cursor: str, limit: int) -> Changes:
+    """Read the part of the feed behind a cursor.
+
+    Args:
+        connection: in any transaction; its snapshot decides what is seen.
+        app_id: whose inputs.
+        cursor: of the part before; empty: from the beginning.
+        limit: most ids to return. Fewer, or none, means that the end was reached for now.
+
+    Raises:
+        InvalidInputError: CURSOR_INVALID.
+    """
+    xid, input_id = _parse(cursor)
+    rows = await connection.fetch(
+        """
+        SELECT xid::text AS xid, input_id FROM input_changes
+        WHERE app_id = $1 AND (xid, input_id) > ($2::text::xid8, $3) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY input_changes.xid, input_id LIMIT $4
+        """,
+        app_id,
+        xid,
+        input_id,
+        limit,
+    )
+    next_cursor = f"{rows[-1]['xid']}.{rows[-1]['input_id']}" if rows else cursor
+    return Changes([row["input_id"] for row in rows], next_cursor)
+
+
+def _parse(cursor: str) -> tuple[str, int]:
+    if not cursor:
+        return "0", 0
+    xid, separator, input_id = cursor.partition(".")
+    if not (separator and xid.isdecimal() and input_id.isdecimal() and len(cursor) <= 40 and cursor.isascii()):
+        raise InvalidInputError("CURSOR_INVALID", "the cursor is not one of this feed")
+    return xid, int(input_id)

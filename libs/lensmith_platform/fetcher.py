@@ -92,9 +92,7 @@ class Fetcher:
             if isinstance(answer, Fetched):
                 return answer
             url = answer
-        raise _refused(
-            "URL_TOO_MANY_REDIRECTS", f"the URL redirects more than {self._limits.max_redirects} times", url
-        )
+        raise _refused("URL_TOO_MANY_REDIRECTS", f"the URL redirects more than {self._limits.max_redirects} times", url)
 
     async def _read(self, url: str) -> Fetched | str:
         """Read one answer; a redirect is returned as the URL that it leads to."""
@@ -108,14 +106,16 @@ class Fetcher:
                 found = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
                 if response.status in _REDIRECTS and "location" in found:
                     return urljoin(url, found["location"])
-                if response.status != 200:  # noqa: PLR2004  HTTP's own number
+                if response.status != 200:
                     raise _refused("URL_HTTP_ERROR", f"the URL answered with HTTP status {response.status}", url)
                 data = await self._body(url, response, found.get("content-length", ""))
                 return Fetched(data, url, found.get("content-type", ""))
         except _RefusedAddressError as error:
             raise _refused(error.reason, str(error), url) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
-            raise _refused("URL_UNREACHABLE", f"the URL cannot be read: {error or type(error).__name__}", url) from error
+            raise _refused(
+                "URL_UNREACHABLE", f"the URL cannot be read: {error or type(error).__name__}", url
+            ) from error
 
     async def _body(self, url: str, response: httpcore.Response, declared: str) -> bytes:
         most = self._limits.max_bytes

@@ -80,7 +80,7 @@ class Model(_message.Message):
     description: _builtins.str
     """What the model is for."""
     type: Global___ModelType.ValueType
-    """What it answers; cannot be changed."""
+    """What it answers; must be set when the model is created, cannot be changed."""
     closed_environment: _builtins.bool
     """Multi-label only: whether an input without an annotation of a concept counts as negative. Otherwise it is unknown and left out."""
     negative_concept: _builtins.str

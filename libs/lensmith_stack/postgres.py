@@ -147,7 +147,7 @@ class Postgres:
             connection = await asyncpg.connect(self.url("postgres"), timeout=2)
         except asyncpg.InvalidPasswordError:
             raise DirectoryUnusableError(
-                f"The database in {self.directory} does not know the password in {self.password_file}: put that file back."
+                f"The database in {self.directory} does not know the password in {self.password_file}: put it back."
             ) from None
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
             return False

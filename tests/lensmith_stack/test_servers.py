@@ -184,7 +184,7 @@ async def test_start_says_so_when_the_databases_password_is_lost(directory: Path
     await first.supervisor.stop()
     (directory / "secrets" / "postgres").unlink()
     second = Stack(directory)
-    with pytest.raises(DirectoryUnusableError, match="put that file back"):
+    with pytest.raises(DirectoryUnusableError, match="put it back"):
         await second.start()
     await second.supervisor.stop()
 

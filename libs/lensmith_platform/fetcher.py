@@ -1,7 +1,7 @@
 """The guarded fetcher: reads a URL that a user gave, and nothing that the user could not read from the internet.
 
-Every connection, of the first request and of each redirect, resolves the name once, checks all its addresses, and goes to
-one of the checked ones: a name that answers differently a moment later changes nothing. TLS still checks the name.
+Every connection, of the first request and of each redirect, resolves the name once, checks all its addresses, and goes
+to one of the checked ones: a name that answers differently a moment later changes nothing. TLS still checks the name.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ class FetchLimits:
         max_bytes: most bytes of an answer.
         seconds: most time for everything, redirects included.
         max_redirects: most redirects to follow.
-        allow_private: whether addresses that are not public may be read: for tests, and for platforms whose pictures lie
-            on a network of their own.
+        allow_private: whether addresses that are not public may be read: for tests, and for platforms whose pictures
+            lie on a network of their own.
     """
 
     max_bytes: int = 20 << 20

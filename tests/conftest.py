@@ -18,10 +18,11 @@ import asyncpg
 import nats
 import pytest
 import urllib3
+from minio import Minio
+
 from lensmith_platform.db.roles import bootstrap
 from lensmith_stack.background import BackgroundServers, background_servers
 from lensmith_stack.servers import MIGRATE_ROLE, Outside, Servers
-from minio import Minio
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,224 @@
+"""Every public RPC, tried with keys that must not get through. The list is the contract, so new RPCs are walked too."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import grpc
+import pytest
+from google.api import annotations_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from tests.platform_process import PlatformProcess
+
+import lensmith
+from lensmith.errors import from_rpc_error
+from lensmith_api.v1.access_pb2 import Access, access
+from lensmith_vision.materials import render
+
+pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
+
+VARIABLE = re.compile(r"\{([a-z_.]+)=([^}]*)\}")
+READ_ONLY = {"Predict", "Search"}
+
+
+@dataclass(frozen=True)
+class Rpc:
+    """A public RPC."""
+
+    path: str
+    access: Access
+    request: type[Message]
+    response: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+    app_field: str
+    template: str
+
+    def build(self, names: Callable[[str], str]) -> Message:
+        """A request whose resource name is made by `names` from the RPC's template; nothing else is set."""
+        request = self.request()
+        *parents, last = self.app_field.split(".")
+        target: Message = request
+        for parent in parents:
+            target = getattr(target, parent)
+        if self.app_field:
+            setattr(target, last, names(self.template))
+        return request
+
+    def call(self, channel: grpc.Channel, secret: str, request: Message) -> list[Message]:
+        """Calls it; returns what it answers."""
+        kind = ("stream" if self.client_streaming else "unary") + "_" + ("stream" if self.server_streaming else "unary")
+        method = getattr(channel, kind)(
+            self.path, request_serializer=self.request.SerializeToString, response_deserializer=self.response.FromString
+        )
+        sent = iter([request]) if self.client_streaming else request
+        answer = method(sent, metadata=(("authorization", f"Key {secret}"),), timeout=30)
+        return list(answer) if self.server_streaming else [answer]
+
+
+def rpcs() -> Iterator[Rpc]:
+    descriptors = FileDescriptorSet.FromString((files("lensmith_api") / "descriptors.binpb").read_bytes())
+    pool = DescriptorPool()
+    for file in descriptors.file:
+        pool.Add(file)
+    for file in descriptors.file:
+        if file.package != "lensmith.v1":
+            continue
+        for service in file.service:
+            for method in service.method:
+                http = method.options.Extensions[annotations_pb2.http]
+                pattern = next(
+                    (getattr(http, verb) for verb in ("get", "post", "patch", "delete") if getattr(http, verb)), ""
+                )
+                field, template = next(
+                    (found for found in VARIABLE.findall(pattern) if found[1].startswith("apps/")), ("", "")
+                )
+                yield Rpc(
+                    path=f"/lensmith.v1.{service.name}/{method.name}",
+                    access=method.options.Extensions[access],
+                    request=message_factory.GetMessageClass(pool.FindMessageTypeByName(method.input_type[1:])),
+                    response=message_factory.GetMessageClass(pool.FindMessageTypeByName(method.output_type[1:])),
+                    client_streaming=method.client_streaming,
+                    server_streaming=method.server_streaming,
+                    app_field=field,
+                    template=template,
+                )
+
+
+RPCS = list(rpcs())
+APP_RPCS = [rpc for rpc in RPCS if rpc.app_field]
+
+
+@dataclass(frozen=True)
+class Tenants:
+    """Two apps, the first with a picture, a concept, a key and a model; and a read-only key of the first."""
+
+    channel: grpc.Channel
+    first: str
+    second: str
+    read_only: str
+    ids: dict[str, str]
+    secrets_of_first: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def tenants(platform: PlatformProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
+    first, second = platform.new_app("first"), platform.new_app("second")
+    pictures = render(tmp_path_factory.mktemp("wall"), 3)
+    first.concepts.create(["hidden-wood", "hidden-brick"])
+    labels = {"wood": "hidden-wood", "brick": "hidden-brick"}
+    created = list(
+        first.inputs.create(
+            lensmith.NewInput(path, annotations=[lensmith.Annotation(labels[path.parent.name])])
+            for path in pictures
+            if path.parent.name in labels
+        )
+    )
+    first.inputs.wait_until_ready(timeout=120)
+    first.models.create("hidden-model", lensmith.ModelType.MULTI_CLASS)
+    first.models.wait("hidden-model", first.models.train("hidden-model").number)
+    key = first.keys.create(["Predict", "Search"])
+    uid = next(result.input.uid for result in created if result.input)
+    ids = {"inputs": uid, "concepts": "hidden-wood", "models": "hidden-model", "versions": "1", "keys": key.key.uid}
+    with grpc.insecure_channel(platform.url.removeprefix("http://")) as channel:
+        yield Tenants(
+            channel=channel,
+            first=_secret(platform, "first"),
+            second=_secret(platform, "second"),
+            read_only=key.secret,
+            ids=ids,
+            secrets_of_first=("hidden", uid, key.key.uid, "apps/first"),
+        )
+    first.close()
+    second.close()
+
+
+def _secret(platform: PlatformProcess, app: str) -> str:
+    with lensmith.Client(platform.url, platform.operator_key, app) as operator:
+        return operator.keys.create(["All"]).secret
+
+
+def _names(app: str, ids: dict[str, str]) -> Callable[[str], str]:
+    """Fills a template `apps/*/models/*` with the ids of real things."""
+
+    def fill(template: str) -> str:
+        parts = template.split("/")
+        for index, part in enumerate(parts):
+            if part == "*":
+                parts[index] = app if index == 1 else ids[parts[index - 1]]
+        return "/".join(parts)
+
+    return fill
+
+
+def _refusal(rpc: Rpc, tenants: Tenants, secret: str, request: Message) -> lensmith.LensmithError | None:
+    try:
+        rpc.call(tenants.channel, secret, request)
+    except grpc.RpcError as error:
+        return from_rpc_error(error)
+    return None
+
+
+@pytest.mark.parametrize("rpc", APP_RPCS, ids=lambda rpc: rpc.path)
+def test_no_rpc_takes_the_key_of_another_app(tenants: Tenants, rpc: Rpc) -> None:
+    request = rpc.build(_names("first", tenants.ids))
+    assert isinstance(_refusal(rpc, tenants, tenants.second, request), lensmith.ForbiddenError)
+
+
+@pytest.mark.parametrize("rpc", APP_RPCS, ids=lambda rpc: rpc.path)
+def test_no_rpc_finds_things_of_another_app_by_their_ids(tenants: Tenants, rpc: Rpc) -> None:
+    if rpc.path.endswith("/DeleteApp"):
+        pytest.skip("would delete the second app: it names no thing of the first")
+    request = rpc.build(_names("second", tenants.ids))
+    said = ""
+    refusal: lensmith.LensmithError | None = None
+    try:
+        said = " ".join(map(MessageToJson, rpc.call(tenants.channel, tenants.second, request)))
+    except grpc.RpcError as error:
+        refusal = from_rpc_error(error)
+    assert not isinstance(refusal, lensmith.InternalError), refusal
+    assert not [secret for secret in tenants.secrets_of_first if secret in said.replace("apps/second", "")]
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: rpc.path)
+def test_a_read_only_key_can_do_nothing_else(tenants: Tenants, rpc: Rpc) -> None:
+    refusal = _refusal(rpc, tenants, tenants.read_only, rpc.build(_names("first", tenants.ids)))
+    rule = rpc.access.WhichOneof("rule")
+    if rule in ("public", "any_key") or rpc.access.scope in READ_ONLY:
+        assert not isinstance(refusal, lensmith.ForbiddenError | lensmith.UnauthenticatedError), refusal
+    else:
+        assert isinstance(refusal, lensmith.ForbiddenError), refusal
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: rpc.path)
+def test_no_rpc_answers_without_a_key_unless_it_is_public(tenants: Tenants, rpc: Rpc) -> None:
+    refusal = _refusal(rpc, tenants, "", rpc.build(_names("first", tenants.ids)))
+    if rpc.access.public:
+        assert refusal is None
+    else:
+        assert isinstance(refusal, lensmith.UnauthenticatedError), refusal
+
+
+def test_internal_services_are_not_routed(tenants: Tenants, platform: PlatformProcess) -> None:
+    for name in (
+        "KeyResolverService/ResolveKey",
+        "TrainingDataService/StreamTrainingData",
+        "ServingService/ResolveModel",
+    ):
+        method = tenants.channel.unary_unary(f"/lensmith.internal.v1.{name}")
+        with pytest.raises(grpc.RpcError) as caught:
+            method(b"", metadata=(("authorization", f"Key {platform.operator_key}"),), timeout=10)
+        assert isinstance(from_rpc_error(caught.value), lensmith.NotFoundError)
+
+
+def test_nothing_of_a_secret_stands_in_the_logs(tenants: Tenants, platform: PlatformProcess) -> None:
+    for secret in (tenants.first, tenants.read_only, platform.operator_key):
+        for log in (Path(platform.data_dir) / "logs").glob("*.log"):
+            if log.name != "up.log":  # shows the operator's key at the first start, to its owner only
+                assert secret not in log.read_text(errors="replace"), log.name

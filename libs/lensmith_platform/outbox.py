@@ -24,6 +24,7 @@ _LEASE_SECONDS = 15.0
 _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 _RELEASE_SECONDS = 2.0
+_GRACE_SECONDS = 6.0
 
 _CLAIM = """
 UPDATE outbox SET claimed_until = now() + $2 * interval '1 second', attempts = attempts + 1
@@ -99,11 +100,7 @@ class OutboxRelay:
             asyncio.create_task(self._bus.publish_message(row["subject"], row["payload"], str(row["id"])))
             for row in rows
         ]
-        try:
-            results = await asyncio.gather(*sending, return_exceptions=True)
-        except asyncio.CancelledError:
-            await self._give_back([row["id"] for row in rows])
-            raise
+        results = await asyncio.gather(*sending, return_exceptions=True)
         sent = [row["id"] for row, result in zip(rows, results, strict=True) if result is None]
         if sent:
             async with self._database.connection() as connection:
@@ -121,12 +118,23 @@ class OutboxRelay:
         try:
             while not connection.is_closed():
                 self._wake.clear()
-                if await self.relay_once() < _BATCH:
+                if await self._finish_batch() < _BATCH:
                     await self._wait()
         finally:
             if not connection.is_closed():
                 await connection.remove_listener(channel, self._announced)
         raise DependencyUnavailableError("POSTGRES_UNAVAILABLE", "The connection to the database was lost.")
+
+    async def _finish_batch(self) -> int:
+        """Relay one batch; when cancelled, finish it first: its claims would have to run out otherwise."""
+        batch = asyncio.create_task(self.relay_once())
+        try:
+            return await asyncio.shield(batch)
+        except asyncio.CancelledError:
+            await asyncio.wait([batch], timeout=_GRACE_SECONDS)
+            batch.cancel()
+            await asyncio.gather(batch, return_exceptions=True)
+            raise
 
     async def _wait(self) -> None:
         try:

@@ -1,16 +1,20 @@
 """Roles, row-level security, units of work."""
 
+from __future__ import annotations
+
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 from lensmith_platform.db import Database, create_pool, savepoint
 from lensmith_platform.errors import ConflictError, DependencyUnavailableError, InternalError
 
-from tests.conftest import Database as Place
+if TYPE_CHECKING:
+    from tests.conftest import Database as Place
 
 
 @asynccontextmanager

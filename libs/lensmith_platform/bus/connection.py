@@ -186,7 +186,8 @@ class Bus:
     async def _connect(self, client: Client, closed: asyncio.Event) -> None:
         async def on_disconnect() -> None:
             self._connected.clear()
-            _LOG.warning("bus_disconnected")
+            if self._client is client:  # Not when we close it ourselves.
+                _LOG.warning("bus_disconnected")
 
         async def on_reconnect() -> None:
             self._prepare(client)

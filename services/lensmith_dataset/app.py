@@ -5,10 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
-from lensmith_platform.blobs import Blobs
-from lensmith_platform.db.pagination import Pager
-from lensmith_platform.fetcher import Fetcher, FetchLimits
-from lensmith_platform.usage import UsageMeter
 
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import add_TrainingDataServiceServicer_to_server
 from lensmith_api.v1.annotation_service_pb2_grpc import add_AnnotationServiceServicer_to_server
@@ -26,11 +22,15 @@ from lensmith_dataset.metrics import IndexMetrics, IngestMetrics
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.training_data_service import TrainingDataService
+from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import connect
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.pool import create_pool
 from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.fetcher import Fetcher, FetchLimits
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.platform import Platform
+from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 
 PUBLIC = ("lensmith.v1.InputService", "lensmith.v1.ConceptService", "lensmith.v1.AnnotationService")
@@ -88,7 +88,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
     database = await _database(platform, settings.postgres_url.get_secret_value())
     worker = await _database(platform, settings.worker_postgres_url.get_secret_value())
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="dataset"))
-    files = Blobs(settings.s3_url.get_secret_value())
+    files = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
     indexer = None
     if settings.has_role("indexer"):
         embedder = Embedder(

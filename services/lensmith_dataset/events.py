@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Awaitable
 
-from lensmith_platform.usage import UsageMeter
-
 from lensmith_dataset.indexer import Indexer
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_platform.bus import Bus, Reconciler, WorkConsumer
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.outbox import OutboxRelay
+from lensmith_platform.usage import UsageMeter
 
 _MESSAGES_AT_ONCE = 16
 """Messages of new inputs in work: enough to fill batches when each is about one input."""
@@ -43,7 +42,7 @@ class Background:
         self._bus = bus
         self._worker = worker
         self._relay = relay
-        self._purge = purge
+        self.purge = purge
         self._indexer = indexer
         self._meter = meter
         self._settings = settings
@@ -51,9 +50,9 @@ class Background:
     async def run(self) -> None:
         """Work until cancelled."""
         work: list[Awaitable[None]] = [self._relay.run(), self._meter.run()]
-        if self._purge is not None:
-            work.append(self._delete_apps(self._purge).run())
-            work.append(Reconciler("purge", self._settings.purge_interval_seconds, self._purge.run_once).run())
+        if self.purge is not None:
+            work.append(self._delete_apps(self.purge).run())
+            work.append(Reconciler("purge", self._settings.purge_interval_seconds, self.purge.run_once).run())
         if self._indexer is not None:
             work.append(self._index(self._indexer))
             interval = self._settings.index_poll_seconds

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from lensmith_api.v1 import access_pb2
 from lensmith_platform import resource_names
 from lensmith_platform.rules import Plan, Planner
+from lensmith_platform.scopes import SCOPES
 
 HEALTH = "grpc.health.v1.Health"
 """Full name of the health service."""
@@ -143,6 +144,8 @@ def _method(service: str, rpc: MethodDescriptor, planner: Planner) -> Method:
     if chosen is None or not getattr(access, chosen):
         raise AccessError(f"{name} declares an access without a rule")
     rule = Rule(chosen)
+    if rule is Rule.SCOPE and access.scope not in SCOPES:
+        raise AccessError(f"{name} asks for {access.scope!r}, and there is no such scope")
     app_fields = tuple(_app_fields(rpc))
     if rule is Rule.SCOPE and (not app_fields or rpc.client_streaming):
         raise AccessError(f"{name} asks for the scope {access.scope} but its request names no app")

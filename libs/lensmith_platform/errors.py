@@ -6,6 +6,7 @@ interceptors turn that back into the same typed error. The client gets the reaso
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -23,10 +24,12 @@ OK = Status(code=0)
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 """Metadata key under which gRPC carries a `google.rpc.Status`."""
 
-# Everything travels in HTTP/2 trailers, which receivers cut off at 8 KiB.
-_MAX_MESSAGE = 1000
-_MAX_VIOLATIONS = 12
-_MAX_PART = 200
+# Everything travels in HTTP/2 trailers, and gRPC drops answers with more than 8 KiB of them: the message
+# percent-encoded, and once more with all details, base64-encoded.
+_MAX_ENCODED_MESSAGE = 2000
+_MAX_STATUS = 3800
+_MAX_PART = 300
+_MAX_FACTS = 8
 
 
 class LensmithError(Exception):
@@ -178,20 +181,12 @@ def to_status(error: BaseException, *, request_id: str = "") -> Status:
     """
     if not isinstance(error, LensmithError) or error.code is grpc.StatusCode.INTERNAL:
         return _internal_status(request_id)
-    status = Status(code=code_number(error.code), message=_cut(error.message, _MAX_MESSAGE))
-    metadata = {_cut(key, 64): _cut(value, _MAX_PART) for key, value in error.metadata.items()}
-    _add(status, ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    status = Status(code=code_number(error.code), message=_cut_message(error.message))
+    facts = list(error.metadata.items())[:_MAX_FACTS]
+    metadata = {_cut(key, 64): _cut(value, _MAX_PART // 2) for key, value in facts}
+    _add(status, ErrorInfo(reason=_cut(error.reason, 64), domain=DOMAIN, metadata=metadata))
     if error.field_violations:
-        shown = error.field_violations[:_MAX_VIOLATIONS]
-        _add(
-            status,
-            BadRequest(
-                field_violations=[
-                    BadRequest.FieldViolation(field=_cut(field, _MAX_PART), description=_cut(why, _MAX_PART))
-                    for field, why in shown
-                ]
-            ),
-        )
+        _add(status, _bad_request(error.field_violations, _MAX_STATUS - status.ByteSize()))
     if isinstance(error, QuotaExceededError) and error.retry_after is not None:
         delay = Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
@@ -259,6 +254,7 @@ def _details(status: Status) -> tuple[ErrorInfo | None, list[tuple[str, str]], f
     return info, violations, retry_after
 
 
+_UNQUOTED = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _Detail = TypeVar("_Detail", bound=Message)
 
 
@@ -273,5 +269,26 @@ def _add(status: Status, detail: Message) -> None:
     status.details.add().Pack(detail)
 
 
+def _bad_request(violations: Sequence[tuple[str, str]], room: int) -> BadRequest:
+    """Tell of as many violations as there is room for, the first ones."""
+    told = BadRequest()
+    for field, why in violations:
+        told.field_violations.add(field=_cut(field, _MAX_PART), description=_cut(why, _MAX_PART))
+        if told.ByteSize() > room and len(told.field_violations) > 1:
+            del told.field_violations[-1]
+            break
+    return told
+
+
+def _cut_message(text: str) -> str:
+    limit = _MAX_ENCODED_MESSAGE
+    if len(quote(text, errors="replace", safe=_UNQUOTED)) > limit:
+        # Each byte may take three.
+        limit //= 3
+    return _cut(text, limit)
+
+
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """Cut a text to so many bytes; what is no Unicode becomes question marks."""
+    data = text.encode(errors="replace")
+    return data.decode() if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "…"

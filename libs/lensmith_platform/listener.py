@@ -3,9 +3,9 @@
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 class StartError(Exception):
     """The service cannot be served; the message is one sentence for the person who starts it."""
+
+
+@runtime_checkable
+class Reflecting(Protocol):
+    """A service that tells by reflection of more than it serves itself: the gateway, for the whole platform."""
+
+    @property
+    def reflected_names(self) -> Sequence[str]:
+        """Full names of the gRPC services to tell of; their generated modules must be imported."""
+        ...
 
 
 class _Registrations(grpc.aio.Server):
@@ -104,7 +114,8 @@ class Listener:
                 f"but registers {sorted(registered.services)}"
             )
         health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, self._server)
-        reflection.enable_server_reflection((*service.service_names, HEALTH, reflection.SERVICE_NAME), self._server)
+        told = service.reflected_names if isinstance(service, Reflecting) else service.service_names
+        reflection.enable_server_reflection((*told, HEALTH, reflection.SERVICE_NAME), self._server)
 
     async def start(self) -> str:
         """Listen.

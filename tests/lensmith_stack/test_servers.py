@@ -45,7 +45,7 @@ class Stack:
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (the condition is another process's)
+        while not condition():
             await asyncio.sleep(0.02)
 
 

@@ -50,7 +50,7 @@ def supervisor(directory: Path) -> Supervisor:
 
 async def until_gone(pids: list[int]) -> None:
     async with asyncio.timeout(20):
-        while any(_lives(pid) for pid in pids):  # noqa: ASYNC110 (the condition is another process's)
+        while any(_lives(pid) for pid in pids):
             await asyncio.sleep(0.02)
 
 
@@ -111,7 +111,7 @@ async def test_pauses_grow_when_a_program_keeps_dying(
     assert part.child is not None
     part.child.process.kill()
     async with asyncio.timeout(30):
-        while part.restarts < 3:  # noqa: ASYNC110 (the condition is another process's)
+        while part.restarts < 3:
             await asyncio.sleep(0.02)
     await supervisor.stop()
     told = [record.getMessage() for record in caplog.records if "restart" in record.getMessage()]

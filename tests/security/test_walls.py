@@ -171,10 +171,11 @@ def test_no_rpc_takes_the_key_of_another_app(tenants: Tenants, rpc: Rpc) -> None
     assert isinstance(_refusal(rpc, tenants, tenants.second, request), lensmith.ForbiddenError)
 
 
-@pytest.mark.parametrize("rpc", APP_RPCS, ids=lambda rpc: rpc.path)
+# DeleteApp names nothing but the caller's own app, and would end the walk.
+@pytest.mark.parametrize(
+    "rpc", [rpc for rpc in APP_RPCS if not rpc.path.endswith("/DeleteApp")], ids=lambda rpc: rpc.path
+)
 def test_no_rpc_finds_things_of_another_app_by_their_ids(tenants: Tenants, rpc: Rpc) -> None:
-    if rpc.path.endswith("/DeleteApp"):
-        pytest.skip("would delete the second app: it names no thing of the first")
     request = rpc.build(_names("second", tenants.ids))
     said = ""
     refusal: lensmith.LensmithError | None = None

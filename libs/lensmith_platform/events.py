@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Mapping
 
 from lensmith_api.internal.v1.events_pb2 import Event
-
 from lensmith_platform.telemetry import traceparent
 
 SUBJECTS: Mapping[str, str] = {

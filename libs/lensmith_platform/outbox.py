@@ -9,8 +9,8 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from lensmith_api.internal.v1.events_pb2 import Event
 
+from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_platform.bus.connection import Bus
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import DependencyUnavailableError, InternalError, LensmithError

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.js.api import StreamConfig
+from nats.js.errors import NotFoundError
+
 from lensmith_api.internal.v1.events_pb2 import Event, ModelChanged, ModelVersionQueued
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
 from lensmith_platform.db import Database
 from lensmith_platform.errors import DependencyUnavailableError, InternalError, InvalidInputError
-from nats.js.api import StreamConfig
 
 if TYPE_CHECKING:
     from tests.lensmith_platform.conftest import Kill, Until
@@ -56,7 +58,9 @@ async def unsettled(bus: Bus, durable: str) -> int:
 
 
 async def is_settled(bus: Bus, durable: str) -> bool:
-    return await unsettled(bus, durable) == 0
+    with suppress(NotFoundError):  # The consumer is made when it runs.
+        return await unsettled(bus, durable) == 0
+    return False
 
 
 async def letters(worker: Database) -> list[tuple[str, str, int]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+
 from lensmith_platform.db import Database, create_pool, savepoint
 from lensmith_platform.errors import ConflictError, DependencyUnavailableError, InternalError
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
+
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_platform.bus import Bus, WorkConsumer
 from lensmith_platform.db import Database

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from google.protobuf.message import DecodeError
-from lensmith_api.internal.v1.events_pb2 import Event
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_platform.bus.cancellation import heeding_cancellation
 from lensmith_platform.bus.connection import UNREACHABLE, Bus
 from lensmith_platform.bus.pulling import pull
 from lensmith_platform.bus.streams import stream_of
@@ -80,7 +81,8 @@ class BroadcastConsumer:
             mem_storage=True,
             num_replicas=1,
         )
-        consumer = await jetstream.add_consumer(stream, config)
+        with heeding_cancellation():
+            consumer = await jetstream.add_consumer(stream, config)
         return await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=stream)
 
     async def _follow(self, subscription: JetStreamContext.PullSubscription, generation: int) -> None:

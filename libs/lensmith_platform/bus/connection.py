@@ -8,12 +8,13 @@ from typing import Self
 
 import nats.errors
 import structlog
-from lensmith_api.internal.v1.events_pb2 import Event
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_platform.bus.cancellation import heeding_cancellation
 from lensmith_platform.bus.streams import ensure_streams
 from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.events import complete, subject_of
@@ -101,7 +102,8 @@ class Bus:
         """
         jetstream = self.jetstream()
         try:
-            await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
+            with heeding_cancellation():
+                await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
         except UNREACHABLE as error:
             raise _unavailable(f"The bus did not confirm a message: {error!r}.") from error
 
@@ -168,7 +170,8 @@ class Bus:
             client = Client()
             closed = asyncio.Event()
             try:
-                await self._connect(client, closed)
+                with heeding_cancellation():
+                    await self._connect(client, closed)
                 self._client = client
                 self._prepare(client)
                 await closed.wait()
@@ -223,7 +226,8 @@ class Bus:
                 await self._activate(client, subscription)
         while client.is_connected:
             try:
-                await ensure_streams(client.jetstream(timeout=_PUBLISH_SECONDS), self._replicas)
+                with heeding_cancellation():
+                    await ensure_streams(client.jetstream(timeout=_PUBLISH_SECONDS), self._replicas)
             except UNREACHABLE as error:
                 # JetStream answers a little later than the server itself.
                 _LOG.info("bus_streams_missing", error=repr(error))

@@ -5,6 +5,8 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.errors import FetchTimeoutError
 
+from lensmith_platform.bus.cancellation import heeding_cancellation
+
 _WAIT_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 0.5
 
@@ -16,10 +18,12 @@ async def pull(subscription: JetStreamContext.PullSubscription, most: int) -> li
         nats.errors.Error: the consumer is gone, or the server is.
     """
     try:
-        return await subscription.fetch(most, timeout=_WAIT_SECONDS, heartbeat=_HEARTBEAT_SECONDS)
+        with heeding_cancellation():
+            return await subscription.fetch(most, timeout=_WAIT_SECONDS, heartbeat=_HEARTBEAT_SECONDS)
     except FetchTimeoutError:
         return []  # Heartbeats came: there was nothing to send.
     except (TimeoutError, NatsTimeoutError):
         # Not even a heartbeat. The consumer may be gone; asking for it raises then.
-        await subscription.consumer_info()
+        with heeding_cancellation():
+            await subscription.consumer_info()
         return []

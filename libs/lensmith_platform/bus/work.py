@@ -23,11 +23,12 @@ from uuid import UUID
 
 import structlog
 from google.protobuf.message import DecodeError
-from lensmith_api.internal.v1.events_pb2 import Event
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_platform.bus.cancellation import heeding_cancellation
 from lensmith_platform.bus.connection import UNREACHABLE, Bus
 from lensmith_platform.bus.pulling import pull
 from lensmith_platform.bus.streams import stream_of
@@ -117,8 +118,9 @@ class WorkConsumer:
         subscription = await self._subscribe()
         try:
             while self._bus.generation == generation:
-                while len(self._in_work) >= self._concurrency:
+                if len(self._in_work) >= self._concurrency:
                     await asyncio.wait(self._in_work, return_when=asyncio.FIRST_COMPLETED)
+                    self._in_work -= {task for task in self._in_work if task.done()}
                 for message in await pull(subscription, self._concurrency - len(self._in_work)):
                     task = asyncio.create_task(self._process(message), name=self._durable)
                     self._in_work.add(task)
@@ -138,7 +140,8 @@ class WorkConsumer:
             # Counted here instead: JetStream would drop a message that killed its handlers without a word.
             max_deliver=-1,
         )
-        await jetstream.add_consumer(stream, config)
+        with heeding_cancellation():
+            await jetstream.add_consumer(stream, config)
         return await jetstream.pull_subscribe_bind(consumer=self._durable, stream=stream)
 
     async def _finish(self) -> None:

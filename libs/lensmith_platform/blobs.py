@@ -8,14 +8,17 @@ import io
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
+import structlog
 import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
 from lensmith_platform.errors import DependencyUnavailableError, NotFoundError
+
+_LOG = structlog.get_logger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -24,7 +27,7 @@ _READ_SECONDS = 20.0
 _RETRIES = 3
 _REGION = "us-east-1"
 _CHUNK_BYTES = 1 << 20
-_MISSING = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchBucket"})
+_MISSING = frozenset({"NoSuchKey", "NoSuchObject"})  # A missing bucket is an outage: its blobs are not gone for good.
 
 
 def blob_key(app_uid: str, sha256: str) -> str:
@@ -36,7 +39,7 @@ class Blobs:
     """One bucket.
 
     Args:
-        url: ``http[s]://access:secret@host:port/bucket``.
+        url: ``http[s]://access:secret@host:port/bucket``; ``?region=eu-west-1`` where it is not the default one.
         concurrency: most calls at once.
 
     Every call raises `DependencyUnavailableError` (`BLOBS_UNAVAILABLE`) while S3 is away.
@@ -52,12 +55,12 @@ class Blobs:
             retries=urllib3.Retry(total=_RETRIES, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)),
         )
         self._client = Minio(
-            f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname),
+            parts.netloc.rpartition("@")[2],
             access_key=unquote(parts.username or ""),
             secret_key=unquote(parts.password or ""),
             secure=parts.scheme == "https",
             # Given, so that it is not asked for before the first call.
-            region=_REGION,
+            region=parse_qs(parts.query).get("region", [_REGION])[0],
             http_client=self._pool,
         )
 
@@ -65,11 +68,11 @@ class Blobs:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close connections and threads; calls in flight end first."""
-        self._threads.shutdown()
+        await asyncio.to_thread(self._threads.shutdown)
         self._pool.clear()
 
     async def ensure_bucket(self) -> None:
@@ -151,6 +154,7 @@ class Blobs:
         except S3Error as error:
             if error.code in _MISSING:
                 raise NotFoundError("BLOB_NOT_FOUND", "these bytes are not stored (any more)") from error
+            _LOG.warning("blobs_refused", code=error.code)
             raise _unavailable() from error
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _unavailable() from error

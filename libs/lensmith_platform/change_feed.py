@@ -3,6 +3,10 @@
 A cursor over a sequence skips transactions that took their number early and committed late. Here a change carries the
 id of its transaction, and a reader goes no further than the oldest transaction that still runs: what lies behind that
 horizon is complete. The feed is compacted, one row for each input however often it changed, so it never outgrows them.
+
+The horizon is that of the whole Postgres server: a transaction that writes for long, in any database, holds back what
+was changed after it began. The numbers belong to one server: after loading a dump into another one, let everything
+count as changed by ``UPDATE input_changes SET xid = pg_current_xact_id()``, and let readers begin with an empty cursor.
 """
 
 from collections.abc import Sequence
@@ -31,7 +35,7 @@ async def record(connection: Connection, app_id: int, ids: Sequence[int]) -> Non
     Args:
         connection: in the transaction.
         app_id: whose inputs.
-        ids: sorted and distinct, so that two transactions with the same inputs wait for each other in one order.
+        ids: of the inputs, in any order.
     """
     await connection.execute(
         """
@@ -39,7 +43,8 @@ async def record(connection: Connection, app_id: int, ids: Sequence[int]) -> Non
         ON CONFLICT ON CONSTRAINT input_changes_pkey DO UPDATE SET xid = pg_current_xact_id()
         """,
         app_id,
-        ids,
+        # In one order for everybody: two transactions with the same inputs wait for each other, not crosswise.
+        sorted(set(ids)),
     )
 
 
@@ -75,6 +80,10 @@ def _parse(cursor: str) -> tuple[str, int]:
     if not cursor:
         return "0", 0
     xid, separator, input_id = cursor.partition(".")
-    if not (separator and xid.isdecimal() and input_id.isdecimal() and len(cursor) <= 40 and cursor.isascii()):
+    if not (separator and _is_number(xid) and _is_number(input_id)):
         raise InvalidInputError("CURSOR_INVALID", "the cursor is not one of this feed")
     return xid, int(input_id)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 1 << 63

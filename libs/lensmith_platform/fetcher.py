@@ -22,6 +22,9 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 _USER_AGENT = b"lensmith"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+_MAX_URL = 4096
+_CONNECT_SECONDS = 3.0
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -76,8 +79,9 @@ class Fetcher:
 
         Raises:
             InvalidInputError: `URL_INVALID`, `URL_SCHEME_NOT_ALLOWED`, `URL_CREDENTIALS_NOT_ALLOWED`,
-                `URL_UNRESOLVABLE`, `URL_ADDRESS_NOT_PUBLIC`, `URL_UNREACHABLE`, `URL_TIMEOUT`, `URL_HTTP_ERROR`,
-                `URL_TOO_LARGE` or `URL_TOO_MANY_REDIRECTS`; the message says what and why.
+                `URL_UNRESOLVABLE`, `URL_ADDRESS_NOT_PUBLIC`, `URL_UNREACHABLE`, `URL_TIMEOUT`, `URL_NOT_FOUND`,
+                `URL_HTTP_ERROR` (both with the HTTP `status` in their metadata), `URL_TOO_LARGE` or
+                `URL_TOO_MANY_REDIRECTS`; the message says what and why.
         """
         try:
             async with asyncio.timeout(self._limits.seconds):
@@ -105,9 +109,9 @@ class Fetcher:
             ):
                 found = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
                 if response.status in _REDIRECTS and "location" in found:
-                    return urljoin(url, found["location"])
+                    return _joined(url, found["location"])
                 if response.status != 200:
-                    raise _refused("URL_HTTP_ERROR", f"the URL answered with HTTP status {response.status}", url)
+                    raise _bad_status(url, response.status)
                 data = await self._body(url, response, found.get("content-length", ""))
                 return Fetched(data, url, found.get("content-type", ""))
         except _RefusedAddressError as error:
@@ -166,8 +170,11 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         failure: Exception | None = None
         for address in addresses:
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
-            except httpcore.ConnectError as error:
+                # Not all the time for the first one: a host may have an address of a network that does not work here.
+                return await self._network.connect_tcp(
+                    address, port, min(timeout or _CONNECT_SECONDS, _CONNECT_SECONDS), local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise httpcore.ConnectError(f"{host} refuses connections") from failure
 
@@ -190,10 +197,11 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         # An IPv4 address in IPv6 clothes is judged as what it is.
-        if embedded := ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None):
-            return is_public(str(embedded))
-        if ip in _NAT64:
+        if ip.ipv4_mapped or ip in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        # Tunnels end where the embedded address says; nobody's pictures lie behind one.
+        if ip.sixtofour or ip.teredo or ip in _NAT64_LOCAL or ip.is_site_local:
+            return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback)
 
 
@@ -202,8 +210,24 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise _refused("URL_INVALID", "the URL redirects to something that is no URL", url) from error
+
+
+def _bad_status(url: str, status: int) -> InvalidInputError:
+    reason = "URL_NOT_FOUND" if status in (404, 410) else "URL_HTTP_ERROR"
+    error = _refused(reason, f"the URL answered with HTTP status {status}", url)
+    error.metadata["status"] = str(status)
+    return error
+
+
 def _check(url: str) -> None:
     """Refuse what is no plain web address."""
+    if len(url) > _MAX_URL:
+        raise _refused("URL_INVALID", f"the URL is longer than {_MAX_URL} characters", url)
     parts = _split(url)
     if parts.scheme.lower() not in _PORTS:
         raise _refused("URL_SCHEME_NOT_ALLOWED", "only http and https URLs are read", url)

@@ -64,7 +64,9 @@ class UsageMeter:
                 _LOG.warning("usage_lost", events=len(self._unsent))
 
     async def _report(self) -> None:
-        self._unsent += self._take()
+        if not self._unsent:
+            # What could not be sent waits as it is; what comes meanwhile adds up in the counts, which stay small.
+            self._unsent = self._take()
         # An event keeps its id until it is acknowledged, so that one sent twice counts once.
         while self._unsent:
             try:

@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 
 import grpc
 import grpc.aio
-from lensmith_platform.blobs import Blobs
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from lensmith_api.v1.access_pb2 import Access
-from lensmith_api.v1.input_service_pb2_grpc import InputServiceAsyncStub
-from lensmith_gateway.contract import Contract, load_contract
+from lensmith_api.v1.input_service_pb2_grpc import InputServiceStub
+from lensmith_gateway.contract import Contract, import_messages, load_contract
 from lensmith_gateway.docs_page import docs_page
 from lensmith_gateway.health import PlatformHealth
 from lensmith_gateway.http_access import HttpRoute, starlette_route
@@ -24,6 +23,8 @@ from lensmith_gateway.multipart import UploadLimits
 from lensmith_gateway.openapi import openapi_document, openapi_json
 from lensmith_gateway.settings import GatewaySettings
 from lensmith_gateway.uploads import Uploads
+from lensmith_platform.blobs import Blobs
+from lensmith_platform.errors import LensmithError
 from lensmith_platform.listener import StartError
 from lensmith_platform.platform import Platform
 from lensmith_platform.settings import FRAMING_BYTES
@@ -70,6 +71,7 @@ async def build(platform: Platform[GatewaySettings]) -> Gateway:
     """
     settings = platform.settings
     contract = load_contract()
+    import_messages(contract)
     if "dataset" not in settings.addresses:
         raise StartError("the gateway needs the address of dataset: set LENSMITH_GATEWAY_ADDRESSES__DATASET")
     # Not the platform's channel, which signs calls as the gateway: uploads are the caller's own doing.
@@ -82,24 +84,34 @@ async def build(platform: Platform[GatewaySettings]) -> Gateway:
         ("grpc.enable_http_proxy", 0),
     ]
     dataset = grpc.aio.insecure_channel(settings.addresses["dataset"], options=options)
-    http = HttpServer(_http_app(platform, contract, dataset), settings.http_listen, settings.grace_seconds)
+    blobs = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
+    http = HttpServer(_http_app(platform, contract, dataset, blobs), settings.http_listen, settings.grace_seconds)
     return Gateway(http, await http.start(), contract, dataset)
 
 
-def _http_app(platform: Platform[GatewaySettings], contract: Contract, dataset: grpc.aio.Channel) -> RequestLog:
-    routes = [starlette_route(route, platform.authenticator) for route in _routes(platform, contract, dataset)]
+def _http_app(
+    platform: Platform[GatewaySettings], contract: Contract, dataset: grpc.aio.Channel, blobs: Blobs
+) -> RequestLog:
+    routes = [starlette_route(route, platform.authenticator) for route in _routes(platform, contract, dataset, blobs)]
     app = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: on_http_exception, ClientDisconnect: _on_disconnect, Exception: on_error},
+        exception_handlers={
+            HTTPException: on_http_exception,
+            ClientDisconnect: _on_disconnect,
+            LensmithError: on_error,
+            Exception: on_error,
+        },
     )
     app.router.redirect_slashes = False
     return RequestLog(app, platform.registry)
 
 
-def _routes(platform: Platform[GatewaySettings], contract: Contract, dataset: grpc.aio.Channel) -> list[HttpRoute]:
+def _routes(
+    platform: Platform[GatewaySettings], contract: Contract, dataset: grpc.aio.Channel, blobs: Blobs
+) -> list[HttpRoute]:
     settings = platform.settings
     uploads = _UploadEndpoint(settings, dataset)
-    images = Images(ImageLinks(settings.service_keys_dir, platform.clock), Blobs(settings.s3_url.get_secret_value()))
+    images = Images(ImageLinks(settings.service_keys_dir, platform.clock), blobs)
     health = PlatformHealth(platform.clients, settings.addresses, settings.health_seconds)
     document = openapi_document(contract)
     page = docs_page(document)
@@ -132,7 +144,7 @@ class _UploadEndpoint:
     def __init__(self, settings: GatewaySettings, dataset: grpc.aio.Channel) -> None:
         self._limits = UploadLimits(settings.max_upload_files, settings.max_upload_bytes, settings.max_file_bytes)
         self._uploads = Uploads(
-            InputServiceAsyncStub(dataset),
+            InputServiceStub(dataset),
             self._limits,
             batch_bytes=settings.batch_bytes,
             batch_seconds=settings.batch_seconds,

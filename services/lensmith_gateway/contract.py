@@ -6,6 +6,7 @@ Envoy's configuration and the OpenAPI document are both derived from here, so th
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.resources import files
 from typing import Literal
 
@@ -162,6 +163,13 @@ class Contract:
                 binding=_binding(options.Extensions[annotations_pb2.http]),
                 comment=self.comment(method.full_name),
             )
+
+
+def import_messages(contract: Contract) -> None:
+    """Import the generated modules of the public API, so that reflection can describe all of it."""
+    for file in contract.public_files:
+        module = file.name.removeprefix("lensmith/").removesuffix(".proto").replace("/", ".")
+        import_module(f"lensmith_api.{module}_pb2")
 
 
 def load_contract() -> Contract:

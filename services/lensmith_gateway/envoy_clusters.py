@@ -8,7 +8,6 @@ def cluster(name: str, address: Address, *, grpc: bool) -> Config:
     fixed = bool(address.socket) or address.is_ip
     cluster: Config = {
         "name": name,
-        "type": "STATIC" if fixed else "STRICT_DNS",
         "connect_timeout": "2s",
         "lb_policy": "LEAST_REQUEST",
         "per_connection_buffer_limit_bytes": MEBIBYTE,
@@ -27,9 +26,14 @@ def cluster(name: str, address: Address, *, grpc: bool) -> Config:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address_config(address)}}]}],
         },
     }
-    if not fixed:
+    if fixed:
+        cluster["type"] = "STATIC"
+    else:
         # A headless service names every replica; new ones are found within seconds, lost ones left alone.
-        cluster["dns_refresh_rate"] = "5s"
+        cluster["cluster_type"] = {
+            "name": "envoy.clusters.dns",
+            "typed_config": {"@type": f"{TYPES}.extensions.clusters.dns.v3.DnsCluster", "dns_refresh_rate": "5s"},
+        }
         cluster["outlier_detection"] = {
             "split_external_local_origin_errors": True,
             "consecutive_local_origin_failure": 3,
@@ -47,12 +51,14 @@ def cluster(name: str, address: Address, *, grpc: bool) -> Config:
         if grpc
         else {"http_protocol_options": {}}
     )
-    cluster["typed_extension_protocol_options"] = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": f"{TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": options,
-        }
+    protocol: Config = {
+        "@type": f"{TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": options,
     }
+    if not grpc:
+        # Before the gateway closes them itself, so that no request meets a connection that is just going.
+        protocol["common_http_protocol_options"] = {"idle_timeout": "60s"}
+    cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol}
     return cluster
 
 

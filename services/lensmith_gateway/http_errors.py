@@ -54,8 +54,13 @@ def json_response(message: Message, status: int = 200) -> Response:
     return Response(json_body(message), status, media_type="application/json")
 
 
-async def on_error(_: Request, error: Exception) -> Response:
+TOLD_KEY = "lensmith.told"
+"""In the scope of a request whose unexpected error was logged and answered."""
+
+
+async def on_error(request: Request, error: Exception) -> Response:
     """Answer for whatever a route raised."""
+    request.scope[TOLD_KEY] = True
     if isinstance(error, grpc.RpcError):
         error = from_rpc_error(error)
     trace = current_trace()

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lensmith_gateway.http_errors import TOLD_KEY
 from lensmith_platform.listener import StartError
 from lensmith_platform.telemetry import REQUEST_ID_KEY, TRACEPARENT_KEY, continue_trace, request_id_from, set_trace
 
@@ -56,6 +57,10 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, note_status)
+        except Exception:
+            # Starlette raises again what it has answered.
+            if TOLD_KEY not in scope:
+                raise
         finally:
             seconds = asyncio.get_running_loop().time() - started
             # The template, never the path: image links are secrets.

@@ -3,15 +3,18 @@
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf import json_format
 
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.input_service_pb2 import CreateInputResult, CreateInputsRequest, CreateInputsResponse, NewInput
-from lensmith_api.v1.input_service_pb2_grpc import InputServiceAsyncStub
 from lensmith_gateway.multipart import Upload, UploadedFile, UploadLimits, receive_upload
 from lensmith_platform.errors import InvalidInputError, LensmithError, from_rpc_error, to_status
+
+if TYPE_CHECKING:
+    from lensmith_api.v1.input_service_pb2_grpc import InputServiceAsyncStub
 
 _MAX_REQUEST_ID = 56
 _OPTIONS = frozenset({"allow_duplicate", "request_id", "files"})
@@ -48,7 +51,7 @@ class Uploads:
 
     def __init__(
         self,
-        inputs: InputServiceAsyncStub,
+        inputs: "InputServiceAsyncStub",
         limits: UploadLimits,
         *,
         batch_bytes: int,

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc.aio
-from lensmith_platform.blobs import Blobs
-from lensmith_platform.db.pagination import Pager
 from pydantic import SecretStr
 
 from lensmith_api.internal.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
@@ -17,7 +15,9 @@ from lensmith_api.internal.v1.training_job_service_pb2_grpc import add_TrainingJ
 from lensmith_api.v1.base_model_service_pb2_grpc import add_BaseModelServiceServicer_to_server
 from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceStub
 from lensmith_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.pool import create_pool
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import LensmithError, PreconditionError
@@ -74,7 +74,8 @@ class RegistryService:
         self._database = database
         self._installer = PackInstaller(database, blobs)
         self._installed = False
-        pager = Pager(settings.s3_url.get_secret_value())
+        # Replicas share it, and only they know it.
+        pager = Pager(settings.s3_url.get_secret_value().encode())
         dataset = platform.clients.channel("dataset")
         watchers = Watchers()
         self._models = ModelServicer(
@@ -165,7 +166,7 @@ async def build(platform: Platform[RegistrySettings]) -> RegistryService:
     service = await database(settings.postgres_url, settings.postgres_pool_size)
     workers = await database(settings.worker_postgres_url, _WORKER_POOL_SIZE)
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="registry"))
-    blobs = Blobs(settings.s3_url.get_secret_value())
+    blobs = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
     return RegistryService(settings, service, workers, blobs, bus, platform)
 
 

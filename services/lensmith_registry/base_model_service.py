@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from google.protobuf.empty_pb2 import Empty
-from lensmith_platform.blobs import Blobs
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.v1 import base_model_service_pb2_grpc
 from lensmith_api.v1.base_model_pb2 import BaseModel
@@ -21,6 +19,8 @@ from lensmith_api.v1.base_model_service_pb2 import (
     ListBaseModelsRequest,
     ListBaseModelsResponse,
 )
+from lensmith_platform.blobs import Blobs
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, NotFoundError
 from lensmith_platform.principal import MAIN_APP_ID

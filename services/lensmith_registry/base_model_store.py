@@ -67,7 +67,7 @@ async def insert_base_model(connection: Connection, row: BaseModelRow) -> BaseMo
         f"""INSERT INTO base_models (name, version, space, display_name, description, licence, source, dimensions,
               input_side, sha256, size_bytes, pack_sha256, files, rank, model)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-            ON CONFLICT DO NOTHING RETURNING {_COLUMNS}""",  # noqa: S608
+            ON CONFLICT DO NOTHING RETURNING {_COLUMNS}""",
         row.name,
         row.version,
         row.space,
@@ -90,7 +90,7 @@ async def insert_base_model(connection: Connection, row: BaseModelRow) -> BaseMo
 async def version_of(connection: Connection, name: str, version: int) -> BaseModelRow | None:
     """Return one version of a base model, or None."""
     record = await connection.fetchrow(
-        f"SELECT {_COLUMNS} FROM base_models WHERE name = $1 AND version = $2",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM base_models WHERE name = $1 AND version = $2",
         name,
         version,
     )
@@ -104,7 +104,7 @@ async def get_base_model(connection: Connection, name: str) -> BaseModelRow:
         NotFoundError: There is none of this name.
     """
     record = await connection.fetchrow(
-        f"SELECT {_COLUMNS} FROM base_models WHERE name = $1 ORDER BY version DESC LIMIT 1",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM base_models WHERE name = $1 ORDER BY version DESC LIMIT 1",
         name,
     )
     if record is None:
@@ -118,7 +118,7 @@ async def by_space(connection: Connection, space: str) -> BaseModelRow:
     Raises:
         NotFoundError: No installed base model has this space.
     """
-    record = await connection.fetchrow(f"SELECT {_COLUMNS} FROM base_models WHERE space = $1", space)  # noqa: S608
+    record = await connection.fetchrow(f"SELECT {_COLUMNS} FROM base_models WHERE space = $1", space)
     if record is None:
         raise NotFoundError("SPACE_NOT_FOUND", f"no base model has the space {space!r}", metadata={"space": space})
     return _base_model(record)
@@ -131,7 +131,7 @@ async def list_base_models(connection: Connection, after: tuple[int, str] | None
         f"""SELECT {_COLUMNS} FROM (
               SELECT DISTINCT ON (name) * FROM base_models ORDER BY name, version DESC
             ) newest
-            WHERE rank < $1 OR (rank = $1 AND name > $2) ORDER BY rank DESC, name LIMIT $3""",  # noqa: S608
+            WHERE rank < $1 OR (rank = $1 AND name > $2) ORDER BY rank DESC, name LIMIT $3""",
         rank,
         name,
         limit,
@@ -163,7 +163,7 @@ async def delete_base_model(connection: Connection, name: str) -> Sequence[BaseM
     try:
         async with savepoint(connection):
             rows = await connection.fetch(
-                f"DELETE FROM base_models WHERE name = $1 RETURNING {_COLUMNS}",  # noqa: S608
+                f"DELETE FROM base_models WHERE name = $1 RETURNING {_COLUMNS}",
                 name,
             )
     except asyncpg.ForeignKeyViolationError as error:

@@ -61,19 +61,11 @@ def with_changes(definition: ModelDefinition, model: Model, paths: Sequence[str]
     Args:
         definition: As it stands.
         model: The new values.
-        paths: The mask.
+        paths: The fields, of `MASK_PATHS`.
 
     Raises:
-        InvalidInputError: The mask names a field that cannot be changed, or the result breaks a rule.
+        InvalidInputError: The result breaks a rule.
     """
-    unknown = sorted(set(paths) - MASK_PATHS)
-    if unknown or not paths:
-        named = ", ".join(unknown)
-        raise _invalid(
-            "UPDATE_MASK_INVALID",
-            "update_mask",
-            f"names fields that cannot be changed: {named}" if unknown else "names no field",
-        )
     low = model.min_value if model.HasField("min_value") else None
     high = model.max_value if model.HasField("max_value") else None
     changed = replace(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from uuid import UUID
 
-from lensmith_platform.blobs import Blobs
-
 from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import Bus
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import NotFoundError

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf.empty_pb2 import Empty
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.v1 import model_service_pb2_grpc
 from lensmith_api.v1.concept_service_pb2 import CreateConceptsRequest, NewConcept
@@ -33,6 +32,8 @@ from lensmith_api.v1.model_service_pb2 import (
     WatchModelVersionResponse,
 )
 from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_platform import update_mask
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import (
     AlreadyExistsError,
@@ -46,7 +47,7 @@ from lensmith_platform.principal import AppRef, Call, current_call
 from lensmith_platform.resource_names import parse
 from lensmith_registry import changes, store, version_store
 from lensmith_registry.convert import evaluation_to_proto, model_to_proto, version_to_proto
-from lensmith_registry.definitions import definition_of, with_changes
+from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_store import VersionRow
@@ -149,7 +150,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Change the fields that the mask names."""
         app = _call_and_app()[1]
         model = parse(_MODEL, request.model.name, field="model.name")["model"]
-        paths = list(request.update_mask.paths)
+        paths = update_mask.apply(request.update_mask, MASK_PATHS)
         async with self._database.transaction(app.app_id) as connection:
             row = await store.lock_model(connection, app.app_id, model)
             if request.model.etag and request.model.etag != row.etag:

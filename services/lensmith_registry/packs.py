@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from lensmith_platform.blobs import Blobs
-
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from lensmith_platform.principal import MAIN_APP, MAIN_APP_ID

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 
-from lensmith_platform.blobs import Blobs
-
 from lensmith_api.internal.v1 import serving_service_pb2_grpc
 from lensmith_api.internal.v1.serving_service_pb2 import (
     FetchArtefactRequest,
@@ -16,6 +14,7 @@ from lensmith_api.internal.v1.serving_service_pb2 import (
     ResolveSpaceResponse,
     ServedModel,
 )
+from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, NotFoundError, PreconditionError
 from lensmith_registry import base_model_store, store, version_store

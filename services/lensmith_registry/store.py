@@ -140,7 +140,7 @@ async def get_model(connection: Connection, app_id: int, model: str) -> ModelRow
     """
     return _found(
         await connection.fetchrow(
-            f"SELECT {_COLUMNS} FROM models m WHERE m.app_id = $1 AND m.model = $2 AND m.deleted_at IS NULL",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM models m WHERE m.app_id = $1 AND m.model = $2 AND m.deleted_at IS NULL",
             app_id,
             model,
         ),
@@ -168,7 +168,7 @@ async def model_by_uid(connection: Connection, app_id: int, uid: UUID) -> ModelR
     """
     return _found(
         await connection.fetchrow(
-            f"SELECT {_COLUMNS} FROM models m WHERE m.app_id = $1 AND m.uid = $2 AND m.deleted_at IS NULL",  # noqa: S608
+            f"SELECT {_COLUMNS} FROM models m WHERE m.app_id = $1 AND m.uid = $2 AND m.deleted_at IS NULL",
             app_id,
             uid,
         ),
@@ -180,7 +180,7 @@ async def list_models(connection: Connection, app_id: int, after: str, limit: in
     """Return models in order of their own id, from the one after `after`."""
     rows = await connection.fetch(
         f"""SELECT {_COLUMNS} FROM models m
-            WHERE m.app_id = $1 AND m.model > $2 AND m.deleted_at IS NULL ORDER BY m.model LIMIT $3""",  # noqa: S608
+            WHERE m.app_id = $1 AND m.model > $2 AND m.deleted_at IS NULL ORDER BY m.model LIMIT $3""",
         app_id,
         after,
         limit,

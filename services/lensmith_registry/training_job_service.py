@@ -8,8 +8,6 @@ import json
 import math
 from uuid import UUID
 
-from lensmith_platform.blobs import Blobs
-
 from lensmith_api.internal.v1 import training_job_service_pb2_grpc
 from lensmith_api.internal.v1.training_job_service_pb2 import (
     ClaimModelVersionRequest,
@@ -21,6 +19,7 @@ from lensmith_api.internal.v1.training_job_service_pb2 import (
 )
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_version_pb2 import ModelVersion, TrainingProgress
+from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
 from lensmith_registry import changes, version_store
@@ -97,12 +96,15 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         head = head_key(app_id, str(uid), digest)
         async with self._database.transaction(app_id) as connection:
             row = await version_store.version_by_uid(connection, app_id, uid)
-        if row.completed_at is not None and row.lease == request.lease and row.head == head:
+        if _is_completed(row, request.lease, head):
             return version_to_proto(row)
         outcome = await self._outcome(request, row, head)
         async with self._database.transaction(app_id) as connection:
             if not await version_store.set_head(connection, app_id, uid, request.lease, self._lease_seconds, head):
-                raise _cannot_end(await version_store.version_by_uid(connection, app_id, uid), request.lease)
+                row = await version_store.version_by_uid(connection, app_id, uid)
+                if _is_completed(row, request.lease, head):
+                    return version_to_proto(row)
+                raise _cannot_end(row, request.lease)
         if row.head and row.head != head:
             # Left by a trainer that lost its lease between storing its head and completing.
             await self._blobs.delete([row.head])
@@ -128,7 +130,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
                 await changes.version_completed(connection, app_id, uid)
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
-            if row.completed_at is None or row.lease != lease or row.head != outcome.head:
+            if not _is_completed(row, lease, outcome.head):
                 raise _cannot_end(row, lease)
         return version_to_proto(row)
 
@@ -155,6 +157,11 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             summary=json_from_message(request.summary),
             evaluation=evaluation,
         )
+
+
+def _is_completed(row: VersionRow, lease: int, head: str) -> bool:
+    """Whether this very result was handed in before."""
+    return row.completed_at is not None and row.lease == lease and row.head == head
 
 
 def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from lensmith_api.internal.v1.events_pb2 import Event
@@ -86,7 +86,6 @@ async def watch(
             if row.ended:
                 yield WatchModelVersionResponse(summary=WatchSummary(model_version=version))
                 return
-            try:
-                await asyncio.wait_for(woken.wait(), poll_seconds)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll_seconds):
+                    await woken.wait()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
-from lensmith_platform.usage import UsageMeter
 
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
 from lensmith_platform.bus import Bus, WorkConsumer, connect
 from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.server import Platform
+from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.jobs import TrainingJobs
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.settings import TrainerSettings
@@ -31,14 +32,16 @@ class TrainerService:
     Args:
         bus: Where versions are announced.
         jobs: Who trains them.
+        usage: Where trainings are counted.
         concurrency: Versions trained at once.
     """
 
     name = "trainer"
     service_names: Sequence[str] = ()
 
-    def __init__(self, bus: Bus, jobs: TrainingJobs, concurrency: int) -> None:
+    def __init__(self, bus: Bus, jobs: TrainingJobs, usage: UsageMeter, concurrency: int) -> None:
         self._bus = bus
+        self._usage = usage
         self._consumer = WorkConsumer(
             bus,
             "trainer--start-job",
@@ -64,7 +67,9 @@ class TrainerService:
 
     async def run(self) -> None:
         """Take work until cancelled; a version that is not done then goes back to the bus."""
-        await self._consumer.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._consumer.run())
+            group.create_task(self._usage.run())
 
     async def close(self) -> None:
         """Nothing of its own is open: `build` gave all of it to the platform."""
@@ -97,4 +102,4 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         report_seconds=settings.report_seconds,
         complete_seconds=settings.complete_seconds,
     )
-    return TrainerService(bus, jobs, settings.concurrency)
+    return TrainerService(bus, jobs, usage, settings.concurrency)

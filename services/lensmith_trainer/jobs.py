@@ -13,8 +13,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lensmith_platform.usage import UsageMeter
-
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.internal.v1.training_job_service_pb2 import (
     ClaimModelVersionRequest,
@@ -38,6 +36,7 @@ from lensmith_platform.errors import (
     to_status,
 )
 from lensmith_platform.service_auth import service_call_app
+from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.replica import Row
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import dataset_sha256, labels_needed, options_of, training_set_of

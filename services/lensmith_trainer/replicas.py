@@ -132,8 +132,8 @@ class Replicas:
 async def _exclusive(path: Path) -> AsyncIterator[None]:
     """Hold a replica alone among all processes of the machine; the system frees it when a process dies."""
     # A lock of another process cannot wake us.
-    while (lock := _try_lock(path)) is None:
-        await asyncio.sleep(_LOCK_SECONDS)  # noqa: ASYNC110
+    while (lock := _try_lock(path)) is None:  # noqa: ASYNC110
+        await asyncio.sleep(_LOCK_SECONDS)
     try:
         yield
         # Its last use, for the order of eviction.

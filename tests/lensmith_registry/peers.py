@@ -1,0 +1,202 @@
+"""The services that registry and trainer ask, as small real gRPC servers: auth with keys, dataset with vectors."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from grpc_status import rpc_status
+
+from lensmith_api.internal.v1 import key_resolver_service_pb2 as keys_pb
+from lensmith_api.internal.v1 import training_data_service_pb2 as data_pb
+from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import (
+    KeyResolverServiceServicer,
+    add_KeyResolverServiceServicer_to_server,
+)
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import (
+    TrainingDataServiceServicer,
+    add_TrainingDataServiceServicer_to_server,
+)
+from lensmith_api.v1 import concept_service_pb2 as concept_pb
+from lensmith_api.v1.concept_pb2 import Concept
+from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceServicer, add_ConceptServiceServicer_to_server
+from lensmith_platform.errors import InvalidInputError, LensmithError, NotFoundError, UnauthenticatedError, to_status
+
+BATCH = 64
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: LensmithError) -> None:
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+class Auth(KeyResolverServiceServicer):
+    """Knows keys and apps."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, keys_pb.AppIdentity] = {}
+        self.keys: dict[bytes, keys_pb.ResolveKeyResponse] = {}
+        self.add_app("main", 1)
+
+    def add_app(self, name: str, app_id: int, base_model: str = "") -> None:
+        self.apps[name] = keys_pb.AppIdentity(app_id=app_id, uid=f"uid-{name}", app=name, base_model=base_model)
+
+    def add_key(self, secret: str, app: str | None, scopes: list[str]) -> None:
+        identity = self.apps[app] if app is not None else None
+        self.keys[hashlib.sha256(secret.encode()).digest()] = keys_pb.ResolveKeyResponse(
+            key_uid=f"key-{secret}", app=identity, scopes=scopes, operator=app is None
+        )
+
+    async def ResolveKey(self, request, context):
+        found = self.keys.get(request.secret_sha256)
+        if found is None:
+            await _abort(context, UnauthenticatedError("KEY_UNKNOWN", "no such key"))
+        return found
+
+    async def ResolveApp(self, request, context):
+        found = self.apps.get(request.app)
+        if found is None:
+            await _abort(context, NotFoundError("APP_NOT_FOUND", "no such app"))
+        return found
+
+
+@dataclass
+class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
+    """Knows concepts and labelled vectors; a cursor is the number of the last change that it tells of.
+
+    Attributes:
+        calls: RPCs by name, and streamed inputs under `inputs`.
+        open: Streams end only while this is set.
+        streaming: Set when a stream has sent everything but its end.
+        pending: What CountTrainingData says of inputs that wait.
+    """
+
+    concepts: dict[int, dict[str, str]] = field(default_factory=dict)
+    inputs: dict[int, dict[str, tuple[int, data_pb.TrainingInput]]] = field(default_factory=dict)
+    changes: int = 0
+    calls: Counter = field(default_factory=Counter)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    streaming: asyncio.Event = field(default_factory=asyncio.Event)
+    pending: int = 0
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    def add(
+        self,
+        app_id: int,
+        uid: str,
+        vector: npt.NDArray[np.float16] | None,
+        labels: Mapping[str, bool | float],
+        *,
+        sha256: bytes = b"",
+        test: bool = False,
+        deleted: bool = False,
+    ) -> None:
+        """Add an input, or change it."""
+        self.changes += 1
+        for concept in labels:
+            self.concepts.setdefault(app_id, {}).setdefault(concept, concept.title())
+        self.inputs.setdefault(app_id, {})[uid] = (
+            self.changes,
+            data_pb.TrainingInput(
+                input_uid=uid,
+                deleted=deleted,
+                sha256=sha256 or hashlib.sha256(uid.encode()).digest(),
+                test=test,
+                vector=b"" if vector is None else vector.astype("<f2").tobytes(),
+                labels=[
+                    data_pb.TrainingLabel(concept=concept, positive=value)
+                    if isinstance(value, bool)
+                    else data_pb.TrainingLabel(concept=concept, number=value)
+                    for concept, value in labels.items()
+                ],
+            ),
+        )
+
+    def add_classes(self, app_id: int, dim: int, counts: Mapping[str, int], *, seed: int = 0) -> None:
+        """Add clearly separable classes."""
+        random = np.random.RandomState(seed)
+        for concept, count in counts.items():
+            centre = random.randn(dim)
+            for index in range(count):
+                vector = (centre + 0.3 * random.randn(dim)).astype(np.float16)
+                self.add(app_id, f"{concept}-{seed}-{index:04d}", vector, {concept: True})
+
+    async def CountTrainingData(self, request, context):
+        self.calls["CountTrainingData"] += 1
+        known = self.concepts.get(request.app_id, {})
+        wanted = [name for name in sorted(known) if not request.concepts or name in request.concepts]
+        rows = [item for _, item in self.inputs.get(request.app_id, {}).values() if item.vector and not item.deleted]
+        counts = {name: data_pb.ConceptCount(concept=name, display_name=known[name]) for name in wanted}
+        annotated = 0
+        for item in rows:
+            labels = [label for label in item.labels if label.concept in counts]
+            annotated += bool(labels)
+            for label in labels:
+                count = counts[label.concept]
+                if label.WhichOneof("value") == "number":
+                    count.numbers += 1
+                elif label.positive:
+                    count.positives += 1
+                else:
+                    count.negatives += 1
+        return data_pb.CountTrainingDataResponse(
+            concepts=list(counts.values()), annotated_inputs=annotated, pending_inputs=self.pending
+        )
+
+    async def StreamTrainingData(self, request, context) -> AsyncIterator[data_pb.StreamTrainingDataResponse]:
+        self.calls["StreamTrainingData"] += 1
+        if request.cursor and not request.cursor.isdigit():
+            await _abort(context, InvalidInputError("CURSOR_INVALID", "no such cursor"))
+        after, upto = int(request.cursor or 0), self.changes
+        changed = [item for number, item in self.inputs.get(request.app_id, {}).values() if number > after]
+        for start in range(0, len(changed), BATCH):
+            self.calls["inputs"] += len(changed[start : start + BATCH])
+            yield data_pb.StreamTrainingDataResponse(inputs=changed[start : start + BATCH])
+        self.streaming.set()
+        await self.open.wait()
+        yield data_pb.StreamTrainingDataResponse(next_cursor=str(upto))
+
+    async def CreateConcepts(self, request, context):
+        self.calls["CreateConcepts"] += 1
+        app_id = {"main": 1, "trash": 7, "other": 8}[request.parent.removeprefix("apps/")]
+        results = []
+        for new in request.concepts:
+            known = self.concepts.setdefault(app_id, {})
+            results.append(
+                concept_pb.CreateConceptResult(
+                    concept=Concept(name=f"{request.parent}/concepts/{new.concept_id}"), existed=new.concept_id in known
+                )
+            )
+            known.setdefault(new.concept_id, new.display_name)
+        return concept_pb.CreateConceptsResponse(results=results)
+
+
+class Peer:
+    """A server on a unix socket that can be stopped and started again at the same address."""
+
+    def __init__(self, socket: Path, servicer: Auth | Dataset) -> None:
+        self.target = f"unix:{socket}"
+        self._servicer = servicer
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        server = grpc.aio.server()
+        if isinstance(self._servicer, Auth):
+            add_KeyResolverServiceServicer_to_server(self._servicer, server)
+        else:
+            add_TrainingDataServiceServicer_to_server(self._servicer, server)
+            add_ConceptServiceServicer_to_server(self._servicer, server)
+        server.add_insecure_port(self.target)
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+            self._server = None

@@ -1,0 +1,96 @@
+"""What registry looks after by itself: forgotten versions, deleted apps, bytes that must go."""
+
+import asyncio
+
+import pytest
+from tests.lensmith_registry.rig import OTHER, OTHER_KEY, TRASH, Rig, refusal, until
+
+from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
+from lensmith_api.v1 import model_service_pb2 as pb
+from lensmith_platform.bus import Bus, WorkConsumer, connect
+
+
+@pytest.fixture
+async def bus(nats_url: str):
+    async with await connect(nats_url, wait_seconds=10) as connected:
+        yield connected
+
+
+class Heard:
+    """Versions announced to trainers."""
+
+    def __init__(self) -> None:
+        self.uids: list[str] = []
+
+    async def handle(self, event: Event) -> None:
+        self.uids.append(event.model_version_queued.version_uid)
+
+    async def times(self, count: int) -> bool:
+        return len(self.uids) >= count
+
+
+async def _announcements(bus: Bus, rig: Rig, count: int) -> list[str]:
+    heard = Heard()
+    consumer = asyncio.create_task(WorkConsumer(bus, "test--hear", "models.version_queued", heard.handle).run())
+    await until(lambda: heard.times(count))
+    consumer.cancel()
+    await asyncio.gather(consumer, return_exceptions=True)
+    return heard.uids
+
+
+async def test_waiting_version_is_announced_again_when_nobody_takes_it(make_rig, bus: Bus):
+    async with make_rig(silent_seconds=0.1, reconcile_seconds=0.1) as rig:
+        version = await rig.queued()
+        uids = await _announcements(bus, rig, 3)
+    assert set(uids) == {version.uid}
+
+
+async def test_version_of_a_dead_trainer_is_announced_again(make_rig, bus: Bus):
+    async with make_rig(lease_seconds=0.1, silent_seconds=0.3, reconcile_seconds=0.1) as rig:
+        version = await rig.queued()
+        await rig.claim(version)
+        uids = await _announcements(bus, rig, 2)
+        assert set(uids) == {version.uid}
+        assert (await rig.claim(version)).lease == 2
+
+
+async def test_version_becomes_ready_when_the_news_of_its_head_was_lost(make_rig):
+    async with make_rig(silent_seconds=0.3, reconcile_seconds=0.1) as rig:
+        version = await rig.queued()
+        job = await rig.claim(version)
+        await rig.sql("CREATE RULE lose AS ON INSERT TO registry.outbox DO INSTEAD NOTHING")
+        await rig.complete(job)
+        await rig.sql("DROP RULE lose ON registry.outbox")
+        assert (await rig.until_state(version.name, "READY")).production
+
+
+async def test_everything_of_an_app_goes_when_the_app_is_deleted(make_rig, bus: Bus, s3):
+    async with make_rig(purge_grace_seconds=0, purge_seconds=0.1) as rig:
+        await rig.trained()
+        await rig.create("kept", app="other", key=OTHER_KEY)
+        await bus.publish(Event(app_id=TRASH, app_deleted=AppDeleted(app_uid="uid-trash")))
+        await until(lambda: _gone(rig))
+        await until(lambda: _no_heads(s3))
+        rows = await rig.sql("SELECT app_id, model FROM registry.models")
+        assert [(row["app_id"], row["model"]) for row in rows] == [(OTHER, "kept")]
+        assert not await rig.sql("SELECT 1 FROM registry.app_spaces WHERE app_id = $1", TRASH)
+        assert (await refusal(rig.model("sorter"))).reason == "MODEL_NOT_FOUND"
+
+
+async def _gone(rig: Rig) -> bool:
+    return not await rig.sql("SELECT 1 FROM registry.models WHERE app_id = $1", TRASH)
+
+
+async def _no_heads(s3) -> bool:
+    return not list(s3.client.list_objects(s3.name, "heads/", recursive=True))
+
+
+async def test_bytes_of_a_deleted_version_stay_for_the_grace(make_rig, s3):
+    async with make_rig(purge_seconds=0.1) as rig:
+        await rig.trained()
+        await rig.models.DeleteModel(pb.DeleteModelRequest(name="apps/trash/models/sorter"), metadata=rig.key())
+        before = await rig.sql("SELECT count(*) AS rows FROM registry.model_versions")
+        assert before[0]["rows"] == 1
+        assert not await _no_heads(s3)
+        await rig.sql("UPDATE registry.model_versions SET deleted_at = now() - interval '25 hours'")
+        await until(lambda: _no_heads(s3))

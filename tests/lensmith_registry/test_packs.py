@@ -1,0 +1,225 @@
+"""Model packs: installed at start and by import, refused when they are not what they say."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.lensmith_registry.rig import OPERATOR_KEY, OTHER, PLAIN, SPACE, TRASH, Rig, refusal, until
+
+from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
+from lensmith_api.v1 import base_model_service_pb2 as pb
+from lensmith_api.v1 import model_service_pb2 as model_pb
+from lensmith_registry.packs import concept_ids
+from lensmith_vision.pack import builtin_pack, load_card
+
+PACK = builtin_pack()
+
+
+def _variant(folder: Path, **changes: object) -> Path:
+    """A copy of the plain pack with another card."""
+    shutil.copytree(PACK, folder)
+    card = replace(load_card(PACK), **changes)
+    (folder / "card.json").write_text(card.to_json())
+    return folder
+
+
+async def _parts(files: Iterable[tuple[str, bytes]]) -> AsyncIterator[pb.ImportBaseModelRequest]:
+    for name, content in files:
+        yield pb.ImportBaseModelRequest(file_name=name)
+        for start in range(0, len(content), 1 << 20):
+            yield pb.ImportBaseModelRequest(chunk=content[start : start + (1 << 20)])
+
+
+def _files(folder: Path) -> list[tuple[str, bytes]]:
+    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
+
+
+async def _import(rig: Rig, files: Iterable[tuple[str, bytes]], key: str = OPERATOR_KEY):
+    return await rig.base_models.ImportBaseModel(_parts(files), metadata=rig.key(key))
+
+
+async def _list(rig: Rig, **fields: object):
+    return await rig.base_models.ListBaseModels(pb.ListBaseModelsRequest(**fields), metadata=rig.key())
+
+
+async def test_plain_is_installed_at_start(rig: Rig):
+    (base,) = (await _list(rig)).base_models
+    assert (base.name, base.space, base.dimensions) == ("baseModels/plain", SPACE, PLAIN.feature_dim)
+    assert base.sha256 == PLAIN.sha256
+    request = pb.GetBaseModelRequest(name="baseModels/plain")
+    assert await rig.base_models.GetBaseModel(request, metadata=rig.token("inference")) == base
+    request.name = "baseModels/none"
+    assert (await refusal(rig.base_models.GetBaseModel(request, metadata=rig.key()))).reason == "BASE_MODEL_NOT_FOUND"
+
+
+async def test_service_starts_when_a_pack_folder_is_broken(make_rig, tmp_path: Path):
+    packs = tmp_path / "packs"
+    _variant(packs / "good", id="good", rank=PLAIN.rank + 10)
+    _variant(packs / "wrong-hash", id="wrong-hash", sha256="0" * 64)
+    broken = _variant(packs / "no-json")
+    (broken / "card.json").write_text("{")
+    (packs / "not-a-pack").mkdir()
+    async with make_rig(pack_folders=str(packs)) as rig:
+        names = [base.name for base in (await _list(rig)).base_models]
+        assert names == ["baseModels/good", "baseModels/plain"]
+        first = await _list(rig, page_size=1)
+        rest = await _list(rig, page_size=1, page_token=first.next_page_token)
+        assert [first.base_models[0].name, rest.base_models[0].name, rest.next_page_token] == [*names, ""]
+
+
+async def test_imported_pack_can_be_fetched_and_importing_again_changes_nothing(rig: Rig, tmp_path: Path):
+    folder = _variant(tmp_path / "pack", id="mine", rank=99)
+    made = await _import(rig, _files(folder))
+    assert made.name == "baseModels/mine"
+    assert await _import(rig, _files(folder)) == made
+    for name, content in _files(folder):
+        request = serving_pb.FetchArtefactRequest(pack_file=serving_pb.PackFile(space=made.space, file_name=name))
+        stream = rig.serving.FetchArtefact(request, metadata=rig.token("inference"))
+        chunks = [part.chunk async for part in stream]
+        assert b"".join(chunks) == content
+        assert max(map(len, chunks)) <= 1 << 20
+
+
+async def test_import_is_refused_when_another_content_has_the_name_and_version(rig: Rig, tmp_path: Path):
+    await _import(rig, _files(_variant(tmp_path / "one", id="mine")))
+    refused = await refusal(_import(rig, _files(_variant(tmp_path / "two", id="mine", description="another"))))
+    assert (refused.reason, refused.metadata["code"]) == ("BASE_MODEL_EXISTS", "ALREADY_EXISTS")
+    newer = await _import(rig, _files(_variant(tmp_path / "three", id="mine", version=PLAIN.version + 1)))
+    assert newer.version == str(PLAIN.version + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../../etc/passwd", "PACK_FILE_UNKNOWN"),
+        ("/etc/passwd", "PACK_FILE_UNKNOWN"),
+        ("card.json\0", "PACK_FILE_UNKNOWN"),
+        ("weights.bin", "PACK_FILE_UNKNOWN"),
+        ("card.json", "PACK_FILE_REPEATED"),
+    ],
+)
+async def test_import_is_refused_when_a_file_name_is_not_of_a_pack(rig: Rig, name: str, reason: str):
+    refused = await refusal(_import(rig, [*_files(PACK), (name, b"x")]))
+    assert (refused.reason, refused.metadata["code"]) == (reason, "INVALID_ARGUMENT")
+
+
+async def test_import_is_refused_when_the_pack_is_not_what_it_says(rig: Rig, tmp_path: Path):
+    mine = _variant(tmp_path / "mine", id="mine")
+    card, model = (mine / "card.json").read_bytes(), (mine / "model.onnx").read_bytes()
+    document = json.loads(card)
+    cases = [
+        ([("card.json", card)], "PACK_INCOMPLETE"),
+        ([("model.onnx", model)], "PACK_INCOMPLETE"),
+        ([("card.json", card), ("model.onnx", model[:-1])], "PACK_HASH_MISMATCH"),
+        ([("card.json", b"[]"), ("model.onnx", model)], "PACK_CARD_INVALID"),
+        ([("card.json", json.dumps({**document, "id": "../x"}).encode()), ("model.onnx", model)], "PACK_CARD_INVALID"),
+        ([], "PACK_INCOMPLETE"),
+    ]
+    for files, reason in cases:
+        refused = await refusal(_import(rig, [(name, content) for name, content in files]))
+        assert (refused.reason, refused.metadata["code"]) == (reason, "INVALID_ARGUMENT")
+    garbled = _variant(tmp_path / "garbled", id="garbled")
+    (garbled / "model.onnx").write_bytes(b"no graph at all")
+    garbled_card = _hashed_card(garbled)
+    refused = await refusal(_import(rig, [("card.json", garbled_card), ("model.onnx", b"no graph at all")]))
+    assert refused.reason == "PACK_GRAPH_INVALID"
+    assert [base.name for base in (await _list(rig)).base_models] == ["baseModels/plain"]
+
+
+def _hashed_card(folder: Path) -> bytes:
+    """The card of a folder, made to agree with whatever its graph is."""
+    content = (folder / "model.onnx").read_bytes()
+    card = replace(load_card(folder), sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    return card.to_json().encode()
+
+
+async def test_import_is_refused_when_it_begins_with_a_chunk(rig: Rig):
+    async def parts() -> AsyncIterator[pb.ImportBaseModelRequest]:
+        yield pb.ImportBaseModelRequest(chunk=b"x")
+
+    refused = await refusal(_awaited(rig.base_models.ImportBaseModel(parts(), metadata=rig.key(OPERATOR_KEY))))
+    assert refused.reason == "PACK_INVALID"
+
+
+async def _awaited(call: object) -> object:
+    return await call
+
+
+async def test_import_is_refused_when_it_is_too_large(make_rig):
+    async with make_rig(max_pack_bytes=1 << 20) as rig:
+        refused = await refusal(_import(rig, [("card.json", b"{}"), ("model.onnx", b"x" * (1 << 20))]))
+        assert (refused.reason, refused.metadata["max_pack_bytes"]) == ("PACK_TOO_LARGE", str(1 << 20))
+
+
+async def test_import_is_refused_when_the_key_is_an_apps(rig: Rig):
+    refused = await refusal(_import(rig, _files(PACK), key="key-of-trash"))
+    assert refused.metadata["code"] == "PERMISSION_DENIED"
+
+
+async def test_space_of_an_app_is_decided_once(rig: Rig, tmp_path: Path):
+    async def resolve(app_id: int, wanted: str = "") -> str:
+        request = serving_pb.ResolveSpaceRequest(app_id=app_id, base_model=wanted)
+        answer = await rig.serving.ResolveSpace(request, metadata=rig.token("dataset", app_id))
+        return answer.base_model.name
+
+    assert await resolve(TRASH) == "baseModels/plain"
+    await _import(rig, _files(_variant(tmp_path / "pack", id="better", rank=PLAIN.rank + 100)))
+    assert await resolve(TRASH) == "baseModels/plain"
+    assert await resolve(OTHER) == "baseModels/better"
+    assert await resolve(9, "plain") == "baseModels/plain"
+    refused = await refusal(resolve(10, "none"))
+    assert (refused.reason, refused.metadata["name"]) == ("BASE_MODEL_NOT_INSTALLED", "none")
+    assert await resolve(10, "better") == "baseModels/better"
+
+
+async def test_base_model_is_deleted_unless_an_app_uses_it(rig: Rig, tmp_path: Path, s3):
+    made = await _import(rig, _files(_variant(tmp_path / "pack", id="mine")))
+    request = pb.DeleteBaseModelRequest(name=made.name)
+    resolve = serving_pb.ResolveSpaceRequest(app_id=TRASH, base_model="plain")
+    await rig.serving.ResolveSpace(resolve, metadata=rig.token("dataset", TRASH))
+    await rig.base_models.DeleteBaseModel(request, metadata=rig.key(OPERATOR_KEY))
+    assert not list(s3.client.list_objects(s3.name, f"packs/{made.space}/", recursive=True))
+    refused = await refusal(rig.base_models.DeleteBaseModel(request, metadata=rig.key(OPERATOR_KEY)))
+    assert refused.reason == "BASE_MODEL_NOT_FOUND"
+    request.name = "baseModels/plain"
+    refused = await refusal(rig.base_models.DeleteBaseModel(request, metadata=rig.key(OPERATOR_KEY)))
+    assert refused.reason == "BASE_MODEL_IN_USE"
+
+
+async def test_classifier_of_a_pack_becomes_a_public_model(make_rig, shared: Path, tmp_path: Path):
+    builder = pytest.importorskip("lensmith_vision.pack_builder")
+    packs = tmp_path / "packs"
+    builder.build_pack(builder.read_source(shared / "models" / "mobilenetv2-imagenet"), packs / "imagenet")
+    async with make_rig(pack_folders=str(packs)) as rig:
+        base = (await _list(rig)).base_models[0]
+        assert base.model.startswith("apps/main/models/")
+        own_id = base.model.rpartition("/")[2]
+        model = await until(lambda: _model_of_main(rig, base.model))
+        assert (model.imported, model.type, model.production_version) == (True, 1, 1)
+        request = serving_pb.ResolveModelRequest(app_id=1, model=own_id)
+        served = await rig.serving.ResolveModel(request, metadata=rig.token("inference"))
+        card = load_card(packs / "imagenet")
+        assert served.head_artefact == ""
+        assert len(served.concepts) == len(set(served.concepts)) == card.logits.dim - len(card.logits.ignored)
+        train = model_pb.TrainModelRequest(name=base.model)
+        refused = await refusal(rig.models.TrainModel(train, metadata=rig.key(OPERATOR_KEY)))
+        assert refused.reason == "MODEL_IS_IMPORTED"
+        delete = pb.DeleteBaseModelRequest(name=base.name)
+        await rig.base_models.DeleteBaseModel(delete, metadata=rig.key(OPERATOR_KEY))
+        assert (await refusal(_model_of_main(rig, base.model))).reason == "MODEL_NOT_FOUND"
+
+
+async def _model_of_main(rig: Rig, name: str):
+    """Any key reads the public app."""
+    return await rig.models.GetModel(model_pb.GetModelRequest(name=name), metadata=rig.key())
+
+
+def test_concept_ids_are_unique_and_safe_when_labels_are_not():
+    ids = concept_ids(["crane", "crane", "a/b", "x" * 300, "x" * 301, "\n", "crane-2"])
+    assert len(set(ids)) == 7
+    assert ids[:3] == ["crane", "crane-2", "a-b"]
+    assert all(0 < len(one) <= 128 and "/" not in one for one in ids)

@@ -1,7 +1,7 @@
 """Calls to other services: signed, traced, within the caller's time, and failing with the same typed errors."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -142,10 +142,7 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
         request_iterator: _Requests,
     ) -> Any:
         details = self._outgoing.details(client_call_details, streaming=True)
-        try:
-            return await (await continuation(details, request_iterator))
-        except grpc.RpcError as error:
-            raise self._outgoing.error(error) from error
+        return _TypedCall(self._outgoing, await continuation(details, request_iterator))
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
@@ -171,6 +168,23 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     ) -> AsyncIterator[Any]:
         details = self._outgoing.details(client_call_details, streaming=True)
         return _typed(self._outgoing, await continuation(details, request_iterator))
+
+
+class _TypedCall:
+    """A call whose answer is awaited later; gRPC takes nothing but a call for this kind of RPC."""
+
+    def __init__(self, outgoing: Outgoing, call: Any) -> None:
+        self._outgoing = outgoing
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._call.__await__())
+        except grpc.RpcError as error:
+            raise self._outgoing.error(error) from error
 
 
 async def _typed(outgoing: Outgoing, call: Any) -> AsyncIterator[Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class AuthSettings(ServiceSettings):
 
 class InferenceSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="LENSMITH_INFERENCE_")
+
+
+class DatasetSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="LENSMITH_DATASET_")
 
 
 @dataclass
@@ -390,19 +394,25 @@ class World:
             yield served
 
     @asynccontextmanager
-    async def echo(self, react: Reaction | None = None, **changes: Any) -> AsyncIterator[grpc.aio.Channel]:
-        """Serve the echo; gives a bare channel to it."""
+    async def echo(
+        self, react: Reaction | None = None, *, name: str = "inference", **changes: Any
+    ) -> AsyncIterator[grpc.aio.Channel]:
+        """Serve the echo as one of the services; gives a bare channel to it."""
 
         async def nothing(request: Any) -> None:
             current_call()
 
         define_echo()
+        settings_class = {"inference": InferenceSettings, "dataset": DatasetSettings}[name]
         service = AnyService(
-            "inference",
+            name,
             [ECHO],
             lambda server: server.add_generic_rpc_handlers((echo_handlers(react or nothing),)),
         )
-        async with self.serve(service, **changes) as served, grpc.aio.insecure_channel(served.target) as channel:
+        async with (
+            self.serve(service, settings_class=settings_class, **changes) as served,
+            grpc.aio.insecure_channel(served.target) as channel,
+        ):
             self.metrics_address, self.target = served.metrics_address, served.target
             yield channel
 
@@ -505,3 +515,24 @@ def echo_through_clients(world: World) -> Callable[..., Any]:
                 await clients.close()
 
     return serve
+
+
+class HandClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 22, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def move(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()

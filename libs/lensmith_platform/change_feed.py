@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from lensmith_platform.db import Connection
 from lensmith_platform.errors import InvalidInputError
 
+_BEGINNING = "0.0"
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -22,7 +24,7 @@ class Changes:
 
     Attributes:
         ids: what changed, in the order of the feed.
-        next_cursor: where the next part begins.
+        next_cursor: where the next part begins; never empty.
     """
 
     ids: Sequence[int]
@@ -72,7 +74,7 @@ async def read(connection: Connection, app_id: int, cursor: str, limit: int) -> 
         input_id,
         limit,
     )
-    next_cursor = f"{rows[-1]['xid']}.{rows[-1]['input_id']}" if rows else cursor
+    next_cursor = f"{rows[-1]['xid']}.{rows[-1]['input_id']}" if rows else cursor or _BEGINNING
     return Changes([row["input_id"] for row in rows], next_cursor)
 
 

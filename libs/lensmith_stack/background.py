@@ -9,12 +9,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from lensmith_stack.files import make_private_directory
-from lensmith_stack.servers import Outside, Servers
+from lensmith_stack.ports import reserve_ports
+from lensmith_stack.s3 import TWIN_PORTS
+from lensmith_stack.servers import SERVER_PORTS, Outside, Servers
 from lensmith_stack.supervisor import Supervisor
 
 Result = TypeVar("Result")
@@ -45,11 +47,14 @@ def background_servers(outside: Outside | None = None) -> Iterator[BackgroundSer
     Raises:
         StartError: one of them did not come up.
     """
-    with tempfile.TemporaryDirectory(prefix="lensmith-", ignore_cleanup_errors=True) as scratch, _loop() as loop:
+    with ExitStack() as held:
+        scratch = held.enter_context(tempfile.TemporaryDirectory(prefix="lensmith-", ignore_cleanup_errors=True))
+        ports = held.enter_context(reserve_ports(Path(scratch) / "ports.json", SERVER_PORTS, TWIN_PORTS))
+        loop = held.enter_context(_loop())
         # The scratch directory is closed to others; the system user that Postgres runs as for root must pass through.
         Path(scratch).chmod(0o711)
         directory = make_private_directory(Path(scratch) / "stack")
-        servers = Servers(directory, Path(scratch).name, outside, fast=True)
+        servers = Servers(directory, Path(scratch).name, ports, outside, fast=True)
         supervisor = Supervisor(make_private_directory(directory / "logs"), directory / "children.json")
         running = BackgroundServers(servers, supervisor, loop)
 

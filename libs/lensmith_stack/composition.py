@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,11 @@ from lensmith_stack.directory import DataDirectory, default_directory, open_dire
 from lensmith_stack.envoy import Envoy
 from lensmith_stack.errors import PortTakenError, StackError
 from lensmith_stack.files import make_private_directory, write_private
-from lensmith_stack.ports import keep_ports
+from lensmith_stack.ports import reserve_ports
 from lensmith_stack.process import rotate_log, run_once
-from lensmith_stack.servers import MIGRATE_ROLE, Outside, Servers
-from lensmith_stack.services import SERVICES, Services, python_environment
+from lensmith_stack.s3 import TWIN_PORTS
+from lensmith_stack.servers import MIGRATE_ROLE, SERVER_PORTS, Outside, Servers
+from lensmith_stack.services import SERVICE_PORTS, SERVICES, Services, python_environment
 from lensmith_stack.state import Phase, write_state
 from lensmith_stack.supervisor import Supervisor, reap_leftovers
 
@@ -64,22 +65,25 @@ class Platform:
     Args:
         options: what was asked for.
         directory: opened and held.
+        ports: a port for each of `SERVER_PORTS` and `SERVICE_PORTS`.
         sockets: closed directory for unix sockets.
         say: shows progress.
     """
 
-    def __init__(self, options: UpOptions, directory: DataDirectory, sockets: Path, say: Say) -> None:
+    def __init__(
+        self, options: UpOptions, directory: DataDirectory, ports: Mapping[str, int], sockets: Path, say: Say
+    ) -> None:
         self._options = options
         self._directory = directory
         self._say = say
         self._phase = Phase.STARTING
-        self._servers = Servers(directory.path, directory.instance, options.outside)
+        self._servers = Servers(directory.path, directory.instance, ports, options.outside)
         self._services = Services(
             servers=self._servers,
             sockets=sockets,
             keys=make_private_directory(directory.secrets / "keys"),
             caches=make_private_directory(directory.path / "cache"),
-            ports=keep_ports(directory.path / "service-ports.json", Services.port_names()),
+            ports=ports,
             operator_key_file=directory.operator_key_file,
         )
         self._envoy = Envoy(
@@ -170,7 +174,9 @@ async def run_platform(options: UpOptions, say: Say) -> None:
         if left := reap_leftovers(directory.children_file):
             _LOGGER.warning("ended %d processes that an earlier run had left behind", left)
         claim_port(options.host, options.port)
-        platform = Platform(options, directory, held.enter_context(directory.sockets()), say)
+        names = (*SERVER_PORTS, *SERVICE_PORTS)
+        ports = held.enter_context(reserve_ports(directory.path / "ports.json", names, TWIN_PORTS))
+        platform = Platform(options, directory, ports, held.enter_context(directory.sockets()), say)
         error = ""
         try:
             await _run_until(asked, platform)

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,11 +12,10 @@ import asyncpg
 
 from lensmith_stack.files import keep_secret, make_private_directory
 from lensmith_stack.nats import Nats
-from lensmith_stack.ports import keep_ports
 from lensmith_stack.postgres import Postgres
 from lensmith_stack.process import Program
 from lensmith_stack.s3 import PORTS as S3_PORTS
-from lensmith_stack.s3 import S3, TWIN_PORTS, ensure_bucket, remove_bucket
+from lensmith_stack.s3 import S3, ensure_bucket, remove_bucket
 
 DATABASE = "lensmith"
 MIGRATE_ROLE = "lensmith_migrate"
@@ -23,6 +23,9 @@ OWNERS = ("auth", "dataset", "registry")
 """Services that own tables; each has a role of its own and one for its workers."""
 
 ROLES = (MIGRATE_ROLE, *(f"lensmith_{name}{suffix}" for name in OWNERS for suffix in ("", "_worker")))
+
+SERVER_PORTS = ("postgres", "nats", *S3_PORTS)
+"""What the servers need a port for."""
 
 _OUTSIDE_NAMES = ("LENSMITH_POSTGRES_URL", "LENSMITH_NATS_URL", "LENSMITH_S3_URL")
 
@@ -55,16 +58,24 @@ class Servers:
     """Addresses and credentials of the three servers, and how to run those that are embedded.
 
     Args:
-        directory: where data, credentials and ports are kept.
+        directory: where data and credentials are kept.
         instance: id of the directory.
+        ports: a port for each of `SERVER_PORTS`.
         outside: servers to use instead of embedded ones.
         fast: for tests: no fsync.
     """
 
-    def __init__(self, directory: Path, instance: str, outside: Outside | None = None, *, fast: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        instance: str,
+        ports: Mapping[str, int],
+        outside: Outside | None = None,
+        *,
+        fast: bool = False,
+    ) -> None:
         self._outside = outside or Outside()
         self._secrets = make_private_directory(directory / "secrets")
-        ports = keep_ports(directory / "ports.json", ("postgres", "nats", *S3_PORTS), TWIN_PORTS)
         self.postgres = Postgres(
             directory / "postgres", self._secrets / "postgres", ports["postgres"], instance, fast=fast
         )

@@ -17,6 +17,9 @@ from lensmith_stack.servers import OWNERS, Servers
 
 SERVICES = ("auth", "dataset", "registry", "inference", "trainer", "gateway")
 
+SERVICE_PORTS = (*(f"metrics_{name}" for name in SERVICES), "gateway_http")
+"""What the services need a port for."""
+
 _STORES_BYTES = ("dataset", "registry", "gateway")
 _CACHES_FILES = ("inference", "trainer")
 
@@ -30,7 +33,7 @@ class Services:
         sockets: directory of the unix sockets on which they answer gRPC.
         keys: directory of their signing keys.
         caches: directory of files that may be deleted while nothing runs.
-        ports: ``metrics_<service>`` for each, and ``gateway_http``.
+        ports: a port for each of `SERVICE_PORTS`.
         operator_key_file: the first operator's key, which auth takes over at its first start.
     """
 
@@ -40,11 +43,6 @@ class Services:
     caches: Path
     ports: Mapping[str, int]
     operator_key_file: Path
-
-    @staticmethod
-    def port_names() -> tuple[str, ...]:
-        """Names of the ports that the services need."""
-        return (*(f"metrics_{name}" for name in SERVICES), "gateway_http")
 
     def address(self, service: str) -> str:
         """GRPC target of a service."""

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from lensmith_stack.errors import (
     DirectoryVersionError,
     StackError,
 )
-from lensmith_stack.ports import free_ports, keep_ports
+from lensmith_stack.ports import free_ports, reserve_ports
 from lensmith_stack.state import Phase
 
 
@@ -118,12 +119,24 @@ def test_logs_refuse_when_the_part_is_unknown(tmp_path: Path) -> None:
             list(logs(tmp_path, [name]))
 
 
-def test_ports_are_the_same_when_asked_again_unless_taken(tmp_path: Path) -> None:
-    first = keep_ports(tmp_path / "ports.json", ["one", "two"])
-    with socket.create_server(("127.0.0.1", first["one"])):
-        second = keep_ports(tmp_path / "ports.json", ["one", "two", "three"])
-    assert second["two"] == first["two"]
-    assert len({*second.values(), first["one"]}) == 4
+def test_ports_are_the_same_when_reserved_again_unless_one_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    with reserve_ports(file, ["one", "two"]) as first:
+        pass
+    with reserve_ports(file, ["one", "two", "three"]) as second:
+        assert {name: second[name] for name in first} == first
+    with socket.create_server(("127.0.0.1", first["two"])), reserve_ports(file, ["one", "two"]) as third:
+        assert not set(third.values()) & set(first.values())
+
+
+def test_ports_are_never_shared_when_reserved_by_several(tmp_path: Path) -> None:
+    with ExitStack() as held:
+        ports = [
+            port
+            for number in range(20)
+            for port in held.enter_context(reserve_ports(tmp_path / f"{number}.json", ["one", "two"])).values()
+        ]
+    assert len(set(ports)) == 40
     assert len(set(free_ports(200))) == 200
 
 

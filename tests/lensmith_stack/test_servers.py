@@ -5,9 +5,10 @@ import io
 import json
 import os
 import signal
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -21,7 +22,9 @@ from tests.conftest import Bucket, Database
 from lensmith_stack.background import BackgroundServers
 from lensmith_stack.errors import DirectoryUnusableError
 from lensmith_stack.files import make_private_directory
-from lensmith_stack.servers import Outside, Servers
+from lensmith_stack.ports import reserve_ports
+from lensmith_stack.s3 import TWIN_PORTS
+from lensmith_stack.servers import SERVER_PORTS, Outside, Servers
 from lensmith_stack.supervisor import PartState, Supervisor
 
 
@@ -29,11 +32,17 @@ class Stack:
     """Servers under a supervisor on the test's own loop."""
 
     def __init__(self, directory: Path, *, fast: bool = True) -> None:
-        self.servers = Servers(directory, directory.parent.name, fast=fast)
+        self._held = ExitStack()
+        ports = self._held.enter_context(reserve_ports(directory / "ports.json", SERVER_PORTS, TWIN_PORTS))
+        self.servers = Servers(directory, directory.parent.name, ports, fast=fast)
         self.supervisor = Supervisor(make_private_directory(directory / "logs"), directory / "children.json")
 
     async def start(self) -> None:
         await self.supervisor.start(*await self.servers.programs())
+
+    async def stop(self) -> None:
+        await self.supervisor.stop()
+        self._held.close()
 
     async def kill_and_wait(self, name: str) -> None:
         part = next(part for part in self.supervisor.parts if part.program.name == name)
@@ -56,7 +65,7 @@ async def stack(directory: Path) -> AsyncIterator[Stack]:
         await stack.start()
         yield stack
     finally:
-        await stack.supervisor.stop()
+        await stack.stop()
 
 
 @contextmanager
@@ -99,10 +108,10 @@ async def test_data_is_there_when_the_servers_moved_to_other_ports(directory: Pa
     await first.servers.ensure_bucket("pictures")
     await first.servers.ensure_database("moved")
     await asyncio.to_thread(_put_objects, first, 5)
-    await first.supervisor.stop()
-    (directory / "ports.json").unlink()
+    await first.stop()
 
-    second = Stack(directory, fast=False)
+    with socket.create_server(("127.0.0.1", first.servers.s3.ports["s3"])):
+        second = Stack(directory, fast=False)
     await second.start()
     try:
         assert second.servers.s3.endpoint != first.servers.s3.endpoint
@@ -111,7 +120,7 @@ async def test_data_is_there_when_the_servers_moved_to_other_ports(directory: Pa
         assert await asyncio.to_thread(_count_objects, second) == 10
         await (await asyncpg.connect(second.servers.admin_url("moved"))).close()
     finally:
-        await second.supervisor.stop()
+        await second.stop()
 
 
 async def test_postgres_refuses_when_the_password_is_wrong_or_missing(servers: BackgroundServers) -> None:
@@ -168,12 +177,12 @@ async def test_nothing_is_started_when_all_servers_are_outside_ones(
     servers: BackgroundServers, database: Database, s3: Bucket, directory: Path
 ) -> None:
     outside = Outside(database.admin_url, servers.servers.nats_url, s3.url)
-    place = Servers(directory, "outside", outside)
+    place = Servers(directory, "outside", dict.fromkeys(SERVER_PORTS, 0), outside)
     assert await place.programs() == []
     assert (place.nats_url, place.s3_url()) == (outside.nats_url, outside.s3_url)
     await place.ensure_bucket()
     await place.ensure_database(database.name)
-    again = Servers(make_private_directory(directory / "other"), "other", outside)
+    again = Servers(make_private_directory(directory / "other"), "other", dict.fromkeys(SERVER_PORTS, 0), outside)
     assert again.role_url("lensmith_auth") == place.role_url("lensmith_auth"), "users of one server agree"
     assert "lensmith_auth_worker:" in place.role_url("lensmith_auth_worker", "x")
 
@@ -181,12 +190,12 @@ async def test_nothing_is_started_when_all_servers_are_outside_ones(
 async def test_start_says_so_when_the_databases_password_is_lost(directory: Path) -> None:
     first = Stack(directory)
     await first.start()
-    await first.supervisor.stop()
+    await first.stop()
     (directory / "secrets" / "postgres").unlink()
     second = Stack(directory)
     with pytest.raises(DirectoryUnusableError, match="put it back"):
         await second.start()
-    await second.supervisor.stop()
+    await second.stop()
 
 
 def _put_objects(stack: Stack, count: int) -> None:

@@ -9,19 +9,20 @@ import pytest
 
 from lensmith_platform.settings import ServiceSettings, load
 from lensmith_stack.files import make_private_directory
-from lensmith_stack.ports import keep_ports
-from lensmith_stack.servers import Servers
-from lensmith_stack.services import SERVICES, Services
+from lensmith_stack.servers import SERVER_PORTS, Servers
+from lensmith_stack.services import SERVICE_PORTS, SERVICES, Services
+
+PORTS = {name: 20000 + number for number, name in enumerate((*SERVER_PORTS, *SERVICE_PORTS))}
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Services:
     return Services(
-        servers=Servers(tmp_path, "test"),
+        servers=Servers(tmp_path, "test", PORTS),
         sockets=make_private_directory(tmp_path / "run"),
         keys=make_private_directory(tmp_path / "keys"),
         caches=make_private_directory(tmp_path / "cache"),
-        ports=keep_ports(tmp_path / "service-ports.json", Services.port_names()),
+        ports=PORTS,
         operator_key_file=tmp_path / "operator.key",
     )
 

@@ -1,0 +1,122 @@
+"""The replica on disk: right, or noticed to be wrong and made anew."""
+
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput, TrainingLabel
+from lensmith_trainer.replica import Replica, ReplicaDamagedError
+
+
+def _input(uid: str, **fields: object) -> TrainingInput:
+    values = {
+        "sha256": b"\1" * 32,
+        "vector": np.arange(4, dtype="<f2").tobytes(),
+        "labels": [TrainingLabel(concept="glass", positive=True)],
+        **fields,
+    }
+    return TrainingInput(input_uid=uid, **values)
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Replica:
+    return Replica(tmp_path / "replica.sqlite", 7, "space")
+
+
+def test_inputs_come_back_in_order_of_uid(replica: Replica):
+    number = TrainingLabel(concept="weight", number=2.5)
+    replica.apply([_input("b"), _input("a", labels=[TrainingLabel(concept="glass", positive=False), number])])
+    replica.finish("17")
+    rows = replica.rows(["glass"])
+    assert [row.uid for row in rows] == ["a", "b"]
+    assert rows[0].labels == {"glass": False, "weight": 2.5}
+    assert rows[0].sha256 == "01" * 32
+    assert np.frombuffer(rows[1].vector, "<f2").tolist() == [0, 1, 2, 3]
+    assert replica.cursor() == "17"
+    assert replica.rows(["metal"]) == []
+
+
+@pytest.mark.parametrize("change", [{"deleted": True}, {"test": True}, {"vector": b""}, {"labels": []}])
+def test_input_is_forgotten_when_it_can_take_part_no_more(replica: Replica, change: dict[str, object]):
+    replica.apply([_input("a"), _input("b")])
+    replica.apply([_input("a", **change)])
+    assert [row.uid for row in replica.rows(["glass"])] == ["b"]
+
+
+def test_applying_twice_is_the_same_as_once(replica: Replica):
+    for _ in range(2):
+        replica.apply([_input("a"), _input("b")])
+    assert len(replica.rows(["glass"])) == 2
+
+
+def test_damage_is_noticed_when_a_row_was_changed(replica: Replica, tmp_path: Path):
+    replica.apply([_input("a")])
+    with sqlite3.connect(tmp_path / "replica.sqlite") as database:
+        database.execute("UPDATE inputs SET vector = zeroblob(8)")
+    database.close()
+    with pytest.raises(ReplicaDamagedError):
+        replica.rows(["glass"])
+
+
+@pytest.mark.parametrize("where", ["head", "middle", "cut", "text"])
+def test_damage_is_noticed_when_the_file_was_overwritten(replica: Replica, tmp_path: Path, where: str):
+    replica.apply([_input(f"input-{index}", vector=os.urandom(512)) for index in range(200)])
+    path = tmp_path / "replica.sqlite"
+    content = bytearray(path.read_bytes())
+    if where == "head":
+        content[:100] = b"\0" * 100
+    elif where == "middle":
+        content[len(content) // 2 : len(content) // 2 + 4096] = os.urandom(4096)
+    elif where == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content = bytearray(b"this is no database at all " * 100)
+    path.write_bytes(content)
+    with pytest.raises(ReplicaDamagedError):
+        replica.rows(["glass"])
+    replica.discard()
+    assert replica.rows(["glass"]) == []
+    assert replica.cursor() == ""
+
+
+@pytest.mark.parametrize(("app_id", "space"), [(8, "space"), (7, "other")])
+def test_replica_is_refused_when_it_is_of_something_else(replica: Replica, tmp_path: Path, app_id: int, space: str):
+    replica.apply([_input("a")])
+    with pytest.raises(ReplicaDamagedError):
+        Replica(tmp_path / "replica.sqlite", app_id, space).cursor()
+
+
+async def test_replica_is_made_anew_when_it_was_damaged(farm, tmp_path: Path):
+    async with farm.trainer():
+        version = await farm.rig.queued()
+        await farm.rig.until_state(version.name, "READY")
+    (file,) = (tmp_path / "cache").glob("*.sqlite")
+    await asyncio.to_thread(file.write_bytes, b"nonsense" * 1000)
+    async with farm.trainer():
+        version = await farm.rig.train("sorter")
+        ready = await farm.rig.until_state(version.name, "READY")
+    assert ready.input_count == 60
+    assert farm.rig.dataset.calls["inputs"] == 120
+
+
+async def test_replica_is_made_anew_when_dataset_knows_its_cursor_no_more(farm, tmp_path: Path):
+    async with farm.trainer():
+        version = await farm.rig.queued()
+        await farm.rig.until_state(version.name, "READY")
+        (file,) = (tmp_path / "cache").glob("*.sqlite")
+        with sqlite3.connect(file) as database:
+            database.execute("UPDATE meta SET value = 'of another life' WHERE name = 'cursor'")
+        database.close()
+        version = await farm.rig.train("sorter")
+        assert (await farm.rig.until_state(version.name, "READY")).input_count == 60
+
+
+async def test_replicas_go_when_they_take_too_much_room(farm, tmp_path: Path):
+    async with farm.trainer(cache_bytes=0):
+        version = await farm.rig.queued()
+        await farm.rig.until_state(version.name, "READY")
+    assert not list((tmp_path / "cache").glob("*.sqlite"))

@@ -1,0 +1,180 @@
+"""How fast pictures come in: from the first byte sent until the last one is embedded and READY.
+
+Starts the whole platform in a temporary directory and sends it photographs with the SDK; next to it, in the same run,
+one bare process decodes the same photographs and runs the same network, which is the least that must be done. Prints
+images per second, the CPU time of each part, and the ratio of the two.
+
+    python benchmarks/ingest.py [--quick] [--json]
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import lensmith
+from lensmith_vision import decode, resize
+from lensmith_vision.engine import OnnxRuntimeEngine
+from lensmith_vision.pack import load_card, space_of
+from lensmith_vision.pack_builder import build_pack, read_source
+
+sys.path.insert(0, str(Path(__file__).parent))
+from running_platform import RunningPlatform, running_platform
+
+PACK = "mobilenetv2-features"
+TARGET = 0.5
+BATCH = 32
+SENDERS = 3
+"""Calls under way at once: enough that the platform never waits for the client."""
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """One round."""
+
+    images: int
+    seconds_until_stored: float
+    seconds_until_ready: float
+    images_per_second: float
+    client_cpu_ms_per_image: float
+    cpu_ms_per_image: dict[str, float]
+
+
+def bare_images_per_second(pack: Path, photographs: Sequence[bytes]) -> float:
+    """Decodes and embeds in one process, a thread for each core: median of three rounds."""
+    card = load_card(pack)
+    space = space_of(card).id
+    engine = OnnxRuntimeEngine(threads=1)
+    engine.load(space, pack)
+
+    def work(part: Sequence[bytes]) -> None:
+        pixels = [
+            resize.apply(decode.decode(data, min_side_hint=card.resize.min_side_hint), card.resize) for data in part
+        ]
+        engine.run(space, np.stack(pixels))
+
+    parts = [photographs[start : start + 8] for start in range(0, len(photographs), 8)]
+    rates = []
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(work, parts[: 2 * CORES]))
+        for _ in range(3):
+            begin = time.perf_counter()
+            list(pool.map(work, parts))
+            rates.append(len(photographs) / (time.perf_counter() - begin))
+    return float(np.median(rates))
+
+
+async def ingest(running: RunningPlatform, app: str, photographs: Sequence[bytes]) -> Ingest:
+    """Sends photographs into a new app and waits until all are READY."""
+    async with lensmith.AsyncClient(running.url, running.key) as operator:
+        _, key = await operator.apps.create(app)
+    async with lensmith.AsyncClient(running.url, key.secret, app, timeout=300) as client:
+        before, own = running.cpu_seconds(), _own_cpu()
+        begin = time.perf_counter()
+        batches = iter([photographs[start : start + BATCH] for start in range(0, len(photographs), BATCH)])
+
+        async def sender() -> None:
+            for batch in batches:
+                async for result in client.inputs.create([lensmith.NewInput(data) for data in batch]):
+                    if result.error or result.duplicate:
+                        sys.exit(f"a photograph was not taken in as new: {result.error or 'duplicate'}")
+
+        await asyncio.gather(*(sender() for _ in range(SENDERS)))
+        stored = time.perf_counter() - begin
+        counts = await client.inputs.wait_until_ready(timeout=600)
+        ready = time.perf_counter() - begin
+        after, own = running.cpu_seconds(), _own_cpu() - own
+    if counts.ready != len(photographs):
+        sys.exit(f"{counts.ready} of {len(photographs)} photographs are ready, {counts.failed} failed")
+    spent = {name: (after[name] - before[name]) / len(photographs) * 1000 for name in after}
+    return Ingest(
+        images=len(photographs),
+        seconds_until_stored=stored,
+        seconds_until_ready=ready,
+        images_per_second=len(photographs) / ready,
+        client_cpu_ms_per_image=own / len(photographs) * 1000,
+        cpu_ms_per_image={name: round(value, 2) for name, value in spent.items() if value >= 0.01},
+    )
+
+
+def read_photographs(shared: Path, count: int) -> list[bytes]:
+    """Distinct photographs of TrashNet, 341×256 or so."""
+    paths = sorted((shared / "datasets" / "trashnet").glob("*/*.jpg"))
+    if not paths:
+        sys.exit(f"no photographs under {shared}: set LENSMITH_SHARED")
+    distinct = dict.fromkeys(path.read_bytes() for path in paths[:: max(1, len(paths) // count)])
+    return list(itertools.islice(distinct, count))
+
+
+def _own_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def show(rounds: Sequence[Ingest], ceiling: float, ratio: float) -> None:
+    """Prints a table."""
+    table = Table(title=f"photographs until READY, {CORES} cores, {PACK}")
+    for column in ("images", "stored s", "ready s", "images/s", "ceiling", "CPU ms/image", "client"):
+        table.add_column(column, justify="right")
+    for one in rounds:
+        table.add_row(
+            str(one.images),
+            f"{one.seconds_until_stored:.1f}",
+            f"{one.seconds_until_ready:.1f}",
+            f"{one.images_per_second:.1f}",
+            f"{ceiling:.1f}",
+            f"{sum(one.cpu_ms_per_image.values()):.1f}",
+            f"{one.client_cpu_ms_per_image:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    parts = Table(title="CPU ms/image by part, last round")
+    for name in rounds[-1].cpu_ms_per_image:
+        parts.add_column(name, justify="right")
+    parts.add_row(*(f"{value:.2f}" for value in rounds[-1].cpu_ms_per_image.values()))
+    console.print(parts)
+    console.print(f"ratio of the ceiling {ratio:.2f} (target {TARGET})")
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer photographs, one round")
+    options = parser.parse_args()
+    shared = Path(os.environ.get("LENSMITH_SHARED", "../shared"))
+    photographs = read_photographs(shared, 300 if options.quick else 1000)
+    with tempfile.TemporaryDirectory() as scratch:
+        pack = Path(scratch) / PACK
+        build_pack(read_source(shared / "models" / PACK), pack)
+        with running_platform(LENSMITH_REGISTRY_PACK_FOLDERS=scratch) as running:
+            asyncio.run(ingest(running, "warm", photographs[:64]))
+            rounds = [
+                asyncio.run(ingest(running, f"round-{number}", photographs))
+                for number in range(1 if options.quick else 3)
+            ]
+        ceiling = bare_images_per_second(pack, photographs)
+    ratio = float(np.median([one.images_per_second for one in rounds])) / ceiling
+    if options.json:
+        result = {"ratio_of_ceiling": ratio, "ceiling_images_per_second": ceiling, "target": TARGET, "cores": CORES}
+        print(json.dumps({**result, "rounds": [asdict(one) for one in rounds]}))
+    else:
+        show(rounds, ceiling, ratio)
+
+
+if __name__ == "__main__":
+    main()

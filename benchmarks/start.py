@@ -1,8 +1,8 @@
 """How long a newcomer waits for the platform, and what it holds when nobody asks anything.
 
 Runs `lensmith up` on a data directory that exists (warm: files are in the page cache) and measures until the first
-prediction is answered over REST; before that once on a fresh directory (cold: databases are made, packs installed). Then
-prints the memory of each idle process.
+picture is answered over REST; before that once on a fresh directory (cold: databases are made, packs installed).
+Then prints the memory of each idle process.
 
     python benchmarks/start.py [--quick] [--json]
 """

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 import grpc
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from lensmith_platform.auth_client import AuthClient
 from lensmith_platform.clients import ServiceClients
@@ -114,6 +114,10 @@ async def run_service(settings: SettingsT, build: Build[SettingsT, ServiceT]) ->
     except (StartError, SettingsError) as error:
         _log.error("cannot start", cause=str(error))
         return 2
+    except Exception:
+        # Whoever started the process decides whether to try again.
+        _log.exception("failed")
+        return 1
 
 
 async def _until_stopped(service: RunningService[ServiceT], stop: asyncio.Event, drain_seconds: float) -> int:
@@ -167,9 +171,11 @@ async def running(settings: SettingsT, build: Build[SettingsT, ServiceT]) -> Asy
             clock=clock,
             cache_seconds=settings.key_cache_seconds,
         )
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         platform = Platform(
             settings=settings,
-            registry=CollectorRegistry(),
+            registry=registry,
             clients=clients,
             authenticator=authenticator,
             closers=closers,

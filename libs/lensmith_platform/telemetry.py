@@ -12,13 +12,12 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id."""
@@ -156,13 +155,19 @@ def add_trace(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMap
     return event
 
 
-def trace_exporter(service: str, endpoint: str) -> TracerProvider:
+def trace_exporter(service: str, endpoint: str) -> "TracerProvider":
     """Collect spans and send them to an OpenTelemetry collector; `shutdown()` sends what is left.
 
     Args:
         service: name of the service in the traces.
         endpoint: `http://host:4317`.
     """
+    # Loaded only where traces are collected: they cost every process memory and time to start.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     provider = TracerProvider(resource=Resource.create({"service.name": f"lensmith-{service}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=5)))
     return provider

@@ -140,6 +140,21 @@ def _no_unhandled_exceptions() -> Iterator[None]:
         pytest.fail("unhandled in an event loop:\n" + "\n".join(unhandled))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured (`record_property("measured", …)`): recovery times and rates, which nobody asserts."""
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {value}"
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == "measured"
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 async def _administer(place: Servers, statement: str) -> None:
     connection = await asyncpg.connect(place.admin_url("postgres"))
     try:

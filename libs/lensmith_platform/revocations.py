@@ -47,8 +47,11 @@ class RevocationListener:
         async def on_closed() -> None:
             closed.set()
 
+        leaving = False
+
         async def on_disconnected() -> None:
-            _log.warning("not hearing revocations", cause="disconnected")
+            if not leaving:
+                _log.warning("not hearing revocations", cause="disconnected")
 
         async def on_reconnected() -> None:
             _log.info("hearing revocations")
@@ -76,4 +79,5 @@ class RevocationListener:
             _log.info("hearing revocations")
             await closed.wait()
         finally:
+            leaving = True
             await client.close()

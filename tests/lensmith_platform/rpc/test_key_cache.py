@@ -1,10 +1,12 @@
 """A key works as long as it should and not a second longer, whoever is away."""
 
 import asyncio
+import socket
 from datetime import timedelta
 
 import nats
 import pytest
+import structlog
 
 from lensmith_api.internal.v1.events_pb2 import Revocation
 from lensmith_platform.errors import DependencyUnavailableError, NotFoundError, UnauthenticatedError
@@ -243,6 +245,18 @@ async def test_app_is_found_anew_when_one_of_its_name_was_made_again(authenticat
 async def test_nonsense_is_no_sign_of_life_when_it_arrives_as_a_broadcast(authenticator):
     authenticator.on_broadcast(b"\xff\xff\xff")
     assert not authenticator.hears_revocations
+
+
+async def test_listener_goes_on_and_stops_when_nats_is_away(until):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"nats://127.0.0.1:{free.getsockname()[1]}"
+    with structlog.testing.capture_logs() as lines:
+        listener = asyncio.create_task(RevocationListener(url, lambda data: None, service="inference").run())
+        await until(lambda: len(lines) >= 2)
+        assert not listener.done()
+        listener.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listener
 
 
 async def test_revocation_reaches_a_service_when_it_is_broadcast_over_nats(nats_url, keys, world, until):

@@ -35,8 +35,8 @@ async def test_nothing_acknowledged_is_lost_when_each_process_is_killed(
     restarts = {part.name: part.restarts for part in (await standing(platform)).parts}
     assert restarts.keys() == set(PARTS)
     async with workload.running():
-        for part in PARTS:
-            recovery = await kill_and_recover(platform, part, workload)
+        for name in PARTS:
+            recovery = await kill_and_recover(platform, name, workload)
             record_property("measured", str(recovery))
         await _all_roads_are_open(workload)
     await until(lambda: all_healthy(platform), seconds=60)

@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from grpc.aio import ServicerContext
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.v1 import annotation_service_pb2 as pb
 from lensmith_api.v1.annotation_service_pb2_grpc import AnnotationServiceServicer
@@ -16,6 +15,7 @@ from lensmith_dataset.converters import (
 )
 from lensmith_dataset.store import annotations
 from lensmith_dataset.store.annotations import LabelChange
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import OK, LensmithError, to_status
 from lensmith_platform.principal import addressed_app, current_call

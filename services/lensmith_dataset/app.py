@@ -1,10 +1,13 @@
 """The composition root: builds everything, and is the only place that does."""
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc.aio
+from asyncpg import Pool
 
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import add_TrainingDataServiceServicer_to_server
 from lensmith_api.v1.annotation_service_pb2_grpc import add_AnnotationServiceServicer_to_server
@@ -34,6 +37,7 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 
 PUBLIC = ("lensmith.v1.InputService", "lensmith.v1.ConceptService", "lensmith.v1.AnnotationService")
+_CLOSE_SECONDS = 5.0
 INTERNAL = ("lensmith.internal.v1.TrainingDataService",)
 
 
@@ -148,5 +152,12 @@ def _servicers(
 async def _database(platform: Platform[DatasetSettings], url: str) -> Database:
     settings = platform.settings
     pool = await create_pool(url, size=settings.postgres_pool_size, statement_cache_size=settings.statement_cache_size)
-    platform.closers.push_async_callback(pool.close)
+    platform.closers.push_async_callback(_close, pool)
     return Database(pool)
+
+
+async def _close(pool: Pool) -> None:
+    """Close a pool; after a while without waiting for whoever still holds a connection, so that stopping ends."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await pool.close()

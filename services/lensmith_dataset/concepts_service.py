@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from grpc.aio import ServicerContext
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.v1 import concept_service_pb2 as pb
 from lensmith_api.v1.concept_pb2 import Concept
@@ -12,6 +11,7 @@ from lensmith_dataset.converters import check_etag, concept_to_proto, plain_text
 from lensmith_dataset.store import concepts
 from lensmith_dataset.store.concepts import ConceptRow, LabelCounts, NewConcept
 from lensmith_platform import update_mask
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import OK, NotFoundError, to_status
 from lensmith_platform.principal import addressed_app, current_call

@@ -6,8 +6,8 @@ from pathlib import Path
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from lensmith_platform.blobs import blob_key
 
+from lensmith_platform.blobs import blob_key
 from lensmith_platform.clock import Clock
 from lensmith_platform.principal import AppRef
 from lensmith_platform.settings import SettingsError

@@ -11,7 +11,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import structlog
-from lensmith_platform.blobs import Blobs, blob_key
 
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.embedder import Embedded, Embedder, Picture
@@ -20,6 +19,7 @@ from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.store import apps, indexing
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import outbox
+from lensmith_platform.blobs import Blobs, blob_key
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import DependencyUnavailableError, LensmithError, NotFoundError, to_status
 from lensmith_platform.principal import AppRef

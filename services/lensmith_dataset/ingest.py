@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from lensmith_platform.blobs import Blobs, blob_key
-from lensmith_platform.fetcher import Fetcher
-
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.store import additions, apps, blobs
 from lensmith_dataset.store.additions import Added, Addition
 from lensmith_dataset.store.labels import Label
 from lensmith_platform import outbox
+from lensmith_platform.blobs import Blobs, blob_key
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, LensmithError, NotFoundError
+from lensmith_platform.fetcher import Fetcher
 from lensmith_platform.principal import AppRef
 from lensmith_vision.decode import ImageInfo, ImageLimits, inspect
 from lensmith_vision.errors import VisionError

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from grpc.aio import ServicerContext
-from lensmith_platform.db.pagination import Pager
-from lensmith_platform.usage import UsageMeter
 
 from lensmith_api.v1 import input_service_pb2 as pb
 from lensmith_api.v1.input_pb2 import Input, InputStatus
@@ -25,10 +23,12 @@ from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.store import annotations, inputs
 from lensmith_dataset.store.additions import Added
 from lensmith_platform import update_mask
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import OK, InvalidInputError, LensmithError, NotFoundError, to_status
 from lensmith_platform.principal import addressed_app, current_call
 from lensmith_platform.resource_names import parse
+from lensmith_platform.usage import UsageMeter
 
 _INPUT = "apps/{app}/inputs/{input}"
 _UPDATABLE = frozenset({"metadata", "test"})

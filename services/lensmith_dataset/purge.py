@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 import structlog
-from lensmith_platform.blobs import Blobs, blob_key
 
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.store import apps, blobs, indexing
+from lensmith_platform.blobs import Blobs, blob_key
 from lensmith_platform.db.unit_of_work import Database
 
 _LOG = structlog.get_logger(__name__)

@@ -152,6 +152,9 @@ async def add(
     if request_id:
         await _remember(connection, app_id, request_id, items, group, answered)
     await change_feed.record(connection, app_id, sorted(group.touched))
+    # What was taken for an item that was refused must not be kept for ever.
+    refused = {item.sha256 for item in items if isinstance(group.results.get(item.position), LensmithError)}
+    await blobs.release(connection, app_id, sorted(refused & taken))
     return Addition(group.results, group.new_uids)
 
 

@@ -172,8 +172,9 @@ async def delete_some(connection: Connection, app_id: int, own_id: str, limit: i
         return None
     rows = await connection.fetch(
         """
-        DELETE FROM annotations WHERE app_id = $1 AND concept_id = $2 AND input_id IN
-            (SELECT input_id FROM annotations WHERE app_id = $1 AND concept_id = $2 ORDER BY input_id LIMIT $3)
+        DELETE FROM annotations WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM annotations WHERE app_id = $1 AND concept_id = $2 ORDER BY input_id LIMIT $3
+        )) AND app_id = $1 AND concept_id = $2
         RETURNING input_id
         """,
         app_id,

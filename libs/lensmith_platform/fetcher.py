@@ -6,6 +6,7 @@ to one of the checked ones: a name that answers differently a moment later chang
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -67,12 +68,22 @@ class Fetcher:
     Args:
         limits: how far to go.
         resolver: finds addresses; the system's by default.
+        ssl_context: which certificates to trust; the system's by default.
+        public: which addresses may be read where private ones are not allowed; `is_public` by default.
     """
 
-    def __init__(self, limits: FetchLimits, *, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        limits: FetchLimits,
+        *,
+        resolver: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        public: Callable[[str], bool] | None = None,
+    ) -> None:
         self._limits = limits
-        self._backend = _GuardedBackend(resolver or _resolve, allow_private=limits.allow_private)
-        self._ssl = ssl.create_default_context()
+        allowed = _anything if limits.allow_private else public or is_public
+        self._backend = _GuardedBackend(resolver or _resolve, allowed)
+        self._ssl = ssl_context or ssl.create_default_context()
 
     async def fetch(self, url: str) -> Fetched:
         """Read a URL.
@@ -144,9 +155,9 @@ class _RefusedAddressError(Exception):
 class _GuardedBackend(httpcore.AsyncNetworkBackend):
     """Connects to checked addresses only."""
 
-    def __init__(self, resolver: Resolver, *, allow_private: bool) -> None:
+    def __init__(self, resolver: Resolver, allowed: Callable[[str], bool]) -> None:
         self._resolver = resolver
-        self._allow_private = allow_private
+        self._allowed = allowed
         self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -164,7 +175,7 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
             raise _RefusedAddressError("URL_UNRESOLVABLE", f"the host {host} cannot be found") from error
         if not addresses:
             raise _RefusedAddressError("URL_UNRESOLVABLE", f"the host {host} has no address")
-        if not self._allow_private and not all(map(is_public, addresses)):
+        if not all(map(self._allowed, addresses)):
             # The address itself is not told: it would map the platform's network.
             raise _RefusedAddressError("URL_ADDRESS_NOT_PUBLIC", f"the host {host} has an address that is not public")
         failure: Exception | None = None
@@ -203,6 +214,10 @@ def is_public(address: str) -> bool:
         if ip.sixtofour or ip.teredo or ip in _NAT64_LOCAL or ip.is_site_local:
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback)
+
+
+def _anything(_address: str) -> bool:
+    return True
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
@@ -265,6 +280,6 @@ def _quoted(char: str) -> str:
 
 
 def _refused(reason: str, message: str, url: str) -> InvalidInputError:
-    # Without the query, which may hold a secret.
-    shown = url.partition("?")[0][:200]
+    # Without user, password, query and fragment, which may hold secrets.
+    shown = re.split("[?#]", re.sub("//[^/?#]*@", "//", url))[0][:200]
     return InvalidInputError(reason, f"{message} ({shown})", metadata={"url": shown})

@@ -56,6 +56,8 @@ _FAST_SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "io_method": "sync",
+    # Two hundred writers at once, each on a connection of its own.
+    "max_connections": "250",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "1h",
 }

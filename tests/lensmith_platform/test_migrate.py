@@ -136,7 +136,7 @@ async def test_an_index_is_made_concurrently_when_the_file_says_no_transaction(g
 
 async def test_a_backfill_sees_the_rows_of_all_apps(garden: Place, folder: Path) -> None:
     (folder / "0001_create_plants.sql").write_text(
-        "CREATE TABLE plants (app_id bigint, n int); SELECT protect('plants'); INSERT INTO plants VALUES (7, 1), (8, 1);"
+        "CREATE TABLE plants (app_id bigint, n int); SELECT protect('plants');INSERT INTO plants VALUES (7, 1), (8, 1);"
     )
     (folder / "0002_double_plants.sql").write_text("UPDATE plants SET n = 2 * n;")
     await migrate(garden.migrate_url, [SCHEMA])

@@ -18,6 +18,9 @@ from lensmith_stack.servers import Outside
 from lensmith_stack.services import SERVICES
 from lensmith_stack.state import Phase
 
+# Ten programs start here, several times, on a machine that other tests use as well.
+pytestmark = pytest.mark.timeout(400)
+
 PARTS = ["postgres", "nats", "s3", *SERVICES, "envoy"]
 
 

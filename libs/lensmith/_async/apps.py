@@ -66,7 +66,9 @@ class AsyncApps:
 
     async def delete(self, app: str) -> None:
         """Deletes an app with everything in it."""
-        await self._transport.call(self._stub.DeleteApp, app_service_pb2.DeleteAppRequest(name=f"apps/{app}"))
+        await self._transport.call(
+            self._stub.DeleteApp, app_service_pb2.DeleteAppRequest(name=f"apps/{app}"), repeatable=False
+        )
 
 
 class AsyncKeys:
@@ -129,7 +131,9 @@ class AsyncKeys:
 
     async def delete(self, uid: str) -> None:
         """Deletes a key: it stops working everywhere within a second."""
-        await self._transport.call(self._stub.DeleteKey, key_service_pb2.DeleteKeyRequest(name=self._name(uid)))
+        await self._transport.call(
+            self._stub.DeleteKey, key_service_pb2.DeleteKeyRequest(name=self._name(uid)), repeatable=False
+        )
 
     def _name(self, uid: str) -> str:
         return f"apps/{self._app}/keys/{uid}"

@@ -111,7 +111,9 @@ class AsyncModels:
     async def delete(self, model: str) -> None:
         """Deletes a model with its versions."""
         await self._transport.call(
-            self._stub.DeleteModel, model_service_pb2.DeleteModelRequest(name=model_name(self._app, model))
+            self._stub.DeleteModel,
+            model_service_pb2.DeleteModelRequest(name=model_name(self._app, model)),
+            repeatable=False,
         )
 
     async def train(self, model: str, *, note: str = "") -> types.ModelVersion:
@@ -201,6 +203,7 @@ class AsyncModels:
         await self._transport.call(
             self._stub.DeleteModelVersion,
             model_service_pb2.DeleteModelVersionRequest(name=self._version_name(model, version)),
+            repeatable=False,
         )
 
     async def evaluation(self, model: str, version: int) -> types.Evaluation:
@@ -247,6 +250,7 @@ class AsyncBaseModels:
         await self._transport.call(
             self._stub.DeleteBaseModel,
             base_model_service_pb2.DeleteBaseModelRequest(name=f"baseModels/{base_model}"),
+            repeatable=False,
         )
 
 

@@ -63,7 +63,9 @@ class Apps:
 
     def delete(self, app: str) -> None:
         """Deletes an app with everything in it."""
-        self._transport.call(self._stub.DeleteApp, app_service_pb2.DeleteAppRequest(name=f"apps/{app}"))
+        self._transport.call(
+            self._stub.DeleteApp, app_service_pb2.DeleteAppRequest(name=f"apps/{app}"), repeatable=False
+        )
 
 
 class Keys:
@@ -124,7 +126,9 @@ class Keys:
 
     def delete(self, uid: str) -> None:
         """Deletes a key: it stops working everywhere within a second."""
-        self._transport.call(self._stub.DeleteKey, key_service_pb2.DeleteKeyRequest(name=self._name(uid)))
+        self._transport.call(
+            self._stub.DeleteKey, key_service_pb2.DeleteKeyRequest(name=self._name(uid)), repeatable=False
+        )
 
     def _name(self, uid: str) -> str:
         return f"apps/{self._app}/keys/{uid}"

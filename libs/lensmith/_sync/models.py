@@ -112,7 +112,9 @@ class Models:
     def delete(self, model: str) -> None:
         """Deletes a model with its versions."""
         self._transport.call(
-            self._stub.DeleteModel, model_service_pb2.DeleteModelRequest(name=model_name(self._app, model))
+            self._stub.DeleteModel,
+            model_service_pb2.DeleteModelRequest(name=model_name(self._app, model)),
+            repeatable=False,
         )
 
     def train(self, model: str, *, note: str = "") -> types.ModelVersion:
@@ -202,6 +204,7 @@ class Models:
         self._transport.call(
             self._stub.DeleteModelVersion,
             model_service_pb2.DeleteModelVersionRequest(name=self._version_name(model, version)),
+            repeatable=False,
         )
 
     def evaluation(self, model: str, version: int) -> types.Evaluation:
@@ -248,6 +251,7 @@ class BaseModels:
         self._transport.call(
             self._stub.DeleteBaseModel,
             base_model_service_pb2.DeleteBaseModelRequest(name=f"baseModels/{base_model}"),
+            repeatable=False,
         )
 
 

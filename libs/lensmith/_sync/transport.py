@@ -64,7 +64,8 @@ class Transport:
             method: Method of a stub.
             request: Its request.
             timeout: Seconds for this call; the client's own when None.
-            repeatable: Whether doing it twice does no harm, as with reads, and writes that carry a request_id.
+            repeatable: Whether doing it twice does no harm, as with reads, and writes that carry a request_id. A delete
+                that succeeded unheard would be told that there is nothing to delete.
 
         Raises:
             LensmithError: The call failed; its class says how.

@@ -1,0 +1,63 @@
+"""The command line where no platform is needed: help, usage, and what errors look like."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LENSMITH = Path(sys.executable).parent / "lensmith"
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LENSMITH, *arguments],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "LENSMITH_CONFIG": str(folder / "config.toml"),
+            "LENSMITH_DATA_DIR": str(folder / "data"),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["apps"], ["keys"], ["models"], ["inputs"], ["concepts"], ["base-models"]])
+def test_every_group_explains_itself(command: list[str], tmp_path: Path) -> None:
+    done = run(*command, "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert "Usage: lensmith" in done.stdout
+
+
+def test_an_error_says_what_and_what_may_help(tmp_path: Path) -> None:
+    done = run("--url", "http://127.0.0.1:1", "whoami", folder=tmp_path, LENSMITH_KEY="lsk_secret")
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert "lensmith up" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "lsk_secret" not in done.stderr
+
+
+def test_wrong_use_has_a_status_of_its_own(tmp_path: Path) -> None:
+    assert run("predict", folder=tmp_path).returncode == 2
+    assert run("train", "m", "--type", "guess", folder=tmp_path).returncode == 2
+
+
+def test_status_and_down_of_no_platform_say_so(tmp_path: Path) -> None:
+    status = run("status", folder=tmp_path)
+    assert status.returncode == 3
+    assert "stopped" in status.stdout
+    assert run("down", folder=tmp_path).returncode == 0
+
+
+def test_completion_is_there_for_the_shell(tmp_path: Path) -> None:
+    done = run("--show-completion", "bash", folder=tmp_path)
+    assert done.returncode == 0
+    assert "_LENSMITH_COMPLETE" in done.stdout
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    assert run("--version", folder=tmp_path).stdout.startswith("lensmith 0.")

@@ -6,10 +6,12 @@ Of its own, so that no flood of other messages delays a heartbeat. Without NATS 
 import asyncio
 from collections.abc import Callable
 
-import nats
+import nats.errors
 import structlog
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from lensmith_platform.bus.cancellation import ending_when_cancelled
 from lensmith_platform.key_cache import REVOCATIONS_SUBJECT
 
 _log = structlog.get_logger("lensmith.revocations")
@@ -62,19 +64,22 @@ class RevocationListener:
         async def on_message(message: Msg) -> None:
             self._on_broadcast(message.data)
 
-        client = await nats.connect(
-            self._url,
-            name=f"{self._service} revocations",
-            connect_timeout=2,
-            reconnect_time_wait=_RETRY_SECONDS,
-            max_reconnect_attempts=-1,
-            ping_interval=5,
-            closed_cb=on_closed,
-            disconnected_cb=on_disconnected,
-            reconnected_cb=on_reconnected,
-            error_cb=on_error,
-        )
+        client = Client()
         try:
+            await ending_when_cancelled(
+                client.connect(
+                    self._url,
+                    name=f"{self._service} revocations",
+                    connect_timeout=2,
+                    reconnect_time_wait=_RETRY_SECONDS,  # type: ignore[arg-type]  # typed int, but slept on
+                    max_reconnect_attempts=-1,
+                    ping_interval=5,
+                    closed_cb=on_closed,
+                    disconnected_cb=on_disconnected,
+                    reconnected_cb=on_reconnected,
+                    error_cb=on_error,
+                )
+            )
             await client.subscribe(REVOCATIONS_SUBJECT, cb=on_message)
             _log.info("hearing revocations")
             await closed.wait()

@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_platform.bus.cancellation import heeding_cancellation
+from lensmith_platform.bus.cancellation import ending_when_cancelled, heeding_cancellation
 from lensmith_platform.bus.streams import ensure_streams
 from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.events import complete, subject_of
@@ -201,17 +201,19 @@ class Bus:
         async def on_error(error: Exception) -> None:
             _LOG.debug("bus_error", error=repr(error))
 
-        await client.connect(
-            self._url,
-            name=self._name,
-            error_cb=on_error,
-            disconnected_cb=on_disconnect,
-            reconnected_cb=on_reconnect,
-            closed_cb=on_close,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # typed int, but slept on
-            connect_timeout=_CONNECT_SECONDS,
-            ping_interval=_PING_SECONDS,
+        await ending_when_cancelled(
+            client.connect(
+                self._url,
+                name=self._name,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=on_reconnect,
+                closed_cb=on_close,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # typed int, but slept on
+                connect_timeout=_CONNECT_SECONDS,
+                ping_interval=_PING_SECONDS,
+            )
         )
 
     def _prepare(self, client: Client) -> None:

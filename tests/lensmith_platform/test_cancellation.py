@@ -1,0 +1,39 @@
+"""Cancellation that libraries swallow."""
+
+import asyncio
+
+import pytest
+
+from lensmith_platform.bus.cancellation import ending_when_cancelled
+
+
+async def test_work_ends_when_it_swallows_the_first_cancellation() -> None:
+    cancellations = 0
+    started = asyncio.Event()
+
+    async def stubborn() -> None:
+        nonlocal cancellations
+        while True:
+            try:
+                started.set()
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancellations += 1
+                if cancellations == 2:
+                    raise
+
+    task = asyncio.create_task(ending_when_cancelled(stubborn()))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancellations == 2
+
+
+async def test_result_and_failure_pass_through_when_nobody_cancels() -> None:
+    async def fail() -> None:
+        raise ValueError("no")
+
+    assert await ending_when_cancelled(asyncio.sleep(0, "done")) == "done"
+    with pytest.raises(ValueError, match="no"):
+        await ending_when_cancelled(fail())

@@ -13,21 +13,18 @@ import io
 import json
 import os
 import resource
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import numpy as np
-import psutil
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -35,13 +32,13 @@ from rich.table import Table
 from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.input_pb2 import Image as ImageMessage
-from lensmith_stack.commands import status
-from lensmith_stack.directory import operator_key_file
-from lensmith_stack.state import Phase
 from lensmith_vision import decode, resize
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.pack import load_card, space_of
 from lensmith_vision.pack_builder import build_pack, read_source
+
+sys.path.insert(0, str(Path(__file__).parent))
+from running_platform import RunningPlatform, running_platform
 
 if TYPE_CHECKING:
     from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
@@ -132,50 +129,6 @@ class BareProcess:
         return Ceiling(size, batch, images / wall, cpu / images * 1000)
 
 
-@dataclass(frozen=True)
-class RunningPlatform:
-    """The platform under load."""
-
-    target: str
-    key: str
-    parts: dict[str, psutil.Process]
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """CPU time of each part so far, its children included."""
-        return {name: sum(map(_cpu_of, [part, *part.children(recursive=True)])) for name, part in self.parts.items()}
-
-
-@contextmanager
-def platform(packs: Path) -> Iterator[RunningPlatform]:
-    """The whole platform on a fresh data directory."""
-    with tempfile.TemporaryDirectory(prefix="lensmith-bench-", ignore_cleanup_errors=True) as scratch:
-        # Postgres runs as a user of its own when this is root, and must get through.
-        Path(scratch).chmod(0o711)
-        directory = Path(scratch) / "data"
-        port = free_port()
-        options = {"data_dir": str(directory), "host": "127.0.0.1", "port": port, "cors_origins": []}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lensmith_stack", json.dumps(options)],
-            env={**os.environ, "LENSMITH_REGISTRY_PACK_FOLDERS": str(packs)},
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(lambda: is_ready(process, directory), 120, "the platform did not start")
-            parts = {part.name: psutil.Process(part.pid) for part in status(directory).parts if part.pid is not None}
-            key = operator_key_file(directory).read_text().strip()
-            yield RunningPlatform(f"127.0.0.1:{port}", key, parts)
-        finally:
-            process.terminate()
-            process.wait(90)
-
-
-def is_ready(process: "subprocess.Popen[bytes]", directory: Path) -> bool:
-    """Whether the platform serves."""
-    if process.poll() is not None:
-        sys.exit(f"the platform stopped with status {process.returncode}")
-    return directory.exists() and status(directory).phase is Phase.READY
-
-
 @asynccontextmanager
 async def client(running: RunningPlatform) -> AsyncIterator["Load"]:
     """A connection through Envoy."""
@@ -258,29 +211,6 @@ def own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _cpu_of(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return float(times.user + times.system)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, complaint: str) -> None:
-    """Poll until something is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            sys.exit(f"{complaint} within {seconds:g} s")
-        time.sleep(0.1)
-
-
 async def measure_all(
     running: RunningPlatform, bare: BareProcess, jpegs: dict[str, list[bytes]], *, quick: bool
 ) -> tuple[list[Ceiling], list[Measurement]]:
@@ -351,7 +281,7 @@ def main() -> int:
         pack = Path(packs) / PACK
         build_pack(read_source(shared / "models" / PACK), pack)
         bare = BareProcess(pack)
-        with platform(Path(packs)) as running:
+        with running_platform(LENSMITH_REGISTRY_PACK_FOLDERS=packs) as running:
             ceilings, measurements = asyncio.run(measure_all(running, bare, jpegs, quick=chosen.quick))
     decisive = [one for one in measurements if (one.size, one.batch) == DECISIVE and one.concurrency == 1]
     ratio = decisive[0].ratio_of_ceiling

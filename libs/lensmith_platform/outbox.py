@@ -5,6 +5,7 @@ receiver reads what.
 """
 
 import asyncio
+import time
 from uuid import UUID
 
 import asyncpg
@@ -12,6 +13,7 @@ import structlog
 
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_platform.bus.connection import Bus
+from lensmith_platform.bus.streams import LONGEST_DAYS
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import DependencyUnavailableError, InternalError, LensmithError
 from lensmith_platform.events import complete, subject_of
@@ -25,6 +27,8 @@ _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 _RELEASE_SECONDS = 2.0
 _GRACE_SECONDS = 6.0
+_FORGET_SECONDS = 3600.0
+_REMEMBER_DAYS = LONGEST_DAYS + 1
 
 _CLAIM = """
 UPDATE outbox SET claimed_until = now() + $2 * interval '1 second', attempts = attempts + 1
@@ -33,6 +37,7 @@ WHERE id IN (
 )
 RETURNING id, subject, payload, created_at
 """
+_FORGET = "DELETE FROM processed_events WHERE processed_at < now() - $1 * interval '1 day'"
 
 
 async def publish(connection: Connection, event: Event) -> None:
@@ -63,6 +68,8 @@ async def publish(connection: Connection, event: Event) -> None:
 class OutboxRelay:
     """Publishes what the outbox of one service holds. Several may run at once, each claims rows of its own.
 
+    It also keeps `processed_events` from growing for ever.
+
     Args:
         database: of the worker role: the relay sees the events of all apps.
         bus: where they go.
@@ -72,6 +79,7 @@ class OutboxRelay:
         self._database = database
         self._bus = bus
         self._wake = asyncio.Event()
+        self._forget_at = 0.0
 
     async def run(self) -> None:
         """Relay until cancelled; outages of Postgres and of the bus are waited out."""
@@ -117,6 +125,7 @@ class OutboxRelay:
         await connection.add_listener(channel, self._announced)
         try:
             while not connection.is_closed():
+                await self._forget_processed(connection)
                 self._wake.clear()
                 if await self._finish_batch() < _BATCH:
                     await self._wait()
@@ -135,6 +144,13 @@ class OutboxRelay:
             batch.cancel()
             await asyncio.gather(batch, return_exceptions=True)
             raise
+
+    async def _forget_processed(self, connection: Connection) -> None:
+        """Once an hour: forget which events were processed, when no stream holds them any more."""
+        now = time.monotonic()
+        if now >= self._forget_at:
+            await connection.execute(_FORGET, _REMEMBER_DAYS)
+            self._forget_at = now + _FORGET_SECONDS
 
     async def _wait(self) -> None:
         try:

@@ -125,6 +125,29 @@ async def test_events_keep_their_order_when_one_relay_publishes_them(dataset: Op
     assert [event.id for event in stored] == [event.id for event in events]
 
 
+async def test_processed_events_are_forgotten_when_no_stream_holds_them_any_more(
+    dataset: OpenDatabase, bus: Bus, until: Until
+) -> None:
+    worker = await dataset(worker=True)
+
+    async def remembered() -> list[int]:
+        async with worker.transaction(None) as connection:
+            rows = await connection.fetch("SELECT (now() - processed_at) FROM processed_events ORDER BY 1")
+        return [row[0].days for row in rows]
+
+    async with worker.transaction(None) as connection:
+        for days in (0, 29, 32):
+            await connection.execute(
+                "INSERT INTO processed_events VALUES (gen_random_uuid(), 'x', now() - $1 * interval '1 day')", days
+            )
+
+    async def is_forgotten() -> bool:
+        return await remembered() == [0, 29]
+
+    async with background(OutboxRelay(worker, bus).run()):
+        await until(is_forgotten)
+
+
 async def test_nothing_is_published_twice_when_several_relays_share_an_outbox(dataset: OpenDatabase, bus: Bus) -> None:
     service, worker = await dataset(), await dataset(worker=True)
     async with service.transaction(7) as connection:

@@ -10,6 +10,9 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
 
+LONGEST_DAYS = 30
+"""No stream holds an event longer than this."""
+
 _DAY_SECONDS = 24 * 3600.0
 _MEBIBYTE = 1024 * 1024
 _DUPLICATE_SECONDS = 120.0
@@ -32,8 +35,8 @@ def _stream(name: str, *, days: float, mebibytes: int, discard: DiscardPolicy = 
 STREAMS = (
     _stream("INPUTS", days=7, mebibytes=256),
     _stream("MODELS", days=7, mebibytes=64),
-    _stream("APPS", days=30, mebibytes=64),
-    _stream("USAGE", days=30, mebibytes=256, discard=DiscardPolicy.NEW),
+    _stream("APPS", days=LONGEST_DAYS, mebibytes=64),
+    _stream("USAGE", days=LONGEST_DAYS, mebibytes=256, discard=DiscardPolicy.NEW),
 )
 
 

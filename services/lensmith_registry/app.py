@@ -77,7 +77,7 @@ class RegistryService:
         # Replicas share it, and only they know it.
         pager = Pager(settings.s3_url.get_secret_value().encode())
         dataset = platform.clients.channel("dataset")
-        watchers = Watchers()
+        watchers = Watchers(settings.max_watches)
         self._models = ModelServicer(
             database,
             pager,

@@ -9,11 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataResponse
+from lensmith_api.internal.v1.training_data_service_pb2 import ConceptCount, CountTrainingDataResponse
 from lensmith_platform.errors import PreconditionError
 from lensmith_registry.store import ModelDefinition
+from lensmith_vision import preflight as vision
 from lensmith_vision.heads import HeadType
-from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts
+from lensmith_vision.preflight import Finding, Severity, check_counts
 
 __all__ = ["Preflight", "concepts_to_count", "look", "refuse"]
 
@@ -53,12 +54,7 @@ def look(
     """
     rows = {row.concept: row for row in counted.concepts}
     chosen = definition.concepts or tuple(
-        sorted(
-            name
-            for name, row in rows.items()
-            # A concept that carries numbers only is there for a regression.
-            if name not in negative_concepts and (row.positives or row.negatives or not row.numbers)
-        )
+        sorted(name for name, row in rows.items() if name not in negative_concepts and _is_class(row))
     )
     # An input that shows the negative concept is a negative of every other one.
     negative_row = rows.get(definition.negative_concept)
@@ -69,7 +65,7 @@ def look(
         if name not in rows
     ]
     counts = [
-        ConceptCount(name, rows[name].positives, rows[name].negatives + none_of_them, rows[name].numbers)
+        vision.ConceptCount(name, rows[name].positives, rows[name].negatives + none_of_them, rows[name].numbers)
         for name in chosen
         if name in rows
     ]
@@ -84,6 +80,14 @@ def look(
         findings.append(Finding("PENDING_INPUTS", Severity.HINT, text))
     names = tuple((rows[name].display_name if name in rows else "") or name for name in chosen)
     return Preflight(tuple(chosen), names, tuple(findings))
+
+
+def _is_class(row: ConceptCount) -> bool:
+    """Whether a concept is one to tell apart, for a model of all concepts."""
+    if row.positives or row.negatives:
+        return True
+    # Numbers alone are there for a regression; an unused `not-…` is left of a model that was deleted.
+    return not row.numbers and not row.concept.startswith("not-")
 
 
 def refuse(name: str, findings: Sequence[Finding]) -> None:

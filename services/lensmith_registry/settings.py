@@ -20,9 +20,9 @@ class RegistrySettings(ServiceSettings, PostgresSettings, BusSettings, BlobSetti
 
     pack_folders: str = ""
     """Folders whose subfolders are model packs to install at start, separated by `:` (`;` on Windows)."""
-    max_pack_bytes: int = Field(default=4 << 30, ge=1 << 20)
-    """Largest model pack that may be imported."""
-    lease_seconds: float = Field(default=20.0, gt=0)
+    max_pack_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Largest model pack that may be imported; its largest file is held in memory once."""
+    lease_seconds: float = Field(default=15.0, gt=0)
     """How long a trainer keeps a version without a report before another may take it."""
     max_attempts: int = Field(default=10, ge=1)
     """How often trainers may die over a version before it is FAILED."""
@@ -30,6 +30,8 @@ class RegistrySettings(ServiceSettings, PostgresSettings, BusSettings, BlobSetti
     """After how long without a heartbeat the bus is told of a QUEUED or TRAINING version again."""
     reconcile_seconds: float = Field(default=10.0, gt=0)
     """How often to look for versions that nobody works on."""
+    max_watches: int = Field(default=2000, ge=1)
+    """Most streams at once that watch versions in this process."""
     watch_poll_seconds: float = Field(default=5.0, gt=0)
     """How often a watch looks by itself, should news get lost."""
     purge_grace_seconds: float = Field(default=86400.0, ge=0)

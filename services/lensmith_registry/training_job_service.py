@@ -22,10 +22,11 @@ from lensmith_api.v1.model_version_pb2 import ModelVersion, TrainingProgress
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
-from lensmith_registry import changes, version_store
+from lensmith_registry import changes, version_states, version_store
 from lensmith_registry.convert import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.serving_service import head_key
-from lensmith_registry.version_store import Json, Outcome, VersionRow
+from lensmith_registry.version_states import Outcome
+from lensmith_registry.version_store import Json, VersionRow
 from lensmith_vision import evaluation as vision_evaluation
 from lensmith_vision import heads
 from lensmith_vision.errors import VisionError
@@ -59,12 +60,12 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
                 await self._give_up(connection, before)
             else:
                 trainer = request.trainer[:200]
-                claimed = await version_store.claim(connection, app_id, uid, trainer, self._lease_seconds)
+                claimed = await version_states.claim(connection, app_id, uid, trainer, self._lease_seconds)
             if claimed:
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
         if not claimed:
-            raise _not_claimable(row)
+            raise _not_claimable(row, self._lease_seconds)
         return TrainingJob(
             app_id=app_id,
             version_uid=str(row.uid),
@@ -81,7 +82,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         app_id, uid = request.app_id, _uid(request.version_uid)
         progress = _checked_progress(request.progress)
         async with self._database.transaction(app_id) as connection:
-            if await version_store.renew(connection, app_id, uid, request.lease, self._lease_seconds, progress):
+            if await version_states.renew(connection, app_id, uid, request.lease, self._lease_seconds, progress):
                 await changes.version_changed(connection, app_id, uid)
                 return ReportProgressResponse()
             row = await version_store.version_by_uid(connection, app_id, uid)
@@ -100,7 +101,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             return version_to_proto(row)
         outcome = await self._outcome(request, row, head)
         async with self._database.transaction(app_id) as connection:
-            if not await version_store.set_head(connection, app_id, uid, request.lease, self._lease_seconds, head):
+            if not await version_states.set_head(connection, app_id, uid, request.lease, self._lease_seconds, head):
                 row = await version_store.version_by_uid(connection, app_id, uid)
                 if _is_completed(row, request.lease, head):
                     return version_to_proto(row)
@@ -117,7 +118,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         if request.error.code == 0:
             raise InvalidInputError("ERROR_REQUIRED", "error must say why the version failed")
         async with self._database.transaction(app_id) as connection:
-            if await version_store.fail(connection, app_id, uid, request.lease, json_from_message(request.error)):
+            if await version_states.fail(connection, app_id, uid, request.lease, json_from_message(request.error)):
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
             if row.state != "FAILED" or row.lease != request.lease:
@@ -126,7 +127,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
 
     async def _complete(self, app_id: int, uid: UUID, lease: int, outcome: Outcome) -> ModelVersion:
         async with self._database.transaction(app_id) as connection:
-            if await version_store.complete(connection, app_id, uid, lease, outcome):
+            if await version_states.complete(connection, app_id, uid, lease, outcome):
                 await changes.version_completed(connection, app_id, uid)
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
@@ -140,7 +141,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             "TRAINING_ATTEMPTS_EXHAUSTED", f"{row.lease} trainers stopped without an answer; see their logs"
         )
         error = json_from_message(to_status(reason))
-        if await version_store.fail(connection, row.app_id, row.uid, row.lease, error):
+        if await version_states.fail(connection, row.app_id, row.uid, row.lease, error):
             await changes.version_changed(connection, row.app_id, row.uid)
 
     async def _outcome(self, request: CompleteModelVersionRequest, row: VersionRow, head: str) -> Outcome:
@@ -193,12 +194,16 @@ def _checked_progress(progress: TrainingProgress) -> tuple[float, str, str]:
     return min(max(fraction, 0.0), 1.0), progress.stage[:50], progress.message[:500]
 
 
-def _not_claimable(row: VersionRow) -> PreconditionError:
+def _not_claimable(row: VersionRow, lease_seconds: float) -> PreconditionError:
     if row.state == "TRAINING" and row.completed_at is None:
         return PreconditionError(
             "VERSION_LEASED",
             f"another trainer works on {row.name}",
-            metadata={"state": row.state, "lease_left": f"{max(row.lease_left or 0.0, 0.0):.3f}"},
+            metadata={
+                "state": row.state,
+                "lease_left": f"{max(row.lease_left or 0.0, 0.0):.3f}",
+                "lease_seconds": f"{lease_seconds:.3f}",
+            },
         )
     return PreconditionError("VERSION_ENDED", f"{row.name} is {row.state}", metadata={"state": row.state})
 

@@ -1,10 +1,4 @@
-"""SQL of versions: reading them, and the state machine that every change of state goes through.
-
-    QUEUED -> TRAINING -> READY | FAILED | CANCELLED        QUEUED -> FAILED | CANCELLED
-
-Each step is one UPDATE whose WHERE names the state it leaves, so that of two rivals one finds nothing to update. What a
-trainer writes carries its lease, a number that grows with every claim: a trainer given up for dead changes nothing.
-"""
+"""SQL of versions: making, reading and removing them. How they change state stands in `version_states`."""
 
 from __future__ import annotations
 
@@ -23,24 +17,17 @@ from lensmith_registry.store import ModelRow
 __all__ = [
     "Json",
     "NewVersion",
-    "Outcome",
     "VersionRow",
     "State",
-    "cancel",
-    "claim",
-    "complete",
+    "changed",
     "delete_version",
-    "fail",
+    "follow",
     "get_version",
     "insert_version",
     "list_versions",
-    "make_ready",
     "newest_ready",
     "purge_candidates",
     "remove_version",
-    "renew",
-    "set_head",
-    "unfinished",
     "version_by_uid",
 ]
 
@@ -132,30 +119,6 @@ class NewVersion:
     ready: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a trainer hands in with the head."""
-
-    head: str
-    concepts: Sequence[str]
-    display_names: Sequence[str]
-    thresholds: Sequence[float]
-    input_count: int
-    dataset_sha256: str
-    findings: Json
-    summary: Json
-    evaluation: Json
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A version that waits for longer than it should."""
-
-    app_id: int
-    uid: UUID
-    completed: bool
-
-
 async def insert_version(connection: Connection, model: ModelRow, number: int, new: NewVersion) -> VersionRow:
     """Queue a version of a locked model, or store one that is ready."""
     uid = await connection.fetchval(
@@ -182,7 +145,7 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         new.ready,
     )
     if new.ready:
-        await _follow(connection, model.app_id, model.id, number)
+        await follow(connection, model.app_id, model.id, number)
     return await version_by_uid(connection, model.app_id, uid)
 
 
@@ -229,139 +192,9 @@ async def list_versions(connection: Connection, model: ModelRow, before: int, li
     return [VersionRow(**dict(row)) for row in rows]
 
 
-async def claim(connection: Connection, app_id: int, uid: UUID, trainer: str, lease_seconds: float) -> bool:
-    """QUEUED, or TRAINING with a lease that ran out -> TRAINING with a new lease. False: nothing to claim."""
-    return await _changed(
-        connection,
-        """UPDATE model_versions SET state = 'TRAINING', lease = lease + 1, trainer = $3,
-             lease_expires_at = now() + make_interval(secs => $4), started_at = coalesce(started_at, now()),
-             fraction = 0, stage = 'fetching', progress_message = '', revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND deleted_at IS NULL
-             AND (state = 'QUEUED' OR (state = 'TRAINING' AND completed_at IS NULL AND lease_expires_at <= now()))""",
-        app_id,
-        uid,
-        trainer,
-        lease_seconds,
-    )
-
-
-async def renew(
-    connection: Connection,
-    app_id: int,
-    uid: UUID,
-    lease: int,
-    lease_seconds: float,
-    progress: tuple[float, str, str],
-) -> bool:
-    """TRAINING -> TRAINING: keep the lease, store how far it is. False: not this lease's any more."""
-    return await _changed(
-        connection,
-        """UPDATE model_versions SET lease_expires_at = now() + make_interval(secs => $4), announced_at = now(),
-             fraction = greatest(fraction, $5), stage = $6, progress_message = $7, revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state = 'TRAINING' AND completed_at IS NULL
-             AND deleted_at IS NULL""",
-        app_id,
-        uid,
-        lease,
-        lease_seconds,
-        *progress,
-    )
-
-
-async def set_head(connection: Connection, app_id: int, uid: UUID, lease: int, lease_seconds: float, head: str) -> bool:
-    """TRAINING -> TRAINING: name the blob that is about to be written, so that none is ever forgotten."""
-    return await _changed(
-        connection,
-        """UPDATE model_versions SET head = $4, lease_expires_at = now() + make_interval(secs => $5)
-           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state = 'TRAINING' AND completed_at IS NULL
-             AND deleted_at IS NULL""",
-        app_id,
-        uid,
-        lease,
-        head,
-        lease_seconds,
-    )
-
-
-async def complete(connection: Connection, app_id: int, uid: UUID, lease: int, outcome: Outcome) -> bool:
-    """TRAINING -> TRAINING with its head: from here on it answers; READY follows once serving has been told."""
-    # The model's row first, as everybody who takes both does.
-    await connection.execute(
-        """SELECT 1 FROM models WHERE app_id = $1
-           AND id = (SELECT model_id FROM model_versions WHERE app_id = $1 AND uid = $2) FOR UPDATE""",
-        app_id,
-        uid,
-    )
-    record = await connection.fetchrow(
-        """UPDATE model_versions SET completed_at = now(), fraction = 1, stage = 'storing', progress_message = '',
-             concepts = $5, display_names = $6, thresholds = $7, input_count = $8, dataset_sha256 = $9, findings = $10,
-             summary = $11, evaluation = $12, announced_at = now(), revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND head = $4 AND state = 'TRAINING' AND completed_at IS NULL
-             AND deleted_at IS NULL
-           RETURNING model_id, number""",
-        app_id,
-        uid,
-        lease,
-        outcome.head,
-        list(outcome.concepts),
-        list(outcome.display_names),
-        list(outcome.thresholds),
-        outcome.input_count,
-        outcome.dataset_sha256,
-        outcome.findings,
-        outcome.summary,
-        outcome.evaluation,
-    )
-    if record is None:
-        return False
-    await _follow(connection, app_id, record["model_id"], record["number"])
-    return True
-
-
-async def make_ready(connection: Connection, app_id: int, uid: UUID) -> bool:
-    """TRAINING and completed -> READY. False: it is READY already, or gone."""
-    return await _changed(
-        connection,
-        """UPDATE model_versions SET state = 'READY', ended_at = now(), lease_expires_at = NULL,
-             revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND state = 'TRAINING' AND completed_at IS NOT NULL
-             AND deleted_at IS NULL""",
-        app_id,
-        uid,
-    )
-
-
-async def fail(connection: Connection, app_id: int, uid: UUID, lease: int, error: Json) -> bool:
-    """QUEUED or TRAINING -> FAILED. False: not this lease's any more."""
-    return await _changed(
-        connection,
-        """UPDATE model_versions SET state = 'FAILED', error = $4, ended_at = now(), lease_expires_at = NULL,
-             revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state IN ('QUEUED', 'TRAINING')
-             AND completed_at IS NULL AND deleted_at IS NULL""",
-        app_id,
-        uid,
-        lease,
-        error,
-    )
-
-
-async def cancel(connection: Connection, app_id: int, uid: UUID) -> bool:
-    """QUEUED or TRAINING -> CANCELLED. False: it has ended, or its head is stored and serving."""
-    return await _changed(
-        connection,
-        """UPDATE model_versions SET state = 'CANCELLED', ended_at = now(), lease_expires_at = NULL,
-             revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND state IN ('QUEUED', 'TRAINING') AND completed_at IS NULL
-             AND deleted_at IS NULL""",
-        app_id,
-        uid,
-    )
-
-
 async def delete_version(connection: Connection, row: VersionRow) -> bool:
     """Bury a version of a locked model that is not in production; False: it is."""
-    return await _changed(
+    return await changed(
         connection,
         """UPDATE model_versions v SET deleted_at = now(), revision = v.revision + 1 FROM models m
            WHERE v.app_id = $1 AND v.uid = $2 AND v.deleted_at IS NULL AND m.app_id = v.app_id AND m.id = v.model_id
@@ -382,23 +215,6 @@ async def newest_ready(connection: Connection, model: ModelRow) -> int:
     return int(number or 0)
 
 
-async def unfinished(connection: Connection, silent_seconds: float, limit: int) -> list[Unfinished]:
-    """Take versions that nobody has worked on for too long, of all apps, and note that the bus is told again."""
-    rows = await connection.fetch(
-        """UPDATE model_versions SET announced_at = now()
-           WHERE (app_id, id) IN (
-             SELECT app_id, id FROM model_versions
-             WHERE state IN ('QUEUED', 'TRAINING') AND deleted_at IS NULL
-               AND announced_at < now() - make_interval(secs => $1)
-               AND (lease_expires_at IS NULL OR lease_expires_at < now() OR completed_at IS NOT NULL)
-             ORDER BY announced_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-           RETURNING app_id, uid, completed_at IS NOT NULL AS completed""",
-        silent_seconds,
-        limit,
-    )
-    return [Unfinished(row["app_id"], row["uid"], row["completed"]) for row in rows]
-
-
 async def purge_candidates(connection: Connection, grace_seconds: float, limit: int) -> list[tuple[int, int, str]]:
     """Return app, id and head of buried versions whose grace is over, of all apps."""
     rows = await connection.fetch(
@@ -417,7 +233,7 @@ async def remove_version(connection: Connection, app_id: int, version_id: int) -
     )
 
 
-async def _follow(connection: Connection, app_id: int, model_id: int, number: int) -> None:
+async def follow(connection: Connection, app_id: int, model_id: int, number: int) -> None:
     """Let production follow the newest success, unless it is pinned."""
     await connection.execute(
         """UPDATE models SET production_version = $3, revision = revision + 1, updated_at = now()
@@ -428,7 +244,8 @@ async def _follow(connection: Connection, app_id: int, model_id: int, number: in
     )
 
 
-async def _changed(connection: Connection, sql: str, *arguments: object) -> bool:
+async def changed(connection: Connection, sql: str, *arguments: object) -> bool:
+    """Execute an UPDATE; False when it found nothing to change."""
     status: str = await connection.execute(sql, *arguments)
     return status.split()[-1] != "0"
 

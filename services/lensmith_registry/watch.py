@@ -11,28 +11,49 @@ from uuid import UUID
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.v1.model_service_pb2 import WatchModelVersionResponse, WatchSummary
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import LensmithError, to_status
+from lensmith_platform.errors import LensmithError, QuotaExceededError, to_status
 from lensmith_registry import version_store
 from lensmith_registry.convert import version_to_proto
 
 __all__ = ["Watchers", "watch"]
 
+_RETRY_AFTER_SECONDS = 10.0
+
 
 class Watchers:
-    """The watches of this process, by uid of the version."""
+    """The watches of this process, by uid of the version.
 
-    def __init__(self) -> None:
+    Args:
+        most: Watches at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
         self._by_uid: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     @contextmanager
     def watching(self, uid: UUID) -> Iterator[asyncio.Event]:
-        """Lend an event that is set whenever the version changes."""
+        """Lend an event that is set whenever the version changes.
+
+        Raises:
+            QuotaExceededError: There are too many watches.
+        """
+        if self._count >= self._most:
+            raise QuotaExceededError(
+                "TOO_MANY_WATCHES",
+                f"{self._most} versions are being watched already; try again or ask for the version now and then",
+                metadata={"max_watches": str(self._most)},
+                retry_after=_RETRY_AFTER_SECONDS,
+            )
         woken = asyncio.Event()
         key = str(uid)
+        self._count += 1
         self._by_uid[key].add(woken)
         try:
             yield woken
         finally:
+            self._count -= 1
             self._by_uid[key].discard(woken)
             if not self._by_uid[key]:
                 del self._by_uid[key]
@@ -65,6 +86,7 @@ async def watch(
 
     Raises:
         NotFoundError: There is no such version, before the first message only.
+        QuotaExceededError: There are too many watches.
     """
     shown: int | None = None
     with watchers.watching(uid) as woken:

@@ -56,6 +56,7 @@ _FETCHED, _FITTED = 0.1, 0.95
 
 _RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 5.0
+_PATIENCE_SECONDS = 600.0
 _LEASE_SLACK_SECONDS = 0.1
 _LOG = logging.getLogger(__name__)
 
@@ -137,12 +138,14 @@ class TrainingJobs:
             except NotFoundError:
                 return None
             except PreconditionError as error:
-                if error.reason != "VERSION_LEASED" or last:
+                left = float(error.metadata.get("lease_left", 0.0))
+                renewed = left > float(error.metadata.get("lease_seconds", 0.0)) / 2
+                if error.reason != "VERSION_LEASED" or renewed or last:
                     # It has ended, or its trainer lives: should that one die, its own message comes back.
                     _LOG.info("nothing to train: %s", error)
                     return None
-                # The trainer that had it may be dead: its lease ends soon, or is renewed.
-                await asyncio.sleep(float(error.metadata.get("lease_left", 0.0)) + _LEASE_SLACK_SECONDS)
+                # The trainer that had it has been silent for a while: its lease ends, or is renewed.
+                await asyncio.sleep(left + _LEASE_SLACK_SECONDS)
         return None
 
     async def _train(self, job: TrainingJob) -> None:
@@ -190,12 +193,32 @@ class TrainingJobs:
             return error
 
     async def _fitted(self, job: TrainingJob, state: _State) -> CompleteModelVersionRequest:
-        rows = await self._replicas.rows(job.app_id, job.space, labels_needed(job.model), state.received)
+        rows = await self._rows(job, state)
         state.fraction, state.stage, state.message = _FETCHED, "evaluating", f"{len(rows)} labelled images"
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(self._threads, _fit, job, rows, state.fitting, state.stop.is_set)
         state.fraction, state.stage, state.message = _FITTED, "storing", ""
         return request
+
+    async def _rows(self, job: TrainingJob, state: _State) -> list[Row]:
+        """Fetch the training data; while dataset is away, the lease is kept and the version says what it waits for.
+
+        Raises:
+            LensmithError: dataset refuses, or is away for too long.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE_SECONDS
+        pause = _RETRY_SECONDS
+        while True:
+            try:
+                return await self._replicas.rows(job.app_id, job.space, labels_needed(job.model), state.received)
+            except _TRANSIENT as error:
+                if loop.time() >= until:
+                    raise
+                _LOG.warning("%s waits for its data: %s", job.name, error)
+                state.message = "waiting for the training data, which cannot be had now"
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     async def _report(self, job: TrainingJob, state: _State) -> None:
         """Report until cancelled by whoever waits, or until registry says to stop.

@@ -76,3 +76,16 @@ async def test_many_watch_one_version(rig: Rig):
     await rig.models.CancelModelVersion(request, metadata=rig.key())
     for messages in await asyncio.wait_for(asyncio.gather(*watchers), 30):
         assert messages[-1].summary.model_version.state == CANCELLED
+
+
+async def test_watch_is_refused_when_there_are_too_many(make_rig):
+    async with make_rig(max_watches=1) as rig:
+        version = await rig.queued()
+        first = asyncio.Event()
+        watching = asyncio.create_task(_collected(_watch(rig, version.name), first))
+        await first.wait()
+        refused = await refusal(_collected(_watch(rig, version.name), asyncio.Event()))
+        assert (refused.reason, refused.metadata["code"]) == ("TOO_MANY_WATCHES", "RESOURCE_EXHAUSTED")
+        request = pb.CancelModelVersionRequest(name=version.name)
+        await rig.models.CancelModelVersion(request, metadata=rig.key())
+        await asyncio.wait_for(watching, 30)

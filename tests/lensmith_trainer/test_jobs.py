@@ -202,22 +202,25 @@ async def test_every_version_is_ready_once_when_two_trainers_work(farm: Farm):
         versions = [first, *[await rig.train("sorter") for _ in range(3)]]
         for version in versions:
             await rig.until_state(version.name, "READY")
-    rows = await rig.sql("SELECT state, lease FROM registry.model_versions")
-    assert [(row["state"], row["lease"]) for row in rows] == [("READY", 1)] * 4
+    rows = await rig.sql("SELECT state FROM registry.model_versions")
+    assert [row["state"] for row in rows] == ["READY"] * 4
     assert (await rig.model("sorter")).production_version == 4
 
 
-async def test_head_is_handed_in_when_dataset_was_away_meanwhile(farm: Farm):
+async def test_version_waits_for_its_data_when_dataset_is_away(farm: Farm):
     version = await farm.rig.queued()
     await farm.rig.dataset_peer.stop()
     async with farm.trainer():
 
-        async def claimed() -> bool:
-            return (await farm.rig.version(version.name)).state == TRAINING
+        async def waiting() -> bool:
+            now = await farm.rig.version(version.name)
+            return now.state == TRAINING and "waiting" in now.progress.message
 
-        await until(claimed)
+        await until(waiting)
         await farm.rig.dataset_peer.start()
         await farm.rig.until_state(version.name, "READY")
+    # One lease held all the time.
+    assert (await farm.rig.sql("SELECT lease FROM registry.model_versions"))[0]["lease"] == 1
 
 
 async def test_training_is_metered(farm: Farm):

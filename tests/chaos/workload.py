@@ -132,7 +132,7 @@ class Workload:
         batch = []
         for material, data in (self._pictures.next() for _ in range(_BATCH)):
             batch.append(NewInput(image=data, id=uuid.uuid4().hex, annotations=[Annotation(material)]))
-        taken = []
+        taken: list[NewInput] = []
         async for result in self.client.inputs.create(batch):
             sent = batch[len(taken)]
             taken.append(sent)

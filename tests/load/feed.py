@@ -1,8 +1,11 @@
 """The change feed as the trainer reads it: asked with the trainer's own service key, from its last cursor on."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 from tests.platform_process import PlatformProcess
@@ -14,6 +17,9 @@ from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingData
 from lensmith_platform.service_auth import TokenSigner
 from lensmith_stack.commands import status
 
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
+
 
 class Feed:
     """Everything that the feed has told of one app: the last word on each input.
@@ -23,7 +29,7 @@ class Feed:
         reads: how often it was asked.
     """
 
-    def __init__(self, stub: TrainingDataServiceStub, signer: TokenSigner, app_id: int, space: str) -> None:
+    def __init__(self, stub: TrainingDataServiceAsyncStub, signer: TokenSigner, app_id: int, space: str) -> None:
         self.inputs: dict[str, TrainingInput] = {}
         self.reads = 0
         self._stub = stub

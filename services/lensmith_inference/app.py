@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import grpc
 import structlog
-from lensmith_platform.fetcher import Fetcher, FetchLimits
-from lensmith_platform.usage import UsageMeter
 
 from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceStub
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
@@ -26,7 +24,9 @@ from lensmith_inference.settings import InferenceSettings
 from lensmith_inference.spaces import Spaces
 from lensmith_platform.bus import BroadcastConsumer, Bus, connect
 from lensmith_platform.errors import DependencyUnavailableError, LensmithError
+from lensmith_platform.fetcher import Fetcher, FetchLimits
 from lensmith_platform.server import Platform
+from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 from lensmith_vision.engine import Engine, OnnxRuntimeEngine
 

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-from lensmith_platform.fetcher import Fetcher
 
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_inference.metrics import Metrics
 from lensmith_platform.errors import InvalidInputError
+from lensmith_platform.fetcher import Fetcher
 from lensmith_vision import decode, resize
 from lensmith_vision.decode import ImageLimits
 from lensmith_vision.errors import ImageError

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import grpc
 from google.rpc.status_pb2 import Status
-from lensmith_platform.usage import UsageMeter
 
 from lensmith_api.v1.inference_service_pb2 import EmbedRequest, EmbedResponse, PredictRequest, PredictResponse
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
@@ -13,6 +12,7 @@ from lensmith_inference.metrics import Metrics
 from lensmith_inference.predictor import Predictor
 from lensmith_platform.errors import InternalError, LensmithError
 from lensmith_platform.principal import AppRef, Call, current_call
+from lensmith_platform.usage import UsageMeter
 
 __all__ = ["InferenceServicer"]
 
@@ -55,7 +55,7 @@ class InferenceServicer(InferenceServiceServicer):
         with self._admission.admit(request.inputs):
             response = await self._predictor.embed(request, call, _app(call))
         if call.principal.kind != "service":
-            self._count(call, "embed", request.base_model, [one.status for one in response.embeddings])
+            self._count(call, "embed", "", [one.status for one in response.embeddings])
         return response
 
     def _count(self, call: Call, operation: str, model: str, statuses: Sequence[Status]) -> None:

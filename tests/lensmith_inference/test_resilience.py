@@ -29,7 +29,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     """Wait until something is so."""
     try:
         async with asyncio.timeout(30):
-            while not await condition():  # noqa: ASYNC110 - the condition lies in another process
+            while not await condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pytest.fail(f"not within 30 s: {what}")

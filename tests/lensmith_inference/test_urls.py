@@ -16,7 +16,7 @@ from lensmith_vision.pack import builtin_pack
 
 
 class Site:
-    """A web server that counts how many are served at once; `/slow` never answers, `/n` is a picture, others are 404."""
+    """A web server that counts how many it serves at once: `/slow` never answers, `/7` is a picture, others are 404."""
 
     def __init__(self) -> None:
         self.port = 0

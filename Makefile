@@ -30,8 +30,10 @@ test: setup ## Run every test against real servers (ARGS=… for pytest)
 test-long: setup ## Run the long kills and loads (MINUTES=3 for a sample)
 	@LENSMITH_TEST_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -m long --timeout 3600 $(ARGS)
 
-gen: setup ## Make the generated code from the protos
+gen: setup ## Make what is generated: code, client, OpenAPI document, settings page
 	@$(BIN)/python scripts/generate_api.py
+	@$(BIN)/python scripts/generate_sync_client.py
+	@$(BIN)/python scripts/generate_settings_docs.py
 	@$(BIN)/python -m lensmith_gateway.openapi --output docs/api/openapi.json
 
 fmt: setup protos-deps ## Format code and protos

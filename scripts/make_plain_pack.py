@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from lensmith_vision.pack_builder import PackSource, write_pack
 from lensmith_vision.resize import ResizePolicy
-from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
 DESTINATION = ROOT / "libs" / "lensmith_vision" / "packs" / "plain"

@@ -211,6 +211,9 @@ def _type_name(field: FieldInfo) -> str:
 
 
 def _default_text(field: FieldInfo) -> str | None:
+    if field.default_factory is not None and not isinstance(field.default_factory, type):
+        # It depends on the machine: its name says on what (`_cores`).
+        return field.default_factory.__name__.strip("_")
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return None

@@ -34,7 +34,7 @@ def test_sql_stands_in_stores_only(path: Path) -> None:
         assert text is None or text in HARMLESS, f"{path.name}:{node.lineno} asks the database itself"
 
 
-@pytest.mark.parametrize("script", ["generate_api.py", "generate_sync_client.py"])
+@pytest.mark.parametrize("script", ["generate_api.py", "generate_sync_client.py", "generate_settings_docs.py"])
 def test_generated_code_is_what_its_source_gives(script: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, check=False

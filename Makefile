@@ -35,6 +35,7 @@ gen: setup ## Make what is generated: code, client, OpenAPI document, settings p
 	@$(BIN)/python scripts/generate_sync_client.py
 	@$(BIN)/python scripts/generate_settings_docs.py
 	@$(BIN)/python -m lensmith_gateway.openapi --output docs/api/openapi.json
+	@$(BIN)/python deploy/helm/generate.py
 
 fmt: setup protos-deps ## Format code and protos
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix-only --quiet . && $(BIN)/buf format -w protos
@@ -54,8 +55,9 @@ protos: setup protos-deps ## Lint the protos, compare with the last release, che
 	@$(BIN)/python scripts/generate_api.py --check
 	@$(BIN)/python -m lensmith_gateway.openapi --check docs/api/openapi.json
 
-chart: setup ## Lint and render the Helm chart
-	@$(BIN)/python -c "import helm_sdkpy" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python helm-sdkpy==0.1.32
+chart: setup ## Lint and render the Helm chart, lint the Dockerfile
+	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[chart]'
+	@$(BIN)/python deploy/helm/generate.py --check
 	@$(BIN)/pytest -q tests/chart
 
 check: lint types protos chart ## What CI checks besides the tests

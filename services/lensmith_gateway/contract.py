@@ -17,6 +17,7 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor, ServiceDescri
 from lensmith_api.v1 import access_pb2
 
 PUBLIC_PACKAGE = "lensmith.v1"
+INTERNAL_PACKAGE = "lensmith.internal.v1"
 
 OWNERS: Mapping[str, str] = {
     "AppService": "auth",
@@ -127,13 +128,13 @@ class Contract:
         """Every public RPC, service by service, in the order of the protos."""
         return tuple(rpc for name in self.services for rpc in self._rpcs_of(self._pool.FindServiceByName(name)))
 
-    def message(self, full_name: str) -> Descriptor:
-        """The message type of that full name.
+    def internal_service(self, name: str) -> ServiceDescriptor:
+        """A service that only other services call.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is none of that name.
         """
-        return self._pool.FindMessageTypeByName(full_name)
+        return self._pool.FindServiceByName(f"{INTERNAL_PACKAGE}.{name}")
 
     def comment(self, full_name: str) -> str:
         """What the proto says about a service, method, message, field, enum or enum value; empty for no comment."""
@@ -143,7 +144,7 @@ class Contract:
         """The part of the descriptor set that the transcoder needs: no internal API, no comments."""
         kept = descriptor_pb2.FileDescriptorSet()
         for file in self._set.file:
-            if not file.package.startswith("lensmith.internal"):
+            if file.package != INTERNAL_PACKAGE:
                 kept.file.add().CopyFrom(file)
                 kept.file[-1].ClearField("source_code_info")
         return kept.SerializeToString(deterministic=True)

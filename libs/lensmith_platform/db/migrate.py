@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import asyncpg
 
@@ -275,8 +276,13 @@ async def _lock(connection: asyncpg.Connection) -> AsyncIterator[None]:
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; ``--check`` only tells what is missing, and fails if something is."""
     url = os.environ.get(URL_VARIABLE, "")
+    if not url and (file := os.environ.get(f"{URL_VARIABLE}_FILE")):
+        url = Path(file).read_text(encoding="utf-8").strip()
     if not url or list(arguments) not in ([], ["--check"]):
-        sys.stderr.write(f"usage: {URL_VARIABLE}=postgresql://… python -m lensmith_platform.db.migrate [--check]\n")
+        sys.stderr.write(
+            f"usage: {URL_VARIABLE}=postgresql://… python -m lensmith_platform.db.migrate [--check]\n"
+            f"({URL_VARIABLE}_FILE names a file that holds it)\n"
+        )
         return 2
     try:
         if arguments:

@@ -34,11 +34,12 @@ class Admission:
             QuotaExceededError: The service has all the work it can hold; try again.
         """
         limits = self._settings
-        images, size = len(queries), sum(len(query.image.content) for query in queries)
+        images, size = len(queries), sum(query.ByteSize() for query in queries)
         if images > limits.max_images:
             raise _over("REQUEST_TOO_MANY_IMAGES", "max_images", images, limits.max_images, "images")
-        if size > limits.max_request_bytes:
-            raise _over("REQUEST_TOO_LARGE", "max_request_bytes", size, limits.max_request_bytes, "bytes of images")
+        # The pictures' own bytes are copied when they are looked at, so only where it may matter.
+        if size > limits.max_request_bytes and (sent := _bytes_of(queries)) > limits.max_request_bytes:
+            raise _over("REQUEST_TOO_LARGE", "max_request_bytes", sent, limits.max_request_bytes, "bytes of images")
         # A request that fits its own limits is always served by an idle service, whatever the sums are set to.
         full = self._images + images > limits.max_pending_images or self._bytes + size > limits.max_pending_bytes
         if full and self._images > 0:
@@ -58,6 +59,10 @@ class Admission:
         self._images += images
         self._bytes += size
         self._metrics.pending_images.set(self._images)
+
+
+def _bytes_of(queries: Sequence[ImageQuery]) -> int:
+    return sum(len(query.image.content) for query in queries)
 
 
 def _over(reason: str, limit: str, actual: int, most: int, unit: str) -> InvalidInputError:

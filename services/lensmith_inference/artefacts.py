@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +16,7 @@ import structlog
 
 from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, PackFile
 from lensmith_api.v1.base_model_pb2 import BaseModel
-from lensmith_platform.errors import InternalError
+from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision import heads
 from lensmith_vision.errors import VisionError
 from lensmith_vision.heads import Head
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 
 __all__ = ["Artefacts"]
 
+_SILENCE_SECONDS = 20.0
+_LEFTOVER_SECONDS = 3600.0
 _MAX_HEAD_BYTES = 256 * 1024 * 1024
 _MAX_CARD_BYTES = 4 * 1024 * 1024
 _MAX_LABEL_BYTES = 16 * 1024 * 1024
@@ -61,7 +65,10 @@ class Artefacts:
         kept = self._folder / f"{space}-{sha256[:16]}"
         if await asyncio.to_thread(_is_whole, kept, space, sha256):
             return kept
-        await self._fetch_pack(base_model, kept)
+        try:
+            await self._fetch_pack(base_model, kept)
+        except OSError as error:
+            raise InternalError("CACHE_UNUSABLE", f"the pack cannot be kept in {self._folder}: {error}") from error
         return kept
 
     def kept(self) -> list[tuple[str, Path]]:
@@ -92,6 +99,7 @@ class Artefacts:
 
     async def _fetch_pack(self, base_model: BaseModel, kept: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(_sweep, self._folder)
         staging = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self._folder))
         try:
             await self._fetch_file(base_model.space, CARD_FILE, staging, _MAX_CARD_BYTES)
@@ -116,7 +124,16 @@ class Artefacts:
 
     async def _stream(self, request: FetchArtefactRequest, most: int) -> AsyncIterator[bytes]:
         size = 0
-        async for response in self._registry.FetchArtefact(request):
+        stream = aiter(self._registry.FetchArtefact(request))
+        while True:
+            try:
+                # Everybody who wants the artefact waits for this one stream, so it must not hang for ever.
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    response = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise DependencyUnavailableError("REGISTRY_SILENT", "registry stopped sending an artefact") from None
             size += len(response.chunk)
             if size > most:
                 raise InternalError("ARTEFACT_TOO_LARGE", f"registry sent more than {most} bytes of one artefact")
@@ -139,6 +156,14 @@ def _is_whole(folder: Path, space: str, sha256: str) -> bool:
         return False
     os.utime(folder)  # says that it was used, see `kept`
     return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left behind that were killed while they fetched."""
+    for leftover in folder.glob(".*-*"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _put(staging: Path, kept: Path) -> None:

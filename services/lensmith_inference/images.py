@@ -53,18 +53,20 @@ class ImageReader:
         if source == "content":
             return await self._decode(image.content, policy)
         if source == "url":
-            async with self._fetching:
-                return await self._decode(await self._fetch(image.url, fetch_until), policy)
+            return await self._fetch(image.url, policy, fetch_until)
         raise InvalidInputError("IMAGE_MISSING", "the query has neither the bytes of an image nor a URL")
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def _fetch(self, url: str, until: float) -> bytes:
+    async def _fetch(self, url: str, policy: ResizePolicy, until: float) -> npt.NDArray[np.uint8]:
         try:
-            async with asyncio.timeout_at(until):
-                return (await self._fetcher.fetch(url)).data
+            # Waiting for a turn counts too: others' slow URLs must not take the time of this request's good pictures.
+            async with asyncio.timeout_at(until) as limit, self._fetching:
+                fetched = await self._fetcher.fetch(url)
+                limit.reschedule(None)
+                return await self._decode(fetched.data, policy)
         except TimeoutError:
             raise InvalidInputError("URL_TIMEOUT", "the image could not be fetched in time") from None
 

@@ -244,3 +244,16 @@ async def test_predictions_in_flight_are_answered_when_the_process_is_asked_to_s
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+async def test_leftovers_are_removed_when_an_earlier_process_was_killed(tmp_path: Path, nats_url: str) -> None:
+    packs = tmp_path / "cache" / "packs"
+    old, recent = packs / ".fetching-old", packs / ".fetching-recent"
+    for folder in (old, recent):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    async with rig_of(tmp_path, nats_url, [builtin_pack()]) as rig:
+        await ready(rig)
+    assert not old.exists()
+    assert recent.exists(), "another process may be at work there"

@@ -100,3 +100,15 @@ async def test_private_addresses_are_refused_when_settings_do_not_allow_them(rig
         assert response.predictions[0].status.code == 3
         assert from_status(response.predictions[0].status).reason.startswith("URL_")
         assert web.most == 0
+
+
+async def test_other_pictures_are_answered_in_time_when_slow_addresses_take_all_turns(
+    tmp_path: Path, nats_url: str
+) -> None:
+    settings = {"allow_private_urls": True, "fetch_concurrency": 1}
+    async with site() as web, rig_of(tmp_path, nats_url, [builtin_pack()], **settings) as rig:
+        rig.add_model("sorter")
+        inputs = [*fetched(*[web.url("slow")] * 3), ImageQuery(image=Image(content=picture(1)))]
+        response = await rig.stub.Predict(PredictRequest(model=MODEL, inputs=inputs), metadata=rig.key(), timeout=3.0)
+        assert {from_status(one.status).reason for one in response.predictions[:3]} == {"URL_TIMEOUT"}
+        assert response.predictions[3].status.code == 0

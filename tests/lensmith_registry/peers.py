@@ -86,6 +86,11 @@ class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
     def __post_init__(self) -> None:
         self.open.set()
 
+    def forget(self) -> None:
+        """Forget all inputs and concepts."""
+        self.inputs.clear()
+        self.concepts.clear()
+
     def add(
         self,
         app_id: int,

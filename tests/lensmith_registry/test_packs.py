@@ -92,19 +92,11 @@ async def test_import_is_refused_when_another_content_has_the_name_and_version(r
     assert newer.version == str(PLAIN.version + 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("../../etc/passwd", "PACK_FILE_UNKNOWN"),
-        ("/etc/passwd", "PACK_FILE_UNKNOWN"),
-        ("card.json\0", "PACK_FILE_UNKNOWN"),
-        ("weights.bin", "PACK_FILE_UNKNOWN"),
-        ("card.json", "PACK_FILE_REPEATED"),
-    ],
-)
-async def test_import_is_refused_when_a_file_name_is_not_of_a_pack(rig: Rig, name: str, reason: str):
-    refused = await refusal(_import(rig, [*_files(PACK), (name, b"x")]))
-    assert (refused.reason, refused.metadata["code"]) == (reason, "INVALID_ARGUMENT")
+async def test_import_is_refused_when_a_file_name_is_not_of_a_pack(rig: Rig):
+    for name in ("../../etc/passwd", "/etc/passwd", "card.json\0", "weights.bin"):
+        refused = await refusal(_import(rig, [*_files(PACK), (name, b"x")]))
+        assert (refused.reason, refused.metadata["code"]) == ("PACK_FILE_UNKNOWN", "INVALID_ARGUMENT")
+    assert (await refusal(_import(rig, [*_files(PACK), ("card.json", b"x")]))).reason == "PACK_FILE_REPEATED"
 
 
 async def test_import_is_refused_when_the_pack_is_not_what_it_says(rig: Rig, tmp_path: Path):

@@ -55,23 +55,24 @@ async def test_one_version_is_queued_when_the_request_id_is_repeated(rig: Rig):
     assert (await refusal(rig.train("another", request_id="once"))).reason == "REQUEST_ID_REUSED"
 
 
-@pytest.mark.parametrize(
-    ("counts", "model", "reason", "named"),
-    [
-        ({"glass": 30}, Model(type=MULTI_CLASS), "TRAINING_ONE_CONCEPT", "two concepts"),
-        ({"glass": 30, "metal": 1}, Model(type=MULTI_CLASS), "TRAINING_TOO_FEW_IMAGES", "metal"),
-        ({"glass": 30}, Model(type=MULTI_CLASS, concepts=["glass", "paper"]), "TRAINING_CONCEPT_NOT_FOUND", "paper"),
-        ({"glass": 30}, Model(type=MULTI_LABEL, concepts=["glass"]), "TRAINING_NO_NEGATIVES", "glass"),
-        ({"glass": 30}, Model(type=REGRESSION, concepts=["glass"]), "TRAINING_TOO_FEW_IMAGES", "glass"),
-    ],
-)
-async def test_training_is_refused_when_it_cannot_succeed(rig: Rig, counts, model, reason, named):
-    rig.dataset.add_classes(TRASH, DIM, counts)
-    await rig.create("sorter", model)
-    refused = await refusal(rig.train("sorter"))
-    assert (refused.reason, refused.metadata["code"]) == (reason, "FAILED_PRECONDITION")
-    assert named in refused.metadata["text"]
-    assert (await rig.model("sorter")).latest_version == 0
+HOPELESS = [
+    ({"glass": 30}, Model(type=MULTI_CLASS), "TRAINING_ONE_CONCEPT", "two concepts"),
+    ({"glass": 30, "metal": 1}, Model(type=MULTI_CLASS), "TRAINING_TOO_FEW_IMAGES", "metal"),
+    ({"glass": 30}, Model(type=MULTI_CLASS, concepts=["glass", "paper"]), "TRAINING_CONCEPT_NOT_FOUND", "paper"),
+    ({"glass": 30}, Model(type=MULTI_LABEL, concepts=["glass"]), "TRAINING_NO_NEGATIVES", "glass"),
+    ({"glass": 30}, Model(type=REGRESSION, concepts=["glass"]), "TRAINING_TOO_FEW_IMAGES", "glass"),
+]
+
+
+async def test_training_is_refused_when_it_cannot_succeed(rig: Rig):
+    for index, (counts, model, reason, named) in enumerate(HOPELESS):
+        rig.dataset.forget()
+        rig.dataset.add_classes(TRASH, DIM, counts)
+        await rig.create(f"sorter-{index}", model)
+        refused = await refusal(rig.train(f"sorter-{index}"))
+        assert (refused.reason, refused.metadata["code"]) == (reason, "FAILED_PRECONDITION")
+        assert named in refused.metadata["text"]
+        assert (await rig.model(f"sorter-{index}")).latest_version == 0
 
 
 async def test_training_is_refused_when_a_concept_has_no_positives(rig: Rig):

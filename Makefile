@@ -51,9 +51,12 @@ protos-deps: setup
 
 protos: setup protos-deps ## Lint the protos, compare with the last release, check the generated code
 	@$(BIN)/buf lint && $(BIN)/buf format -d --exit-code protos
-	@$(BIN)/buf breaking --against protos/released.binpb --path protos/lensmith
+	@$(BIN)/buf breaking protos --against protos/released.binpb
 	@$(BIN)/python scripts/generate_api.py --check
 	@$(BIN)/python -m lensmith_gateway.openapi --check docs/api/openapi.json
+
+release-protos: setup protos-deps ## Make today's contract the one that changes are compared with
+	@$(BIN)/buf build protos -o protos/released.binpb
 
 chart: setup ## Lint and render the Helm chart, lint the Dockerfile
 	@$(BIN)/python -c "import helm_python, kubernetes_validate" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[chart]'
@@ -68,4 +71,4 @@ bench: setup ## Run all benchmarks
 clean: ## Remove what was built
 	@rm -rf .build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup demo up test test-long gen fmt lint types protos-deps protos chart check bench clean
+.PHONY: help setup demo up test test-long gen fmt lint types protos-deps protos release-protos chart check bench clean

@@ -22,11 +22,17 @@ def add_to(app: typer.Typer) -> None:
     """Adds these commands."""
     for command in (up, status, down, logs, migrate):
         app.command()(command)
+    # Its options are the generator's own.
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(context_settings=passed_on)(envoy_config)
 
 
 def up(
     port: Annotated[int, typer.Option(help="The one public port.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Web page that may call from a browser, https://host; may be repeated.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -34,7 +40,7 @@ def up(
     commands = stack_commands()
     from lensmith_stack.composition import UpOptions
 
-    options = UpOptions(data_dir=data_dir, host=host, port=port)
+    options = UpOptions(data_dir=data_dir, host=host, port=port, cors_origins=tuple(cors_origin or ()))
     begin = time.monotonic()
     code = commands.up(options, _say, detach=detach)
     if detach and not code:
@@ -104,6 +110,14 @@ def migrate(
     from lensmith_platform.db.migrate import main
 
     raise typer.Exit(main(["--check"] if check else []))
+
+
+def envoy_config(context: typer.Context) -> None:
+    """Write Envoy's configuration, made from the API (--help shows its options)."""
+    stack_commands()
+    from lensmith_gateway.envoy_config import main
+
+    raise typer.Exit(main(context.args))
 
 
 def stack_commands() -> "ModuleType":

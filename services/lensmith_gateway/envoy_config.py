@@ -6,7 +6,7 @@ Run as `python -m lensmith_gateway.envoy_config`; the chart's ConfigMap comes fr
 import argparse
 import base64
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -250,10 +250,10 @@ def _overload(settings: EnvoySettings) -> Config:
     }
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Write the configuration that the command line asks for; returns the exit status."""
     parser = _parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     try:
         if bool(arguments.tls_certificate) != bool(arguments.tls_key):
             raise EnvoySettingsError("--tls-certificate and --tls-key go together.")

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -188,6 +188,8 @@ async def test_figures_are_shown_when_pictures_were_asked_about(rig: Rig) -> Non
     )
     await asyncio.sleep(0)
     call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
     async with httpx.AsyncClient() as client:
 
         async def shown() -> bool:

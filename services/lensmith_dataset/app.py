@@ -25,6 +25,7 @@ from lensmith_dataset.metrics import IndexMetrics, IngestMetrics
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.training_data_service import TrainingDataService
+from lensmith_dataset.vectors import pass_halfvec
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import connect
 from lensmith_platform.db.pagination import Pager
@@ -151,7 +152,12 @@ def _servicers(
 
 async def _database(platform: Platform[DatasetSettings], url: str) -> Database:
     settings = platform.settings
-    pool = await create_pool(url, size=settings.postgres_pool_size, statement_cache_size=settings.statement_cache_size)
+    pool = await create_pool(
+        url,
+        size=settings.postgres_pool_size,
+        statement_cache_size=settings.statement_cache_size,
+        init=pass_halfvec,
+    )
     platform.closers.push_async_callback(_close, pool)
     return Database(pool)
 

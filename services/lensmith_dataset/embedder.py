@@ -1,6 +1,6 @@
 """Asking inference for vectors: in which space an app's inputs are embedded, and what became of each picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2 import Embedding, EmbedRequest, ImageQuery
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.input_pb2 import Image
-from lensmith_dataset.vectors import storable
+from lensmith_dataset.vectors import halfvec_from_numbers
 from lensmith_platform.clock import Clock
 from lensmith_platform.errors import (
     ConflictError,
@@ -74,13 +74,15 @@ class Embedded:
 
     Attributes:
         space: space of the vectors.
-        vectors: by number of the input.
+        vectors: halfvecs by number of the input.
         failures: serialised `google.rpc.Status` by number of the input.
+        broken: numbers of pictures that made inference fail, to be tried again.
     """
 
     space: str
-    vectors: Mapping[int, Sequence[float]]
+    vectors: Mapping[int, bytes]
     failures: Mapping[int, bytes]
+    broken: Collection[int] = ()
 
 
 class Embedder:
@@ -158,20 +160,24 @@ class Embedder:
 
 
 def _outcome(base_model: BaseModel, pictures: Sequence[Picture], embeddings: Sequence[Embedding]) -> Embedded:
-    vectors: dict[int, Sequence[float]] = {}
+    vectors: dict[int, bytes] = {}
     failures: dict[int, bytes] = {}
+    broken: list[int] = []
     for picture, embedding in zip(pictures, embeddings, strict=True):
         code = embedding.status.code
-        numbers = storable(embedding.vector, base_model.dimensions) if code == 0 else None
-        if numbers is not None:
-            vectors[picture.id] = numbers
+        vector = halfvec_from_numbers(embedding.vector, base_model.dimensions) if code == 0 else None
+        if vector is not None:
+            vectors[picture.id] = vector
         elif code in _PICTURE_IS_WRONG:
             failures[picture.id] = embedding.status.SerializeToString()
-        elif picture.hopeless and (code == 0 or code in _INFERENCE_IS_WRONG):
-            failures[picture.id] = _gave_up().SerializeToString()
+        elif code == 0 or code in _INFERENCE_IS_WRONG:
+            if picture.hopeless:
+                failures[picture.id] = _gave_up().SerializeToString()
+            else:
+                broken.append(picture.id)
         else:
             _LOG.warning("embed_failed", input_id=picture.id, code=code, message=embedding.status.message)
-    return Embedded(base_model.space, vectors, failures)
+    return Embedded(base_model.space, vectors, failures, broken)
 
 
 def _gave_up() -> Status:

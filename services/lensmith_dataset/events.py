@@ -2,15 +2,25 @@
 
 import asyncio
 from collections.abc import Awaitable
+from datetime import timedelta
+
+from nats.js.errors import NotFoundError
 
 from lensmith_dataset.indexer import Indexer
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_platform.bus import Bus, Reconciler, WorkConsumer
+from lensmith_platform.bus.connection import UNREACHABLE
+from lensmith_platform.bus.streams import stream_of
 from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.usage import UsageMeter
 
+_INDEX_DURABLE = "dataset--embed-inputs"
+_INDEX_SUBJECT = "inputs.created"
+_QUEUE_PATIENCE = 10
+"""How much longer an input may wait while there is a queue before it counts as forgotten."""
 _MESSAGES_AT_ONCE = 16
 """Messages of new inputs in work: enough to fill batches when each is about one input."""
 
@@ -56,7 +66,7 @@ class Background:
         if self._indexer is not None:
             work.append(self._index(self._indexer))
             interval = self._settings.index_poll_seconds
-            work.append(Reconciler("index--republish", interval, self._indexer.republish).run())
+            work.append(Reconciler("index--republish", interval, self._republish).run())
         async with asyncio.TaskGroup() as tasks:
             for one in work:
                 tasks.create_task(_run(one))
@@ -69,8 +79,8 @@ class Background:
     async def _index(self, indexer: Indexer) -> None:
         consumer = WorkConsumer(
             self._bus,
-            "dataset--embed-inputs",
-            "inputs.created",
+            _INDEX_DURABLE,
+            _INDEX_SUBJECT,
             indexer.handle,
             concurrency=_MESSAGES_AT_ONCE,
             database=self._worker,
@@ -83,6 +93,21 @@ class Background:
             finally:
                 # After the consumer: when the process stops, messages in work are finished first.
                 batches.cancel()
+
+    async def _republish(self) -> None:
+        """Tell again of inputs that were forgotten, not of those that wait their turn in a long queue."""
+        if self._indexer is None:
+            return
+        age = timedelta(seconds=self._settings.index_stale_seconds)
+        try:
+            queue = await self._bus.jetstream().consumer_info(stream_of(_INDEX_SUBJECT), _INDEX_DURABLE)
+        except NotFoundError:  # Nobody has indexed yet.
+            queue = None
+        except UNREACHABLE as error:
+            raise DependencyUnavailableError("NATS_UNAVAILABLE", "The bus did not tell of its queue.") from error
+        if queue is not None and queue.num_pending:
+            age *= _QUEUE_PATIENCE
+        await self._indexer.republish(age)
 
 
 async def _run(work: Awaitable[None]) -> None:

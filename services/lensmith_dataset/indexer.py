@@ -21,13 +21,20 @@ from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import outbox
 from lensmith_platform.blobs import Blobs, blob_key
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import DependencyUnavailableError, LensmithError, NotFoundError, to_status
+from lensmith_platform.errors import (
+    ConflictError,
+    DependencyUnavailableError,
+    LensmithError,
+    NotFoundError,
+    QuotaExceededError,
+    to_status,
+)
 from lensmith_platform.principal import AppRef
 
 _LOG = structlog.get_logger(__name__)
 
 _ALONE_AFTER_ATTEMPTS = 3
-"""Fruitless rounds after which a picture travels alone: it may be the one that makes its whole batch fail."""
+"""Failed batches after which a picture travels alone: it may be the one that makes its whole batch fail."""
 _EVENT_INPUTS = 128
 _STALE_AT_ONCE = 2048
 _GETS_AT_ONCE = 8
@@ -159,6 +166,16 @@ class Indexer:
             for item in batch:
                 self._tell(item, outcome)
 
+    async def _count_failure(self, app_id: int, ids: list[int]) -> None:
+        if not ids:
+            return
+        try:
+            async with self._database.transaction(app_id) as connection:
+                await indexing.count_failure(connection, app_id, ids)
+        except LensmithError as error:
+            # Only a count: without it a picture that breaks its batches is found a round later.
+            _LOG.warning("index_failure_not_counted", app_id=app_id, reason=error.reason)
+
     def _tell(self, item: _Item, outcome: set[int] | DependencyUnavailableError) -> None:
         """Tell the messages that wait for an input what became of it: settled, or one of those left waiting."""
         self._known.pop(item.input.uid, None)
@@ -194,10 +211,21 @@ class Indexer:
                 pictures.append(Picture(item.input.id, data, hopeless))
         embedded = Embedded("", {}, {})
         if pictures:
-            async with self._embedding:
-                embedded = await self._embedder.embed(app, pictures)
+            embedded = await self._embed(app, pictures)
         await self._write(app, embedded, failures | dict(embedded.failures))
         return {item.input.id for item in batch} - embedded.vectors.keys() - embedded.failures.keys() - failures.keys()
+
+    async def _embed(self, app: AppRef, pictures: list[Picture]) -> Embedded:
+        try:
+            async with self._embedding:
+                embedded = await self._embedder.embed(app, pictures)
+        except (QuotaExceededError, ConflictError):
+            raise  # Inference is busy: no picture is to blame, and small batches would make it busier.
+        except LensmithError:
+            await self._count_failure(app.app_id, [picture.id for picture in pictures])
+            raise
+        await self._count_failure(app.app_id, sorted(embedded.broken))
+        return embedded
 
     async def _write(self, app: AppRef, embedded: Embedded, failures: dict[int, bytes]) -> None:
         async def write() -> tuple[int, int]:
@@ -208,9 +236,8 @@ class Indexer:
         self._metrics.inputs.labels("ready").inc(ready)
         self._metrics.inputs.labels("failed").inc(failed)
 
-    async def republish(self) -> None:
-        """Tell again of inputs that wait without progress: their message was lost, or given up during an outage."""
-        age = timedelta(seconds=self._settings.index_stale_seconds)
+    async def republish(self, age: timedelta) -> None:
+        """Tell again of inputs that have waited for `age` without progress: their message was lost or given up."""
         async with self._database.transaction(None) as connection:
             stale = await indexing.claim_stale(connection, age, _STALE_AT_ONCE)
             for app_id, uids in stale.items():

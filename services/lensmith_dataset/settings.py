@@ -37,11 +37,11 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     check_threads: int = Field(default=4, ge=1, le=256)
     """Threads that check pictures; decoding leaves the interpreter's lock, so one a core."""
 
-    fetch_seconds: float = Field(default=30.0, gt=0)
+    fetch_seconds: float = Field(default=15.0, gt=0)
     """Longest time to fetch a picture by URL, redirects included."""
     fetch_redirects: int = Field(default=3, ge=0, le=20)
     """Most redirects to follow."""
-    fetch_at_once: int = Field(default=16, ge=1)
+    fetch_at_once: int = Field(default=32, ge=1)
     """URLs fetched at once by this process; each may hold `max_image_bytes` of memory."""
     fetch_private_addresses: bool = False
     """Whether URLs may name addresses that are not public: only where every user may reach the whole local network."""
@@ -71,7 +71,7 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     index_poll_seconds: float = Field(default=10.0, gt=0)
     """How often the process looks for such inputs."""
     index_give_up_attempts: int = Field(default=10, ge=1)
-    """After how many fruitless rounds a picture that makes inference fail, alone, becomes FAILED."""
+    """After how many failures a picture that makes inference fail, alone, becomes FAILED."""
     embed_seconds: float = Field(default=60.0, gt=0)
     """Deadline of one Embed call."""
 

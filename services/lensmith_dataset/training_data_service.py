@@ -53,8 +53,9 @@ class TrainingDataService(TrainingDataServiceServicer):
             async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
                 changes = await change_feed.read(connection, request.app_id, cursor, _BATCH)
                 states = await training_data.states(connection, request.app_id, space, changes.ids)
-            cursor = changes.next_cursor
-            if not changes.ids:
-                yield pb.StreamTrainingDataResponse(next_cursor=cursor)
+            cursor, last = changes.next_cursor, len(changes.ids) < _BATCH
+            yield pb.StreamTrainingDataResponse(
+                inputs=[training_input_to_proto(state) for state in states], next_cursor=cursor if last else ""
+            )
+            if last:
                 return
-            yield pb.StreamTrainingDataResponse(inputs=[training_input_to_proto(state) for state in states])

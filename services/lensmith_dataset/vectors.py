@@ -1,28 +1,36 @@
 """Vectors between the numbers of a model, a halfvec of Postgres and the float16 that trainers read."""
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
+from asyncpg import Connection
 
 MAX_DIMENSIONS = 4000
 """A halfvec is stored in one page."""
 
-_HALFVEC_HEADER = 4
+_HEADER = struct.Struct(">HH")
+"""What a halfvec begins with on the wire: its length, and a zero kept for later."""
+
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def storable(vector: Sequence[float], dimensions: int) -> list[float] | None:
-    """Return a vector's numbers if they can be kept as float16 numbers of a space of this length, else None."""
+async def pass_halfvec(connection: Connection) -> None:
+    """Pass halfvecs of a connection as the bytes that Postgres sends and takes: as text they are ten times slower."""
+    await connection.set_type_codec("halfvec", schema="public", encoder=bytes, decoder=bytes, format="binary")
+
+
+def halfvec_from_numbers(vector: Sequence[float], dimensions: int) -> bytes | None:
+    """Return a vector as a halfvec, or None if it has another length or numbers that float16 cannot hold."""
     values = np.fromiter(vector, np.float64, len(vector))
     if len(values) != dimensions or not 0 < dimensions <= MAX_DIMENSIONS:
         return None
     # Written so that NaN fails as well.
     if not bool((np.abs(values) <= _LARGEST).all()):
         return None
-    numbers: list[float] = values.tolist()
-    return numbers
+    return _HEADER.pack(dimensions, 0) + values.astype(">f2").tobytes()
 
 
-def float16_from_halfvec(sent: bytes) -> bytes:
-    """Turn what Postgres sends (a header, then big-endian float16) into little-endian float16; empty stays empty."""
-    return np.frombuffer(sent, ">f2", offset=_HALFVEC_HEADER).astype("<f2").tobytes() if sent else b""
+def float16_from_halfvec(halfvec: bytes) -> bytes:
+    """Return the numbers of a halfvec as little-endian float16; empty stays empty."""
+    return np.frombuffer(halfvec, ">f2", offset=_HEADER.size).astype("<f2").tobytes() if halfvec else b""

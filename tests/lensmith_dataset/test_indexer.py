@@ -7,7 +7,9 @@ import grpc
 from google.rpc.status_pb2 import Status
 from tests.lensmith_dataset.conftest import FAILED, PENDING, READY, Rig, Start, new_input, picture, reason_of, until
 
+from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.app import build
+from lensmith_platform import bus
 from lensmith_platform.errors import InvalidInputError, PreconditionError, to_status
 from lensmith_platform.server import running
 
@@ -107,7 +109,7 @@ async def test_pictures_wait_when_a_batch_is_refused_as_a_whole(rig: Rig) -> Non
 
 
 async def test_poisonous_picture_fails_alone_when_it_breaks_its_batches(start: Start) -> None:
-    rig = await start(index_stale_seconds=0.2, index_poll_seconds=0.1, index_give_up_attempts=4)
+    rig = await start(index_give_up_attempts=4)
     bad = picture(0)
     rig.inference.poison.add(_sha256(bad))
     await rig.create(new_input(bad, "bad"), *(new_input(picture(seed)) for seed in range(1, 8)))
@@ -136,12 +138,17 @@ async def test_input_is_embedded_once_when_its_message_comes_twice(start: Start)
     rig = await start(index_stale_seconds=0.05, index_poll_seconds=0.05)
     rig.inference.open.clear()
     data = picture(1)
-    await rig.create(new_input(data))
+    [result] = await rig.create(new_input(data))
+    sender = await bus.connect(rig.settings.nats_url.get_secret_value(), wait_seconds=10)
+    async with sender:
+        for _ in range(3):
+            await sender.publish(Event(app_id=7, inputs_created=InputsCreated(input_uids=[result.input.uid])))
 
-    async def told_again() -> bool:
-        return bool(await rig.sql("SELECT FROM inputs WHERE attempts > 2"))
+        async def all_in_work() -> bool:
+            queue = await sender.jetstream().consumer_info("INPUTS", "dataset--embed-inputs")
+            return queue.num_pending == 0 and (queue.num_ack_pending or 0) >= 4
 
-    await until(told_again)
+        await until(all_in_work)
     rig.inference.open.set()
     await rig.indexed()
 

@@ -14,7 +14,7 @@ class Waiting:
     """An input that waits to be embedded.
 
     Attributes:
-        attempts: how often it was given to the indexer again because nothing had come of it.
+        attempts: how often its batch failed.
     """
 
     id: int
@@ -42,10 +42,10 @@ async def finish(
     connection: Connection,
     app_id: int,
     space: str,
-    vectors: Mapping[int, Sequence[float]],
+    vectors: Mapping[int, bytes],
     failures: Mapping[int, bytes],
 ) -> tuple[int, int]:
-    """Make waiting inputs READY with their vectors, or FAILED with a serialised status; return how many of each.
+    """Make waiting inputs READY with their halfvecs, or FAILED with a serialised status; return how many of each.
 
     Inputs that are gone, or that another indexer finished first, are left as they are.
     """
@@ -62,7 +62,7 @@ async def finish(
     if ready:
         await connection.executemany(
             """
-            INSERT INTO embeddings (app_id, space, input_id, vector) VALUES ($1, $2, $3, $4::real[]::public.halfvec)
+            INSERT INTO embeddings (app_id, space, input_id, vector) VALUES ($1, $2, $3, $4)
             ON CONFLICT (app_id, space, input_id) DO UPDATE SET vector = EXCLUDED.vector
             """,
             ready,
@@ -84,11 +84,25 @@ async def finish(
     return len(ready), len(ids) - len(ready)
 
 
+async def count_failure(connection: Connection, app_id: int, ids: Sequence[int]) -> None:
+    """Note that the batch of waiting inputs failed."""
+    await connection.execute(
+        """
+        UPDATE inputs SET attempts = attempts + 1, progressed_at = now() WHERE app_id = $1 AND id IN (
+            SELECT id FROM inputs WHERE app_id = $1 AND id = ANY($2::bigint[]) AND status = 1
+            ORDER BY id FOR NO KEY UPDATE
+        )
+        """,
+        app_id,
+        ids,
+    )
+
+
 async def claim_stale(connection: Connection, age: timedelta, limit: int) -> dict[int, list[UUID]]:
-    """Return inputs of all apps that have waited for `age` without progress, by app; they count as told of again."""
+    """Return inputs of all apps that have waited for `age` without progress, by app; they have time again."""
     rows = await connection.fetch(
         """
-        UPDATE inputs AS input SET progressed_at = now(), attempts = input.attempts + 1
+        UPDATE inputs AS input SET progressed_at = now()
         FROM (
             SELECT app_id, id FROM inputs WHERE status = 1 AND progressed_at < now() - $1::interval
             ORDER BY progressed_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED

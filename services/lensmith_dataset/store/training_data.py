@@ -26,7 +26,7 @@ class TrainingState:
     Attributes:
         uid: uid of the input.
         deleted: whether it is gone; the rest is empty then.
-        vector: as Postgres sends a halfvec: two big-endian 16-bit numbers, then big-endian float16; empty: none yet.
+        vector: halfvec of the space; empty: none yet.
     """
 
     uid: UUID
@@ -107,7 +107,7 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
         """
         SELECT change.input_id, coalesce(input.uid, change.deleted_uid) AS uid, input.id IS NULL AS deleted,
                coalesce(input.sha256, '') AS sha256, coalesce(input.test, false) AS test,
-               coalesce(public.halfvec_send(vector.vector), '') AS vector
+               vector.vector
         FROM input_changes AS change
         LEFT JOIN inputs AS input ON input.app_id = $1 AND input.id = change.input_id
         LEFT JOIN embeddings AS vector
@@ -122,7 +122,12 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
     )
     return [
         TrainingState(
-            row["uid"], row["deleted"], row["sha256"], row["test"], row["vector"], labels.get(row["input_id"], [])
+            row["uid"],
+            row["deleted"],
+            row["sha256"],
+            row["test"],
+            row["vector"] or b"",
+            labels.get(row["input_id"], []),
         )
         for row in rows
     ]

@@ -34,7 +34,8 @@ V = TypeVar("V")
 _REFUSALS = (NotFoundError, PreconditionError, ForbiddenError, InvalidInputError)
 """Answers, if unpleasant ones. Everything else means that registry cannot answer now."""
 
-_ASK_SECONDS = 5.0
+_ASK_SECONDS = 15.0
+_PATIENCE_SECONDS = 2.0
 _ASK_AGAIN_SECONDS = 1.0
 """While registry is away, it is asked at most this often about one thing: waiting for it must not slow every answer."""
 
@@ -54,6 +55,7 @@ class Remembered(Generic[K, V]):
         fresh_seconds: How long an answer is believed without asking.
         stale_seconds: How long it is believed while the other service is away.
         most: Answers remembered; the longest unused go first.
+        patience_seconds: How long to wait for a new answer where there is an old one.
         on_stale: Called when an old answer is given because the other service is away.
     """
 
@@ -65,8 +67,10 @@ class Remembered(Generic[K, V]):
         stale_seconds: float,
         most: int,
         on_stale: Callable[[], None],
+        patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         self._ask = ask
+        self._patience = patience_seconds
         self._fresh = fresh_seconds
         self._stale = stale_seconds
         self._most = most
@@ -89,11 +93,14 @@ class Remembered(Generic[K, V]):
         if task is None:
             task = self._asking[key] = start_shared(partial(self._asked, key))
             task.add_done_callback(lambda done: self._answered(key, done))
-        try:
+        if memory is None or monotonic() - memory.asked > self._stale:
             return await asyncio.shield(task)
-        except LensmithError as error:
-            if isinstance(error, _REFUSALS) or memory is None or monotonic() - memory.asked > self._stale:
-                raise
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asyncio.shield(task)
+        except _REFUSALS:
+            raise
+        except (LensmithError, TimeoutError):
             memory.fresh_until = monotonic() + _ASK_AGAIN_SECONDS
             self._on_stale()
             return memory.value

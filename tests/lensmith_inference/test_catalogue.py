@@ -32,8 +32,17 @@ class Source:
     def count_stale(self) -> None:
         self.stale += 1
 
-    def remembered(self, *, fresh: float = 1000.0, stale: float = 1000.0, most: int = 100) -> Remembered[str, int]:
-        return Remembered(self.ask, fresh_seconds=fresh, stale_seconds=stale, most=most, on_stale=self.count_stale)
+    def remembered(
+        self, *, fresh: float = 1000.0, stale: float = 1000.0, most: int = 100, patience: float = 60.0
+    ) -> Remembered[str, int]:
+        return Remembered(
+            self.ask,
+            fresh_seconds=fresh,
+            stale_seconds=stale,
+            most=most,
+            on_stale=self.count_stale,
+            patience_seconds=patience,
+        )
 
 
 def everything(key: str) -> bool:
@@ -121,3 +130,17 @@ async def test_longest_unused_is_forgotten_when_there_are_too_many() -> None:
     for key in ("a", "b", "a", "c", "a", "b"):
         await remembered.get(key)
     assert source.calls == {"a": 1, "b": 2, "c": 1}
+
+
+async def test_old_value_is_given_when_the_source_is_silent() -> None:
+    source = Source()
+    source.values["a"] = 1
+    remembered = source.remembered(fresh=0.0, patience=0.01)
+    await remembered.get("a")
+    source.gate.clear()
+    source.values["a"] = 2
+    assert await remembered.get("a") == 1
+    assert source.stale == 1
+    source.gate.set()
+    remembered.forget(everything)
+    assert await remembered.get("a") == 2

@@ -1,6 +1,5 @@
 """Dataset with all its interceptors, on real servers, between real peers."""
 
-import asyncio
 import io
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 from tests.lensmith_dataset.peers import Auth, Inference, Peer, Registry
+from tests.polling import until
 
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.v1 import concept_service_pb2, input_service_pb2
@@ -24,6 +24,7 @@ from lensmith_api.v1.input_pb2 import Image, InputStatus
 from lensmith_api.v1.input_service_pb2_grpc import InputServiceStub
 from lensmith_dataset.app import DatasetService, build
 from lensmith_dataset.settings import DatasetSettings
+from lensmith_platform.errors import from_rpc_error, from_status
 from lensmith_platform.server import RunningService, running
 from lensmith_platform.service_auth import TokenSigner, make_key_pair
 
@@ -47,25 +48,14 @@ def picture(seed: int, size: tuple[int, int] = (64, 48), kind: str = "JPEG") -> 
     return file.getvalue()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
-    """Wait for a condition; fail after a while."""
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
-
-
 def reason_of(status: Any) -> str:
     """Reason of a `google.rpc.Status`; empty for OK."""
-    from lensmith_platform.errors import from_status
-
     return from_status(status).reason if status.code else ""
 
 
 @asynccontextmanager
 async def refused(code: grpc.StatusCode, reason: str) -> AsyncIterator[None]:
     """Expect a call in the block to fail so."""
-    from lensmith_platform.errors import from_rpc_error
-
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         yield
     assert caught.value.code() == code, caught.value

@@ -5,7 +5,8 @@ import hashlib
 
 import grpc
 from google.rpc.status_pb2 import Status
-from tests.lensmith_dataset.conftest import FAILED, PENDING, READY, Rig, Start, new_input, picture, reason_of, until
+from tests.lensmith_dataset.conftest import FAILED, PENDING, READY, Rig, Start, new_input, picture, reason_of
+from tests.polling import until
 
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.app import build

@@ -18,8 +18,8 @@ from tests.lensmith_dataset.conftest import (
     picture,
     reason_of,
     refused,
-    until,
 )
+from tests.polling import until
 
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.input_pb2 import Input

@@ -4,7 +4,8 @@ import asyncpg
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.lensmith_dataset.conftest import Rig, new_input, picture, reason_of, until
+from tests.lensmith_dataset.conftest import Rig, new_input, picture, reason_of
+from tests.polling import until
 
 from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1.annotation_pb2 import Annotation

@@ -313,6 +313,10 @@ async def _production_after(connection: Connection, row: ModelRow, model: Model,
         return version.number, True
     if "pinned" in paths:
         if model.pinned:
+            if not row.production_version:
+                raise PreconditionError(
+                    "MODEL_HAS_NO_TRAINED_VERSION", f"{row.name} has no trained version yet that could be pinned"
+                )
             return row.production_version, True
         return await version_store.newest_ready(connection, row), False
     return row.production_version, row.pinned

@@ -17,6 +17,7 @@ from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.server import Platform
 from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.jobs import TrainingJobs
+from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.settings import TrainerSettings
 
@@ -84,6 +85,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
     settings = platform.settings
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="trainer"))
     usage = UsageMeter(bus)
+    metrics = Metrics(platform.registry)
     threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="fit")
     platform.closers.callback(threads.shutdown, wait=False, cancel_futures=True)
     replicas = Replicas(
@@ -91,6 +93,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         settings.cache_bytes,
         TrainingDataServiceStub(platform.clients.channel("dataset")),
         settings.stream_seconds,
+        metrics,
     )
     await replicas.prepare()
     jobs = TrainingJobs(
@@ -98,6 +101,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         replicas,
         threads,
         usage,
+        metrics,
         trainer=f"{socket.gethostname()}/{os.getpid()}",
         report_seconds=settings.report_seconds,
         complete_seconds=settings.complete_seconds,

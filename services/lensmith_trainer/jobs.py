@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.service_auth import service_call_app
 from lensmith_platform.usage import UsageMeter
+from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replica import Row
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import dataset_sha256, labels_needed, options_of, training_set_of
@@ -88,7 +90,8 @@ class TrainingJobs:
         registry: Who gives and takes them.
         replicas: Training data.
         threads: Where fitting runs, so that the loop stays free for reports.
-        usage: Where trainings are counted.
+        usage: Where trainings are counted for their apps.
+        metrics: Where they are counted for operators.
         trainer: Name of this process, for people.
         report_seconds: How often to report.
         complete_seconds: How long to try to hand in a head while registry is away.
@@ -100,6 +103,7 @@ class TrainingJobs:
         replicas: Replicas,
         threads: Executor,
         usage: UsageMeter,
+        metrics: Metrics,
         *,
         trainer: str,
         report_seconds: float,
@@ -109,6 +113,7 @@ class TrainingJobs:
         self._replicas = replicas
         self._threads = threads
         self._usage = usage
+        self._metrics = metrics
         self._trainer = trainer
         self._report_seconds = report_seconds
         self._complete_seconds = complete_seconds
@@ -124,11 +129,15 @@ class TrainingJobs:
             if job is None:
                 return
             _LOG.info("training %s, lease %d", job.name, job.lease)
+            started, outcome = time.monotonic(), "interrupted"
             try:
-                await self._train(job)
+                outcome = await self._train(job)
             except (ConflictError, NotFoundError, PreconditionError) as error:
                 # Cancelled, deleted, or another trainer has it: nothing is left to do here.
                 _LOG.info("training of %s ends without a result: %s", job.name, error)
+                outcome = "stopped"
+            finally:
+                self._metrics.train_seconds.labels(outcome).observe(time.monotonic() - started)
 
     async def _claim(self, app_id: int, version_uid: str) -> TrainingJob | None:
         request = ClaimModelVersionRequest(app_id=app_id, version_uid=version_uid, trainer=self._trainer)
@@ -148,7 +157,8 @@ class TrainingJobs:
                 await asyncio.sleep(left + _LEASE_SLACK_SECONDS)
         return None
 
-    async def _train(self, job: TrainingJob) -> None:
+    async def _train(self, job: TrainingJob) -> str:
+        """Train a claimed version; returns the outcome as metrics name it."""
         state = _State()
         work = asyncio.create_task(self._fitted(job, state))
         report = asyncio.create_task(self._report(job, state))
@@ -156,7 +166,7 @@ class TrainingJobs:
             await asyncio.wait({work, report}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 report.result()
-                return
+                return "stopped"
             result = await self._result(job, work)
         finally:
             # Whoever stops: the thread notices at its next step, the loop does not wait for it.
@@ -171,10 +181,11 @@ class TrainingJobs:
                 )
             )
             _LOG.info("training of %s failed: %s", job.name, result)
-            return
+            return "failed"
         await self._complete(result)
         self._usage.record(job.app_id, "train", job.model.name.rpartition("/")[2], "", 1)
         _LOG.info("training of %s is done, %d images", job.name, result.input_count)
+        return "ready"
 
     async def _result(
         self, job: TrainingJob, work: asyncio.Task[CompleteModelVersionRequest]

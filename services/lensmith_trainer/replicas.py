@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDataRequest
 from lensmith_platform.errors import InternalError, InvalidInputError
+from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replica import Replica, ReplicaDamagedError, Row
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
@@ -35,11 +36,18 @@ class Replicas:
         max_bytes: Most bytes to keep between jobs.
         training_data: dataset, which streams what has changed.
         stream_seconds: Deadline of such a stream.
+        metrics: Where what it sends is counted.
     """
 
     def __init__(
-        self, folder: Path, max_bytes: int, training_data: TrainingDataServiceAsyncStub, stream_seconds: float
+        self,
+        folder: Path,
+        max_bytes: int,
+        training_data: TrainingDataServiceAsyncStub,
+        stream_seconds: float,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._folder = folder
         self._max_bytes = max_bytes
         self._training_data = training_data
@@ -91,6 +99,7 @@ class Replicas:
             async for message in self._training_data.StreamTrainingData(request, timeout=self._stream_seconds):
                 await _unbroken(replica.apply, message.inputs)
                 received += len(message.inputs)
+                self._metrics.inputs_received.inc(len(message.inputs))
                 next_cursor = message.next_cursor or next_cursor
                 on_received(received)
         except InvalidInputError as error:

@@ -115,6 +115,7 @@ async def test_update_is_refused_when_the_mask_names_what_cannot_change(rig: Rig
     await rig.create("sorter")
     assert (await refusal(_update(rig, ["type"], type=MULTI_LABEL))).metadata["code"] == "INVALID_ARGUMENT"
     assert (await refusal(_update(rig, ["production_version"], production_version=1))).reason == "VERSION_NOT_FOUND"
+    assert (await refusal(_update(rig, ["pinned"], pinned=True))).reason == "MODEL_HAS_NO_TRAINED_VERSION"
 
 
 async def test_deleted_model_is_gone_and_its_own_id_is_free(rig: Rig):

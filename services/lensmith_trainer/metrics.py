@@ -1,0 +1,23 @@
+"""What trainer counts, on `/metrics`."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0)
+
+
+class Metrics:
+    """The figures of trainer in one registry. Labels name types, never models: there may be a hundred thousand."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.train_seconds = Histogram(
+            "lensmith_train_seconds",
+            "Seconds from the claim of a version to its end here.",
+            ["outcome"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.inputs_received = Counter(
+            "lensmith_train_inputs_received", "Changed inputs that dataset sent.", registry=registry
+        )

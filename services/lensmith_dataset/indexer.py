@@ -16,7 +16,7 @@ from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.embedder import Embedded, Embedder, Picture
 from lensmith_dataset.metrics import IndexMetrics
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.store import apps, indexing
+from lensmith_dataset.store import apps, blobs, indexing
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import outbox
 from lensmith_platform.blobs import Blobs, blob_key
@@ -202,17 +202,19 @@ class Indexer:
 
         gotten = await asyncio.gather(*(get(item) for item in batch))
         failures: dict[int, bytes] = {}
+        missing: list[bytes] = []
         pictures: list[Picture] = []
         for item, data in zip(batch, gotten, strict=True):
             if isinstance(data, NotFoundError):
                 failures[item.input.id] = to_status(data).SerializeToString()
+                missing.append(item.input.sha256)
             else:
                 hopeless = item.input.attempts >= self._settings.index_give_up_attempts
                 pictures.append(Picture(item.input.id, data, hopeless))
         embedded = Embedded("", {}, {})
         if pictures:
             embedded = await self._embed(app, pictures)
-        await self._write(app, embedded, failures | dict(embedded.failures))
+        await self._write(app, embedded, failures | dict(embedded.failures), missing)
         return {item.input.id for item in batch} - embedded.vectors.keys() - embedded.failures.keys() - failures.keys()
 
     async def _embed(self, app: AppRef, pictures: list[Picture]) -> Embedded:
@@ -227,9 +229,11 @@ class Indexer:
         await self._count_failure(app.app_id, sorted(embedded.broken))
         return embedded
 
-    async def _write(self, app: AppRef, embedded: Embedded, failures: dict[int, bytes]) -> None:
+    async def _write(self, app: AppRef, embedded: Embedded, failures: dict[int, bytes], missing: list[bytes]) -> None:
         async def write() -> tuple[int, int]:
             async with self._database.transaction(app.app_id) as connection:
+                if missing:
+                    await blobs.mark_missing(connection, app.app_id, missing)
                 return await indexing.finish(connection, app.app_id, embedded.space, embedded.vectors, failures)
 
         ready, failed = await self._database.retry(write)

@@ -248,8 +248,8 @@ class Ingest:
                     request_id=origin.request_id,
                     actor=origin.actor,
                 )
-                if addition.new_uids:
-                    created = InputsCreated(input_uids=[str(uid) for uid in addition.new_uids])
+                if addition.waiting_uids:
+                    created = InputsCreated(input_uids=[str(uid) for uid in addition.waiting_uids])
                     await outbox.publish(connection, Event(app_id=app_id, inputs_created=created))
                 return addition
 

@@ -72,17 +72,19 @@ async def test_picture_fails_alone_when_inference_refuses_it(rig: Rig) -> None:
 
 
 async def test_picture_fails_when_its_bytes_are_lost(rig: Rig) -> None:
-    rig.inference.open.clear()
-    # These fill the indexer, so that the last one is not fetched yet when its bytes are lost.
     await rig.inference_peer.stop()
     [result] = await rig.create(new_input(picture(1)))
     rig.bucket.client.remove_object(rig.bucket.name, next(iter(rig.objects())))
-    rig.inference.open.set()
     await rig.inference_peer.start()
     await rig.indexed()
 
     found = await rig.get(result.input.name)
     assert (found.status, reason_of(found.error)) == (FAILED, "BLOB_NOT_FOUND")
+
+    [again] = await rig.create(new_input(picture(1)))
+    assert (again.duplicate, again.input.status) == (True, PENDING)
+    await rig.indexed()
+    assert (await rig.get(result.input.name)).status == READY
 
 
 async def test_picture_waits_when_inference_has_no_room(rig: Rig) -> None:

@@ -50,11 +50,11 @@ class Addition:
 
     Attributes:
         results: by position; a position that is missing must be tried again, its bytes were purged meanwhile.
-        new_uids: uids of the new inputs, which wait to be embedded.
+        waiting_uids: uids of the inputs that wait to be embedded: the new ones, and failed ones that were added again.
     """
 
     results: Mapping[int, Added | LensmithError]
-    new_uids: Sequence[UUID]
+    waiting_uids: Sequence[UUID]
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class _Group:
 
     waiting: dict[int, NewInput]
     results: dict[int, Added | LensmithError] = field(default_factory=dict)
-    new_uids: list[UUID] = field(default_factory=list)
+    waiting_uids: list[UUID] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
 
     def refuse(self, position: int, error: LensmithError) -> None:
@@ -143,11 +143,14 @@ async def add(
         pairs.update({(input_id, concepts[label.concept]): label for label in item.labels})
 
     answered = set(group.results)
-    for item, input_id in await _find_existing(connection, app_id, group, allow_duplicate=allow_duplicate):
+    existing = await _find_existing(connection, app_id, group, allow_duplicate=allow_duplicate)
+    for item, input_id in existing:
         put(input_id, item)
     for item, input_id in await _insert(connection, app_id, group, allow_duplicate=allow_duplicate, actor=actor):
         put(input_id, item)
-    await _lock_inputs(connection, app_id, sorted({input_id for input_id, _ in pairs}))
+    found = {input_id for _, input_id in existing}
+    await _lock_inputs(connection, app_id, sorted(found | {input_id for input_id, _ in pairs}))
+    group.waiting_uids += await _revive(connection, app_id, sorted(found))
     group.touched |= await labels.put(connection, app_id, pairs, actor)
     if request_id:
         await _remember(connection, app_id, request_id, items, group, answered)
@@ -155,7 +158,7 @@ async def add(
     # What was taken for an item that was refused must not be kept for ever.
     refused = {item.sha256 for item in items if isinstance(group.results.get(item.position), LensmithError)}
     await blobs.release(connection, app_id, sorted(refused & taken))
-    return Addition(group.results, group.new_uids)
+    return Addition(group.results, group.waiting_uids)
 
 
 async def _recall(connection: Connection, app_id: int, group: _Group, request_id: str) -> None:
@@ -267,7 +270,7 @@ async def _insert(
     for item in firsts:
         if item.uid in ids:
             settled.append((group.settle(item.position, ids[item.uid], duplicate=False), ids[item.uid]))
-            group.new_uids.append(item.uid)
+            group.waiting_uids.append(item.uid)
         else:  # Another call added this own id with other bytes just now.
             group.refuse(item.position, _taken(item.own_id or ""))
     group.touched |= set(ids.values())
@@ -303,6 +306,19 @@ async def _lock_inputs(connection: Connection, app_id: int, ids: Sequence[int]) 
     await connection.execute(
         "SELECT FROM inputs WHERE app_id = $1 AND id = ANY($2::bigint[]) ORDER BY id FOR NO KEY UPDATE", app_id, ids
     )
+
+
+async def _revive(connection: Connection, app_id: int, ids: Sequence[int]) -> list[UUID]:
+    """Have failed inputs tried again, now that somebody brings their bytes again; return the uids of those."""
+    rows = await connection.fetch(
+        """
+        UPDATE inputs SET status = 1, error = NULL, attempts = 0, progressed_at = now(), updated_at = now()
+        WHERE app_id = $1 AND id = ANY($2::bigint[]) AND status = 3 RETURNING uid
+        """,
+        app_id,
+        ids,
+    )
+    return [row["uid"] for row in rows]
 
 
 async def _remember(

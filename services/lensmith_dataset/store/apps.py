@@ -68,11 +68,11 @@ async def recently_deleted(connection: Connection, hours: float) -> list[int]:
 async def delete_rows(connection: Connection, app_id: int, limit: int) -> int:
     """Delete up to `limit` rows of one table of an app; return how many, 0 when nothing is left but its blobs."""
     for table in _TABLES:
-        # ctid is unique within one partition only, so the whole key of the table's place goes along.
+        # By ctid, which is unique here: all embeddings of an app lie in one partition.
         rows = await connection.fetch(
             f"""
-            DELETE FROM {table} WHERE app_id = $1 AND (tableoid, ctid) IN
-                (SELECT tableoid, ctid FROM {table} WHERE app_id = $1 LIMIT $2)
+            DELETE FROM {table} WHERE app_id = $1
+                AND ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE app_id = $1 LIMIT $2))
             RETURNING 1
             """,
             app_id,

@@ -79,7 +79,7 @@ async def take(connection: Connection, app_id: int, reserved: Mapping[bytes, int
     await connection.execute(
         """
         UPDATE blobs SET stored_at = coalesce(stored_at, now()), deleted_at = NULL
-        WHERE app_id = $1 AND sha256 = ANY($2::bytea[]) AND deleted_at IS NOT NULL
+        WHERE app_id = $1 AND sha256 = ANY($2::bytea[]) AND (deleted_at IS NOT NULL OR stored_at IS NULL)
         """,
         app_id,
         taken,
@@ -105,6 +105,20 @@ async def release(connection: Connection, app_id: int, sha256s: Sequence[bytes])
         UPDATE blobs SET deleted_at = now()
         WHERE app_id = $1 AND sha256 = ANY($2::bytea[]) AND deleted_at IS NULL AND NOT EXISTS (
             SELECT FROM inputs WHERE inputs.app_id = blobs.app_id AND inputs.sha256 = blobs.sha256
+        )
+        """,
+        app_id,
+        sha256s,
+    )
+
+
+async def mark_missing(connection: Connection, app_id: int, sha256s: Sequence[bytes]) -> None:
+    """Note that the bytes of blobs are gone from the store: the next upload of the same bytes stores them again."""
+    await connection.execute(
+        """
+        UPDATE blobs SET stored_at = NULL WHERE app_id = $1 AND sha256 IN (
+            SELECT sha256 FROM blobs WHERE app_id = $1 AND sha256 = ANY($2::bytea[])
+            ORDER BY sha256 FOR NO KEY UPDATE
         )
         """,
         app_id,

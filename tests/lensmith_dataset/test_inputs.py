@@ -1,6 +1,7 @@
 """Inputs: read, listed, changed, deleted, shown."""
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime
 
 import grpc
@@ -185,6 +186,55 @@ async def test_bytes_without_an_input_go_when_grace_is_over(start: Start) -> Non
 
     assert rig.objects() == set()
     assert await rig.sql("SELECT FROM blobs") == []
+
+
+async def test_upload_waits_when_the_same_bytes_are_being_purged(start: Start) -> None:
+    rig = await start(purge_interval_seconds=3600)
+    await rig.create(new_input(picture(1), "x"))
+    await rig.inputs.DeleteInputs(DeleteInputsRequest(parent="apps/a", input_ids=["x"]), metadata=rig.key())
+    # A purge has claimed the blob, and is about to delete its bytes.
+    await rig.sql("UPDATE blobs SET purging_at = now()")
+
+    upload = asyncio.create_task(rig.create(new_input(picture(1))))
+    done, _ = await asyncio.wait([upload], timeout=0.5)
+    assert not done
+    [key] = rig.objects()
+    rig.bucket.client.remove_object(rig.bucket.name, key)
+    await rig.sql("DELETE FROM blobs")
+
+    [result] = await upload
+    assert (result.status.code, result.duplicate) == (0, False)
+    assert rig.objects() == {key}
+    await rig.indexed()
+    assert (await rig.counts()).ready == 1
+
+
+async def test_purge_is_completed_when_the_one_before_died(start: Start) -> None:
+    rig = await start(deletion_grace_hours=0, purge_interval_seconds=3600, purge_lease_seconds=60)
+    await rig.create(new_input(picture(1), "x"), new_input(picture(2), "y"))
+    await rig.inputs.DeleteInputs(DeleteInputsRequest(parent="apps/a", input_ids=["x", "y"]), metadata=rig.key())
+    uid = rig.auth.apps["a"].uid
+    await rig.sql(
+        "UPDATE blobs SET purging_at = now() - interval '59 s' WHERE sha256 = $1", hashlib.sha256(picture(1)).digest()
+    )
+    await rig.sql(
+        "UPDATE blobs SET purging_at = now() - interval '61 s' WHERE sha256 = $1", hashlib.sha256(picture(2)).digest()
+    )
+
+    await rig.running.service.background.purge.run_once()
+
+    assert rig.objects() == {f"apps/{uid}/blobs/{hashlib.sha256(picture(1)).hexdigest()}"}
+
+
+async def test_request_ids_are_forgotten_when_their_time_is_over(start: Start) -> None:
+    rig = await start(purge_interval_seconds=3600)
+    await rig.create(new_input(picture(1)), request_id="old")
+    await rig.create(new_input(picture(2)), request_id="new")
+    await rig.sql("UPDATE requests SET created_at = now() - interval '25 h' WHERE request_id = 'old'")
+
+    await rig.running.service.background.purge.run_once()
+
+    assert [row["request_id"] for row in await rig.sql("SELECT request_id FROM requests")] == ["new"]
 
 
 async def test_image_link_is_signed_for_the_gateway(rig: Rig) -> None:

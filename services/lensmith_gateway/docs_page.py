@@ -14,6 +14,7 @@ from lensmith_gateway.openapi_schemas import Schema
 
 _VERBS = ("get", "post", "put", "patch", "delete")
 _UNCOUNTED = frozenset({"Gateway", "Inference", "Usage"})
+_BOUNDS = (("minimum", "from"), ("maximum", "to"), ("maxLength", "at most"), ("maxItems", "at most"))
 _MAX_DEPTH = 4
 _HOST = "http://localhost:8080"
 _MARK = (
@@ -207,13 +208,10 @@ class _Renderer:
         if reference := schema.get("$ref"):
             return str(reference).rpartition("/")[2]
         if schema.get("type") == "array":
-            return f"list of {self._kind(_map(schema['items']))}"
-        kind = str(schema.get("format") or schema.get("contentEncoding") or schema.get("type", "any"))
-        bounds = [
-            f"{word} {schema[key]}"
-            for key, word in (("minimum", "from"), ("maximum", "to"), ("maxLength", "at most"), ("maxItems", "at most"))
-            if key in schema
-        ]
+            kind = f"list of {self._kind(_map(schema['items']))}"
+        else:
+            kind = str(schema.get("format") or schema.get("contentEncoding") or schema.get("type", "any"))
+        bounds = [f"{word} {schema[key]}" for key, word in _BOUNDS if key in schema]
         return ", ".join([kind, *bounds])
 
 

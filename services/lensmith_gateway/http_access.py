@@ -29,14 +29,12 @@ class HttpRoute:
         path: Starlette's template; the app it is about is the variable `app`.
         endpoint: answers it.
         access: what a caller needs; `scope` needs an `app` in the path.
-        summary: one sentence for the documentation.
     """
 
     verb: str
     path: str
     endpoint: Endpoint
     access: Access
-    summary: str = ""
 
 
 def starlette_route(route: HttpRoute, authenticator: Authenticator) -> Route:

@@ -11,12 +11,31 @@
 local find, byte, sub, format = string.find, string.byte, string.sub, string.format
 -- The transcoder's own parser stops at about a hundred.
 local MAX_DEPTH = 64
+-- Far more than the largest batch has. Each value costs the transcoder and the service much more than its bytes.
+local MAX_VALUES = 4000000
 local LARGE_BODY = 4 * 1024 * 1024
+local LITERALS = {[116] = "true", [102] = "false", [110] = "null"}
 
 local fault
+local values = 0
+-- Where in the body the parser is: field names and places in lists, one for each level.
+local trail = {}
+
+-- The place in the words of an error: `inputs[1].image.url`.
+local function place(depth)
+  local text = ""
+  for level = 1, depth do
+    local step = trail[level]
+    if type(step) == "number" then
+      text = text .. "[" .. step .. "]"
+    else
+      text = text == "" and step or text .. "." .. step
+    end
+  end
+  return text
+end
 
 local function refuse(reason, text, field)
-  -- The first fault is the one to report.
   fault = fault or {reason = reason, text = text, field = field}
   return nil
 end
@@ -25,9 +44,16 @@ local function malformed(position, expected)
   return refuse("JSON_MALFORMED", format("The body is not valid JSON: expected %s at byte %d.", expected, position))
 end
 
+-- What follows works on single bytes where it can: a body may hold millions of values, and patterns are slow.
+
 -- Position of the next character that is not white space.
 local function blank(text, position)
-  return find(text, "[^ \t\r\n]", position) or #text + 1
+  local mark = byte(text, position)
+  while mark == 32 or mark == 10 or mark == 13 or mark == 9 do
+    position = position + 1
+    mark = byte(text, position)
+  end
+  return position
 end
 
 -- Position after the string that begins at `position`.
@@ -43,6 +69,24 @@ local function skip_string(text, position)
   end
 end
 
+-- Position after the number or literal that begins at `position`; whether the number is a good one says the transcoder.
+local function skip_plain(text, position)
+  local word = LITERALS[byte(text, position)]
+  if word then
+    if sub(text, position, position + #word - 1) == word then return position + #word end
+    return malformed(position, "a value")
+  end
+  local at = position
+  local mark = byte(text, at)
+  -- Digits, sign, point, exponent.
+  while mark and (mark >= 48 and mark <= 57 or mark == 45 or mark == 43 or mark == 46 or mark == 101 or mark == 69) do
+    at = at + 1
+    mark = byte(text, at)
+  end
+  if at == position then return malformed(position, "a value") end
+  return at
+end
+
 local function child_type(kind, key)
   if not kind then return false end
   if sub(kind, 1, 4) == "map:" then return sub(kind, 5) ~= "" and sub(kind, 5) end
@@ -51,22 +95,26 @@ end
 
 local value
 
-local function object(text, position, kind, depth, place)
+local function object(text, position, kind, depth)
   local at = blank(text, position + 1)
   if byte(text, at) == 125 then return at + 1 end
   while true do
     if byte(text, at) ~= 34 then return malformed(at, "a field name in double quotes") end
     local after = skip_string(text, at)
     if not after then return nil end
-    local key = sub(text, at + 1, after - 2)
-    local inner = child_type(kind, key)
-    local field = place == "" and key or place .. "." .. key
-    if inner == nil then
-      return refuse("UNKNOWN_FIELD", format("The body has a field that this call does not know: %s.", field), field)
+    local inner = false
+    if kind then
+      local key = sub(text, at + 1, after - 2)
+      trail[depth] = key
+      inner = child_type(kind, key)
+      if inner == nil then
+        local field = place(depth)
+        return refuse("UNKNOWN_FIELD", format("The body has a field that this call does not know: %s.", field), field)
+      end
     end
     at = blank(text, after)
     if byte(text, at) ~= 58 then return malformed(at, "a colon") end
-    at = value(text, blank(text, at + 1), inner, depth, field)
+    at = value(text, blank(text, at + 1), inner, depth)
     if not at then return nil end
     at = blank(text, at)
     local mark = byte(text, at)
@@ -76,11 +124,12 @@ local function object(text, position, kind, depth, place)
   end
 end
 
-local function array(text, position, kind, depth, place)
+local function array(text, position, kind, depth)
   local at, index = blank(text, position + 1), 0
   if byte(text, at) == 93 then return at + 1 end
   while true do
-    at = value(text, at, kind, depth, format("%s[%d]", place, index))
+    trail[depth] = index
+    at = value(text, at, kind, depth)
     if not at then return nil end
     at = blank(text, at)
     local mark = byte(text, at)
@@ -90,41 +139,39 @@ local function array(text, position, kind, depth, place)
   end
 end
 
-local function string_value(text, position, kind, place)
+local function string_value(text, position, kind, depth)
   local after = skip_string(text, position)
   if after and kind and sub(kind, 1, 5) == "enum:" then
     local name = sub(text, position + 1, after - 2)
     if not ENUMS[sub(kind, 6)][name] and not find(name, "^%-?%d+$") then
-      return refuse("UNKNOWN_ENUM_VALUE", format("%s does not have the value %s.", place, name), place)
+      local field = place(depth)
+      return refuse("UNKNOWN_ENUM_VALUE", format("%s does not have the value %s.", field, name), field)
     end
   end
   return after
 end
 
 -- Position after the value that begins at `position`; nil when it is refused.
-value = function(text, position, kind, depth, place)
-  if depth > MAX_DEPTH then
-    return refuse("JSON_TOO_DEEP", format("The body nests deeper than %d levels.", MAX_DEPTH))
+value = function(text, position, kind, depth)
+  values = values + 1
+  if values > MAX_VALUES then
+    return refuse("JSON_TOO_MANY_VALUES", format("The body has more than %d values.", MAX_VALUES))
   end
   local mark = byte(text, position)
-  if mark == 34 then return string_value(text, position, kind, place) end
-  if mark == 123 then
-    local message = kind and sub(kind, 1, 5) ~= "enum:" and kind
-    return object(text, position, message, depth + 1, place)
+  if mark == 34 then return string_value(text, position, kind, depth) end
+  if mark ~= 123 and mark ~= 91 then return skip_plain(text, position) end
+  if depth == MAX_DEPTH then
+    return refuse("JSON_TOO_DEEP", format("The body nests deeper than %d levels.", MAX_DEPTH))
   end
-  if mark == 91 then return array(text, position, kind, depth + 1, place) end
-  local _, stop = find(text, "^%-?%d+%.?%d*[eE]?[+-]?%d*", position)
-  if stop then return stop + 1 end
-  for _, word in ipairs({"true", "false", "null"}) do
-    if sub(text, position, position + #word - 1) == word then return position + #word end
-  end
-  return malformed(position, "a value")
+  if mark == 91 then return array(text, position, kind, depth + 1) end
+  return object(text, position, kind and sub(kind, 1, 5) ~= "enum:" and kind, depth + 1)
 end
 
 local function check(text, kind)
+  values = 0
   local start = blank(text, 1)
   if byte(text, start) ~= 123 then return malformed(start, "an object") end
-  local stop = value(text, start, kind, 0, "")
+  local stop = value(text, start, kind, 0)
   if stop and blank(text, stop) <= #text then return malformed(blank(text, stop), "the end of the body") end
 end
 

@@ -2,13 +2,14 @@
 
 import base64
 import json
+import random
 
 import httpx
 import pytest
+from tests.contract.conftest import ORIGIN, Edge
+
 from lensmith_api.v1 import input_service_pb2, key_service_pb2, model_pb2, model_service_pb2
 from lensmith_gateway.envoy_settings import MEBIBYTE
-
-from tests.contract.conftest import ORIGIN, Edge
 
 PREDICT = "/v1/apps/x/models/m:predict"
 
@@ -110,6 +111,7 @@ def test_both_spellings_of_a_field_are_accepted_when_body_uses_them(rest: httpx.
         '{"unterminated',
         '{"inputs": ' + "[" * 200,
         "\x00",
+        "\ufeff{}",
         "not json",
     ],
 )
@@ -118,6 +120,31 @@ def test_error_body_is_json_when_body_is_not(rest: httpx.Client, body: str) -> N
     assert response.status_code == 400
     assert reason(response) in {"JSON_MALFORMED", "JSON_TOO_DEEP"}
     assert response.json()["code"] == 3
+
+
+def test_unknown_field_is_refused_when_its_name_is_written_with_escapes(rest: httpx.Client) -> None:
+    # The transcoder would read it as `inputs`; the check does not guess what else could be meant.
+    response = rest.post(PREDICT, content='{"\\u0069nputs": []}')
+    assert (response.status_code, reason(response)) == (400, "UNKNOWN_FIELD")
+
+
+def test_body_is_refused_when_it_has_millions_of_values(rest: httpx.Client) -> None:
+    for body in ("1," * 4_000_000, "[]," * 4_000_000):
+        response = rest.post("/v1/apps/x/inputs", content='{"inputs":[{"metadata":{"a":[' + body + "1]}}]}")
+        assert (response.status_code, reason(response)) == (400, "JSON_TOO_MANY_VALUES")
+
+
+def test_nothing_passes_that_is_no_json_when_a_body_is_damaged(rest: httpx.Client) -> None:
+    good = '{"inputs": [{"id": "a\\"b", "image": {"url": "http://x"}}, {}], "minValue": -0.5e0, "version": 3}'
+    chance = random.Random(7)
+    for _ in range(400):
+        place = chance.randrange(len(good))
+        damage = chance.choice(["", *'{}[]",:x0 '])
+        body = good[:place] + damage + good[place + chance.randrange(3) :]
+        status = rest.post(PREDICT, content=body).status_code
+        assert status in {200, 400}, body
+        if status == 200:
+            json.loads(body)
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ def edge() -> Iterator[Edge]:
     """Envoy in front of every backend; nobody answers where the gateway's HTTP should be."""
     with tempfile.TemporaryDirectory(prefix="lensmith-") as scratch:
         directory = Path(scratch)
-        port, gateway_http = free_ports(2)
+        (port,) = free_ports(1)
         with running_backends(directory) as backends:
             settings = EnvoySettings(
                 public=Address("127.0.0.1", port),
                 targets={owner: Address(socket=str(path)) for owner, path in backends.sockets.items()},
-                gateway_http=Address("127.0.0.1", gateway_http),
+                gateway_http=Address(socket=str(directory / "nobody.sock")),
                 admin=Address(socket=str(directory / "admin.sock")),
                 cors_origins=[ORIGIN],
                 access_log="json",

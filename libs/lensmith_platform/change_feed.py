@@ -50,6 +50,26 @@ async def record(connection: Connection, app_id: int, ids: Sequence[int]) -> Non
     )
 
 
+async def heal(connection: Connection, app_id: int) -> None:
+    """Bring back changes that a restored database would keep to itself; without any, nothing is written.
+
+    A dump that was restored into a new cluster carries the old cluster's transaction ids, while the new one counts from
+    the beginning: such changes lie behind a horizon that comes only after as many transactions. They become changes of
+    this transaction.
+
+    Args:
+        connection: in a transaction that may write.
+        app_id: whose inputs.
+    """
+    await connection.execute(
+        """
+        UPDATE input_changes SET xid = pg_current_xact_id()
+        WHERE app_id = $1 AND xid >= pg_snapshot_xmax(pg_current_snapshot())
+        """,
+        app_id,
+    )
+
+
 async def read(connection: Connection, app_id: int, cursor: str, limit: int) -> Changes:
     """Read the part of the feed behind a cursor.
 
@@ -60,9 +80,11 @@ async def read(connection: Connection, app_id: int, cursor: str, limit: int) -> 
         limit: most ids to return. Fewer, or none, means that the end was reached for now.
 
     Raises:
-        InvalidInputError: CURSOR_INVALID.
+        InvalidInputError: CURSOR_INVALID; also where the cursor is of another life of the database, which was restored.
     """
     xid, input_id = _parse(cursor)
+    if cursor and await connection.fetchval("SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot())", xid):
+        raise InvalidInputError("CURSOR_INVALID", "the cursor is ahead of this database; read from the beginning")
     rows = await connection.fetch(
         """
         SELECT xid::text AS xid, input_id FROM input_changes

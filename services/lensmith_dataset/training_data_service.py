@@ -48,6 +48,8 @@ class TrainingDataService(TrainingDataServiceServicer):
     ) -> AsyncIterator[pb.StreamTrainingDataResponse]:
         """Streams what has changed since a cursor, then the new cursor."""
         cursor, space = request.cursor, plain_text("space", request.space)
+        async with self._database.transaction(request.app_id) as connection:
+            await change_feed.heal(connection, request.app_id)
         while True:
             # One snapshot for the feed and the states; the transaction is over before anything is sent.
             async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:

@@ -56,6 +56,33 @@ async def test_an_input_comes_once_at_its_newest_change(dataset: OpenDatabase) -
     assert (await read_all(database))[0] == [3, 2, 1]
 
 
+async def test_changes_are_fed_again_when_a_dump_was_restored_into_a_new_cluster(dataset: OpenDatabase) -> None:
+    database = await dataset()
+    await record(database, 1)
+    async with database.transaction(APP) as connection:
+        # A new cluster counts transactions from the beginning; these are of one that had come further.
+        await connection.execute(
+            "INSERT INTO input_changes (app_id, input_id, xid) VALUES ($1, 2, '900000000'), ($1, 3, '900000001')", APP
+        )
+    assert (await read_all(database))[0] == [1]
+    async with database.transaction(APP) as connection:
+        await change_feed.heal(connection, APP)
+    ids, cursor = await read_all(database)
+    assert ids == [1, 2, 3]
+    async with database.transaction(APP) as connection:
+        await change_feed.heal(connection, APP)
+    assert await read_all(database, cursor) == ([], cursor)
+
+
+async def test_a_cursor_is_refused_when_it_is_ahead_of_the_database(dataset: OpenDatabase) -> None:
+    database = await dataset()
+    await record(database, 1)
+    async with database.transaction(APP) as connection:
+        with pytest.raises(InvalidInputError, match="ahead of this database") as refused:
+            await change_feed.read(connection, APP, "900000000.3", 10)
+    assert refused.value.reason == "CURSOR_INVALID"
+
+
 async def test_nothing_is_fed_when_the_change_was_rolled_back(dataset: OpenDatabase) -> None:
     database = await dataset()
 

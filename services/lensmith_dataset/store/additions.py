@@ -148,16 +148,19 @@ async def add(
         put(input_id, item)
     for item, input_id in await _insert(connection, app_id, group, allow_duplicate=allow_duplicate, actor=actor):
         put(input_id, item)
-    found = {input_id for _, input_id in existing}
-    await _lock_inputs(connection, app_id, sorted(found | {input_id for input_id, _ in pairs}))
-    group.waiting_uids += await _revive(connection, app_id, sorted(found))
+    if existing:
+        found = sorted({input_id for _, input_id in existing})
+        await _lock_inputs(connection, app_id, found)
+        group.waiting_uids += await _revive(connection, app_id, found)
     group.touched |= await labels.put(connection, app_id, pairs, actor)
     if request_id:
         await _remember(connection, app_id, request_id, items, group, answered)
-    await change_feed.record(connection, app_id, sorted(group.touched))
+    if group.touched:
+        await change_feed.record(connection, app_id, sorted(group.touched))
     # What was taken for an item that was refused must not be kept for ever.
     refused = {item.sha256 for item in items if isinstance(group.results.get(item.position), LensmithError)}
-    await blobs.release(connection, app_id, sorted(refused & taken))
+    if refused:
+        await blobs.release(connection, app_id, sorted(refused & taken))
     return Addition(group.results, group.waiting_uids)
 
 
@@ -198,19 +201,24 @@ async def _find_existing(
     connection: Connection, app_id: int, group: _Group, *, allow_duplicate: bool
 ) -> list[tuple[NewInput, int]]:
     """Settle items whose own id, or whose bytes, the app already has."""
+    by_sha256 = await _by_bytes(connection, app_id, group, allow_duplicate=allow_duplicate)
     own_ids = [item.own_id for item in group.waiting.values() if item.own_id is not None]
-    rows = await connection.fetch(
-        """
+    # A round trip for nothing would cost as much as one for thirty.
+    rows = (
+        []
+        if not own_ids
+        else await connection.fetch(
+            """
         SELECT id, uid, own_id, sha256 FROM inputs
         WHERE app_id = $1 AND (own_id = ANY($2::text[]) OR uid = ANY($3::uuid[]))
         """,
-        app_id,
-        own_ids,
-        [uid for own_id in own_ids if (uid := inputs.as_uid(own_id)) is not None],
+            app_id,
+            own_ids,
+            [uid for own_id in own_ids if (uid := inputs.as_uid(own_id)) is not None],
+        )
     )
     by_own_id = {row["own_id"]: row for row in rows if row["own_id"] is not None}
     uids = {str(row["uid"]) for row in rows}
-    by_sha256 = await _by_bytes(connection, app_id, group, allow_duplicate=allow_duplicate)
     found: list[tuple[NewInput, int]] = []
     for position, item in list(group.waiting.items()):
         if item.own_id is None:
@@ -227,7 +235,8 @@ async def _find_existing(
 
 async def _by_bytes(connection: Connection, app_id: int, group: _Group, *, allow_duplicate: bool) -> dict[bytes, int]:
     """The oldest input of each file that items without an own id bring again."""
-    if allow_duplicate:
+    sha256s = [item.sha256 for item in group.waiting.values() if item.own_id is None]
+    if allow_duplicate or not sha256s:
         return {}
     rows = await connection.fetch(
         """
@@ -235,7 +244,7 @@ async def _by_bytes(connection: Connection, app_id: int, group: _Group, *, allow
         WHERE app_id = $1 AND sha256 = ANY($2::bytea[]) ORDER BY sha256, id
         """,
         app_id,
-        [item.sha256 for item in group.waiting.values() if item.own_id is None],
+        sha256s,
     )
     return {row["sha256"]: row["id"] for row in rows}
 
@@ -302,7 +311,7 @@ def _split_repeats(group: _Group, *, allow_duplicate: bool) -> tuple[list[NewInp
 
 
 async def _lock_inputs(connection: Connection, app_id: int, ids: Sequence[int]) -> None:
-    """Lock inputs before their labels are written: the new ones are ours already, the others may be annotated now."""
+    """Lock existing inputs before their labels are written; those just inserted are locked already."""
     await connection.execute(
         "SELECT FROM inputs WHERE app_id = $1 AND id = ANY($2::bigint[]) ORDER BY id FOR NO KEY UPDATE", app_id, ids
     )

@@ -264,6 +264,8 @@ def show(ceilings: Sequence[Ceiling], measurements: Sequence[Measurement], ratio
             f"{one.ratio_of_ceiling:.2f}",
         )
     console = Console()
+    # Where the output is no terminal its width is a guess that would cut the columns.
+    console = console if console.is_terminal else Console(width=120)
     console.print(table)
     size, batch = DECISIVE
     console.print(f"ratio of the ceiling at batch {batch} of {size}, 1 caller: {ratio:.2f} (target {TARGET})")

@@ -1,6 +1,5 @@
 """From scores to answers: which concepts are shown, in which order, and which count as predicted."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,57 +10,76 @@ from lensmith_api.v1.inference_service_pb2 import ConceptScore, PredictRequest
 from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_vision.card import Card
 
-__all__ = ["Selection", "native_scores"]
+__all__ = ["Selection", "ServedVersion", "native_scores"]
 
 _NAMED_IN_ERROR = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class ServedVersion:
+    """A version as registry describes it, made ready for many answers.
+
+    Attributes:
+        served: Registry's description.
+        concepts: Own ids of its concepts, in the order of its outputs.
+        display_names: Their names for people.
+        thresholds: [c], the score from which each counts as predicted.
+        all: Columns of all concepts.
+    """
+
+    served: ServedModel
+    concepts: tuple[str, ...]
+    display_names: tuple[str, ...]
+    thresholds: npt.NDArray[np.float64]
+    all: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, served: ServedModel) -> "ServedVersion":
+        """Read a description.
+
+        Raises:
+            InternalError: It does not fit together.
+        """
+        concepts = tuple(served.concepts)
+        names = tuple(served.display_names) or concepts
+        thresholds = np.asarray(served.thresholds, np.float64) if served.thresholds else np.full(len(concepts), 0.5)
+        if not len(concepts) == len(names) == len(thresholds):
+            raise InternalError("MODEL_INVALID", f"{served.name}: concepts, names and thresholds differ in number")
+        return cls(served, concepts, names, thresholds, np.arange(len(concepts)))
+
+
+@dataclass(frozen=True, eq=False)
 class Selection:
     """What a request wants to see of a version's scores.
 
     Attributes:
+        version: The version.
         indexes: Columns to show, of all concepts.
         min_value: Scores below are left out.
         most: Most concepts for a picture; 0: all.
     """
 
-    concepts: Sequence[str]
-    display_names: Sequence[str]
-    thresholds: npt.NDArray[np.float64]
+    version: ServedVersion
     indexes: npt.NDArray[np.intp]
     min_value: float
     most: int
 
     @classmethod
-    def of(cls, request: PredictRequest, served: ServedModel) -> "Selection":
+    def of(cls, request: PredictRequest, version: ServedVersion) -> "Selection":
         """Read a request.
 
         Raises:
             InvalidInputError: Concepts were selected and the version knows none of them.
-            InternalError: Registry's description of the version does not fit together.
         """
-        concepts = list(served.concepts)
-        names = list(served.display_names) or concepts
-        thresholds = np.asarray(served.thresholds, np.float64) if served.thresholds else np.full(len(concepts), 0.5)
-        if not len(concepts) == len(names) == len(thresholds):
-            raise InternalError("MODEL_INVALID", f"{served.name}: concepts, names and thresholds differ in number")
         wanted = set(request.select_concepts)
-        indexes = [
-            index
-            for index, (concept, name) in enumerate(zip(concepts, names, strict=True))
-            if not wanted or concept in wanted or name in wanted
-        ]
-        if wanted and not indexes:
-            shown = ", ".join(repr(text) for text in sorted(wanted)[:_NAMED_IN_ERROR])
-            more = f" and {len(wanted) - _NAMED_IN_ERROR} more" if len(wanted) > _NAMED_IN_ERROR else ""
-            raise InvalidInputError(
-                "SELECT_CONCEPTS_UNKNOWN",
-                f"{served.name} answers none of the selected concepts {shown}{more}; ids and names are case-sensitive",
-                metadata={"model_version": served.name},
-                field_violations=[("select_concepts", "none of them is a concept of the version")],
-            )
-        return cls(concepts, names, thresholds, np.asarray(indexes, np.intp), request.min_value, request.max_concepts)
+        indexes = version.all
+        if wanted:
+            pairs = enumerate(zip(version.concepts, version.display_names, strict=True))
+            found = [index for index, (concept, name) in pairs if concept in wanted or name in wanted]
+            if not found:
+                raise _none_known(wanted, version.served.name)
+            indexes = np.asarray(found, np.intp)
+        return cls(version, indexes, request.min_value, request.max_concepts)
 
     def concept_scores(self, scores: npt.NDArray[np.float32]) -> list[ConceptScore]:
         """Make the answer about one picture.
@@ -80,13 +98,24 @@ class Selection:
             order = order[: self.most]
         return [
             ConceptScore(
-                concept=self.concepts[index],
-                display_name=self.display_names[index],
+                concept=self.version.concepts[index],
+                display_name=self.version.display_names[index],
                 value=value,
-                predicted=value >= self.thresholds[index],
+                predicted=value >= self.version.thresholds[index],
             )
             for index, value in zip(self.indexes[order].tolist(), values[order].tolist(), strict=True)
         ]
+
+
+def _none_known(wanted: set[str], name: str) -> InvalidInputError:
+    shown = ", ".join(repr(text) for text in sorted(wanted)[:_NAMED_IN_ERROR])
+    more = f" and {len(wanted) - _NAMED_IN_ERROR} more" if len(wanted) > _NAMED_IN_ERROR else ""
+    return InvalidInputError(
+        "SELECT_CONCEPTS_UNKNOWN",
+        f"{name} answers none of the selected concepts {shown}{more}; ids and names are case-sensitive",
+        metadata={"model_version": name},
+        field_violations=[("select_concepts", "none of them is a concept of the version")],
+    )
 
 
 def native_scores(logits: npt.NDArray[np.float32], card: Card, concepts: int) -> npt.NDArray[np.float32]:

@@ -8,9 +8,10 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lensmith_api.internal.v1.serving_service_pb2 import ResolveModelRequest, ResolveSpaceRequest, ServedModel
+from lensmith_api.internal.v1.serving_service_pb2 import ResolveModelRequest, ResolveSpaceRequest
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2 import GetBaseModelRequest, ListBaseModelsRequest
+from lensmith_inference.answers import ServedVersion
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.shared_work import start_shared
 from lensmith_platform.errors import (
@@ -174,11 +175,11 @@ class Catalogue:
                 on_stale=metrics.stale_answers.inc,
             )
 
-        self._models: Remembered[tuple[int, str, int], ServedModel] = remembered(self._resolve_model)
+        self._models: Remembered[tuple[int, str, int], ServedVersion] = remembered(self._resolve_model)
         self._spaces: Remembered[tuple[int, str], BaseModel] = remembered(self._resolve_space)
         self._named: Remembered[str, BaseModel] = remembered(self._get_base_model)
 
-    async def model(self, app_id: int, model: str, version: int) -> ServedModel:
+    async def model(self, app_id: int, model: str, version: int) -> ServedVersion:
         """Return what answers for a model; version 0 is the one in production.
 
         Raises:
@@ -229,9 +230,10 @@ class Catalogue:
         for memory in (self._models, self._spaces, self._named):
             memory.forget(lambda _: True)
 
-    async def _resolve_model(self, key: tuple[int, str, int]) -> ServedModel:
+    async def _resolve_model(self, key: tuple[int, str, int]) -> ServedVersion:
         app_id, model, version = key
-        return await self._serving.ResolveModel(ResolveModelRequest(app_id=app_id, model=model, version=version))
+        request = ResolveModelRequest(app_id=app_id, model=model, version=version)
+        return ServedVersion.of(await self._serving.ResolveModel(request))
 
     async def _resolve_space(self, key: tuple[int, str]) -> BaseModel:
         app_id, wanted = key

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from google.rpc.status_pb2 import Status
 
-from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2 import (
     Embedding,
@@ -19,7 +18,7 @@ from lensmith_api.v1.inference_service_pb2 import (
     PredictResponse,
 )
 from lensmith_api.v1.model_pb2 import MODEL_TYPE_MULTI_CLASS, MODEL_TYPE_MULTI_LABEL, MODEL_TYPE_REGRESSION
-from lensmith_inference.answers import Selection, native_scores
+from lensmith_inference.answers import Selection, ServedVersion, native_scores
 from lensmith_inference.batcher import Seen
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.heads_cache import HeadsCache
@@ -71,15 +70,16 @@ class Predictor:
             LensmithError: The model cannot answer at all; what is wrong with one picture stands in its answer.
         """
         model = parse("apps/{app}/models/{model}", request.model, field="model")["model"]
-        served = await self.catalogue.model(app.app_id, model, request.version)
-        selection = Selection.of(request, served)
+        version = await self.catalogue.model(app.app_id, model, request.version)
+        selection = Selection.of(request, version)
+        served = version.served
         space = served.base_model.space
         with self.metrics.predict_seconds.labels(space).time():
             async with self.spaces.use(served.base_model) as card:
                 if served.head_artefact:
-                    outcomes, scores = await self._ask_head(request, served, card, call)
+                    outcomes, scores = await self._ask_head(request, version, card, call)
                 else:
-                    outcomes, scores = await self._ask_classifier(request, served, card, call)
+                    outcomes, scores = await self._ask_classifier(request, version, card, call)
         answers = _by_picture(outcomes, scores)
         regression = served.type == MODEL_TYPE_REGRESSION
         predictions = [
@@ -123,18 +123,19 @@ class Predictor:
             LensmithError: It has none, or it cannot be had.
         """
         with service_call_app(app_id):
-            served = await self.catalogue.model(app_id, model, 0)
+            served = (await self.catalogue.model(app_id, model, 0)).served
             async with self.spaces.use(served.base_model) as card:
                 if served.head_artefact:
                     async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact):
                         pass
 
     async def _ask_head(
-        self, request: PredictRequest, served: ServedModel, card: Card, call: Call
+        self, request: PredictRequest, version: ServedVersion, card: Card, call: Call
     ) -> tuple[list[Seen | LensmithError], npt.NDArray[np.float32]]:
+        served = version.served
         space, key = served.base_model.space, served.head_artefact
         async with self.heads.use(space, card.feature_dim, key) as (stack, head):
-            if list(head.concepts) != list(served.concepts) or _TYPES[head.type] != served.type:
+            if head.concepts != version.concepts or _TYPES[head.type] != served.type:
                 raise InternalError("MODEL_INVALID", f"{served.name}: its head has another type or other concepts")
             outcomes = await self._look(request, served.base_model, card, call, logits=False)
             seen = [outcome.features for outcome in outcomes if isinstance(outcome, Seen)]
@@ -144,12 +145,12 @@ class Predictor:
             return outcomes, scores
 
     async def _ask_classifier(
-        self, request: PredictRequest, served: ServedModel, card: Card, call: Call
+        self, request: PredictRequest, version: ServedVersion, card: Card, call: Call
     ) -> tuple[list[Seen | LensmithError], npt.NDArray[np.float32]]:
-        outcomes = await self._look(request, served.base_model, card, call, logits=True)
+        outcomes = await self._look(request, version.served.base_model, card, call, logits=True)
         seen = [outcome.logits for outcome in outcomes if isinstance(outcome, Seen) and outcome.logits is not None]
         logits = np.stack(seen) if seen else np.empty((0, card.logits.dim if card.logits else 0), np.float32)
-        return outcomes, native_scores(logits, card, len(served.concepts))
+        return outcomes, native_scores(logits, card, len(version.concepts))
 
     async def _look(
         self, request: PredictRequest | EmbedRequest, base_model: BaseModel, card: Card, call: Call, *, logits: bool

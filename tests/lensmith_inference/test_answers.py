@@ -7,16 +7,18 @@ import pytest
 
 from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
 from lensmith_api.v1.inference_service_pb2 import PredictRequest
-from lensmith_inference.answers import Selection, native_scores
+from lensmith_inference.answers import Selection, ServedVersion, native_scores
 from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_vision.card import Card, card_from_json
 from lensmith_vision.pack import builtin_pack, load_card
 
-SERVED = ServedModel(
-    name="apps/a/models/m/versions/3",
-    concepts=["glass", "metal", "paper", "trash"],
-    display_names=["Glass", "Metal", "Paper", "Paper"],
-    thresholds=[0.1, 0.5, 0.2, 0.9],
+SERVED = ServedVersion.of(
+    ServedModel(
+        name="apps/a/models/m/versions/3",
+        concepts=["glass", "metal", "paper", "trash"],
+        display_names=["Glass", "Metal", "Paper", "Paper"],
+        thresholds=[0.1, 0.5, 0.2, 0.9],
+    )
 )
 SCORES = np.array([0.1, 0.4, 0.4, 0.05], np.float32)
 
@@ -66,7 +68,7 @@ def test_concept_is_predicted_when_its_score_reaches_its_threshold() -> None:
 def test_version_is_refused_when_registry_describes_it_wrongly() -> None:
     broken = ServedModel(concepts=["a", "b"], display_names=["A"], thresholds=[0.5, 0.5])
     with pytest.raises(InternalError):
-        Selection.of(PredictRequest(), broken)
+        ServedVersion.of(broken)
 
 
 def card_with(outputs: dict[str, object]) -> Card:

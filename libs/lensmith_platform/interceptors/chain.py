@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias, cast
 
 import grpc
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
+from lensmith_platform import wire
 from lensmith_platform.access_table import Method
 from lensmith_platform.errors import STATUS_DETAILS_KEY, InternalError, InvalidInputError
 from lensmith_platform.principal import ANONYMOUS, AppRef, Principal
@@ -210,6 +212,8 @@ class _Parser:
     def __call__(self, data: bytes) -> Any:
         if self._deserializer is None:
             return data
+        if self._method.request is not None:
+            wire.check(data, cast(Descriptor, self._method.request.DESCRIPTOR))
         try:
             return self._deserializer(data)
         except DecodeError:

@@ -20,6 +20,7 @@ SERVICES = ("auth", "dataset", "registry", "inference", "trainer", "gateway")
 SERVICE_PORTS = (*(f"metrics_{name}" for name in SERVICES), "gateway_http")
 """What the services need a port for."""
 
+_GRACE_SECONDS = 10.0
 _STORES_BYTES = ("dataset", "registry", "gateway")
 _CACHES_FILES = ("inference", "trainer")
 
@@ -67,6 +68,8 @@ class Services:
             "NATS_URL": self.servers.nats_url,
             "SERVICE_KEY_FILE": str(self._key_file(service)),
             "SERVICE_KEYS_DIR": str(self._public_keys),
+            # Somebody waits at the terminal: a stream that would go on for ever ends sooner than in a cluster.
+            "GRACE_SECONDS": str(_GRACE_SECONDS),
             **{f"ADDRESSES__{other.upper()}": self.address(other) for other in SERVICES if other != service},
         }
         if service in OWNERS:
@@ -103,7 +106,7 @@ class Services:
             cwd=self.sockets,
             address=self.address(service),
             # Longer than what the services give their calls in flight.
-            grace=35.0,
+            grace=_GRACE_SECONDS + 5.0,
         )
 
 

@@ -101,6 +101,8 @@ def logs(data_dir: Path, parts: Sequence[str] = (), *, lines: int = 100, follow:
         while follow:
             quiet = True
             for name, stream in files:
+                if stream.tell() > os.fstat(stream.fileno()).st_size:
+                    stream.seek(0)  # It was rotated.
                 for line in stream.read().decode(errors="replace").splitlines():
                     quiet = False
                     yield f"{name}: {line}"

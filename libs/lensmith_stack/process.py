@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -152,7 +153,9 @@ class Child:
         """The last lines of this life's output."""
         with self.log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, end - _TAIL_BYTES))
+            # Shorter than it was: it has been rotated since.
+            start = self._log_start if self._log_start <= end else 0
+            file.seek(max(start, end - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
         return "\n".join(text.strip().splitlines()[-20:])
 
@@ -178,15 +181,34 @@ def exit_reason(code: int | None) -> str:
     return signal.Signals(-code).name
 
 
-def rotate_log(log: Path) -> None:
-    """Move a log that has grown large aside, keeping the last few; called before its writer starts."""
+def rotate_log(log: Path, *, in_use: bool = False) -> None:
+    """Move a log that has grown large aside, keeping the last few.
+
+    Args:
+        log: the file.
+        in_use: a program writes to it. Its file is then copied and emptied, for the program knows no other; it appends,
+            so it goes on at the new end. What it writes between the two is lost.
+
+    Raises:
+        OSError: the disk is full, or access is refused.
+    """
     if not log.exists() or log.stat().st_size < _LOG_ROTATE_BYTES:
         return
+    aside = log.with_name(f"{log.name}.new")
+    if in_use:
+        try:
+            shutil.copy(log, aside)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+        os.truncate(log, 0)
+    else:
+        log.replace(aside)
     for number in range(_LOG_KEEP - 1, 0, -1):
         older = log.with_name(f"{log.name}.{number}")
         if older.exists():
             older.replace(log.with_name(f"{log.name}.{number + 1}"))
-    log.replace(log.with_name(f"{log.name}.1"))
+    aside.replace(log.with_name(f"{log.name}.1"))
 
 
 async def run_once(name: str, argv: tuple[str, ...], env: Mapping[str, str], cwd: Path, account: Account | None) -> str:

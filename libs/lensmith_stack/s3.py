@@ -132,8 +132,8 @@ class S3:
             "PATH": os.defpath,
             "HOME": str(self.directory),
             **{f"WEED_{name}": secret for name in jwt},
-            # It answers in bursts and is idle in between. Collecting seldom halves its CPU time per object and costs about
-            # 60 MB; the limit keeps large pictures from taking more.
+            # It answers in bursts and is idle in between. Collecting seldom halves its CPU time per object and costs
+            # about 60 MB; the limit keeps large pictures from taking more.
             **{"GOGC": "200", "GOMEMLIMIT": "384MiB"},
         }
 

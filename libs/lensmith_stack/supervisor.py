@@ -164,6 +164,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(_PROBE_EVERY)
             for part in self.parts:
+                await _keep_small(part.log)
                 if part.state is not PartState.RUNNING:
                     continue
                 healthy = await _healthy(part.program)
@@ -215,6 +216,13 @@ async def _healthy(program: Program) -> bool:
             return await program.ready()
     except (OSError, TimeoutError, StackError):
         return False
+
+
+async def _keep_small(log: Path) -> None:
+    try:
+        await asyncio.to_thread(rotate_log, log, in_use=True)
+    except OSError as error:
+        _LOGGER.warning("%s cannot be rotated: %s", log, error)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -81,3 +82,5 @@ def platform_process(folder: Path, **settings: str) -> Iterator[PlatformProcess]
         raise
     finally:
         platform.cli("down", check=False)
+        # For root it lies elsewhere, if Postgres' system user could not get through to the folder.
+        shutil.rmtree((folder / "data" / "postgres").resolve(), ignore_errors=True)

@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Final
 
 import httpx
@@ -74,14 +74,14 @@ PROBES: Final[dict[str, Probe]] = {
 async def test_a_deleted_key_stops_in_every_service_when_the_bus_runs(
     platform: PlatformProcess, record_property: Record
 ) -> None:
-    record_property("measured", f"bus running: {_said(await _stopped_after(platform))}")
+    measured = await _stopped_after(platform, nullcontext())
+    record_property("measured", f"bus running: {_said(measured)}")
 
 
 async def test_a_deleted_key_stops_in_every_service_when_the_bus_is_killed(
     platform: PlatformProcess, record_property: Record
 ) -> None:
-    async with _bus_kept_dead(platform):
-        measured = await _stopped_after(platform)
+    measured = await _stopped_after(platform, _bus_kept_dead(platform))
     record_property("measured", f"bus killed: {_said(measured)}")
 
 
@@ -89,13 +89,15 @@ async def test_a_deleted_key_stops_in_every_service_when_the_bus_is_frozen(
     platform: PlatformProcess, record_property: Record
 ) -> None:
     # Connections stay open and nothing comes through: worse than a server that is gone.
-    async with _bus_frozen(platform):
-        measured = await _stopped_after(platform)
+    measured = await _stopped_after(platform, _bus_frozen(platform))
     record_property("measured", f"bus frozen: {_said(measured)}")
 
 
-async def _stopped_after(platform: PlatformProcess) -> dict[str, float]:
-    """Deletes a key that every service has in its cache; seconds from the answer to the first refusal, by service."""
+async def _stopped_after(platform: PlatformProcess, outage: AbstractAsyncContextManager[None]) -> dict[str, float]:
+    """Deletes a key that every service has in its cache; seconds from the answer to the first refusal, by service.
+
+    The outage begins just before, while every service still trusts its cache.
+    """
     app = f"keys-{uuid.uuid4().hex[:8]}"
     async with AsyncClient(platform.url, platform.operator_key) as operator:
         _, owner_key = await operator.apps.create(app)
@@ -105,12 +107,13 @@ async def _stopped_after(platform: PlatformProcess) -> dict[str, float]:
         async with AsyncClient(platform.url, doomed.secret, app) as client:
             for probe in PROBES.values():
                 await probe(client, doomed.secret)
-            await owner.keys.delete(doomed.key.uid)
-            gone = time.monotonic()
-            refused = [_until_refused(probe, client, doomed.secret) for probe in PROBES.values()]
-            moments = await asyncio.wait_for(asyncio.gather(*refused), PATIENCE_SECONDS)
-        # The others' keys go on, whatever became of the bus.
-        await owner.inputs.counts()
+            async with outage:
+                await owner.keys.delete(doomed.key.uid)
+                gone = time.monotonic()
+                refused = [_until_refused(probe, client, doomed.secret) for probe in PROBES.values()]
+                moments = await asyncio.wait_for(asyncio.gather(*refused), PATIENCE_SECONDS)
+                # The others' keys go on, whatever became of the bus.
+                await owner.inputs.counts()
     return {service: moment - gone for service, moment in zip(PROBES, moments, strict=True)}
 
 
@@ -127,25 +130,28 @@ async def _until_refused(probe: Probe, client: AsyncClient, secret: str) -> floa
 
 @asynccontextmanager
 async def _bus_kept_dead(platform: PlatformProcess) -> AsyncIterator[None]:
-    """Kills NATS as often as it is brought back."""
+    """Kills NATS now, and as often as it is brought back."""
+
+    async def kill() -> None:
+        pid = (await _bus(platform)).pid
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def keep_killing() -> None:
         while True:
-            pid = (await _bus(platform)).pid
-            if pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            await kill()
             await asyncio.sleep(0.05)
 
     before = (await _bus(platform)).restarts
+    await kill()
     killing = asyncio.create_task(keep_killing())
     try:
-        await _until_bus(platform, lambda bus: bus.restarts > before)
         yield
     finally:
         killing.cancel()
         await asyncio.wait([killing])
-        await _until_bus(platform, lambda bus: bus.healthy)
+        await _until_bus(platform, lambda bus: bus.restarts > before and bus.healthy)
 
 
 @asynccontextmanager

@@ -98,6 +98,8 @@ class Background:
         """Tell again of inputs that were forgotten, not of those that wait their turn in a long queue."""
         if self._indexer is None:
             return
+        # While the bus is away nobody could be told anyway.
+        await self._bus.wait_connected()
         age = timedelta(seconds=self._settings.index_stale_seconds)
         try:
             queue = await self._bus.jetstream().consumer_info(stream_of(_INDEX_SUBJECT), _INDEX_DURABLE)

@@ -3,12 +3,10 @@
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
-from nats.js.errors import FetchTimeoutError
 
 from lensmith_platform.bus.cancellation import heeding_cancellation
 
 _WAIT_SECONDS = 2.0
-_HEARTBEAT_SECONDS = 0.5
 
 
 async def pull(subscription: JetStreamContext.PullSubscription, most: int) -> list[Msg]:
@@ -19,11 +17,11 @@ async def pull(subscription: JetStreamContext.PullSubscription, most: int) -> li
     """
     try:
         with heeding_cancellation():
-            return await subscription.fetch(most, timeout=_WAIT_SECONDS, heartbeat=_HEARTBEAT_SECONDS)
-    except FetchTimeoutError:
-        return []  # Heartbeats came: there was nothing to send.
+            # Without heartbeats: the client's second request lasts for what is left of the wait, and once that is less
+            # than two heartbeats the server refuses it, which loses what it has just sent until `ack_wait` is over.
+            return await subscription.fetch(most, timeout=_WAIT_SECONDS)
     except (TimeoutError, NatsTimeoutError):
-        # Not even a heartbeat. The consumer may be gone; asking for it raises then.
+        # Nothing came. The consumer may be gone; asking for it raises then.
         with heeding_cancellation():
             await subscription.consumer_info()
         return []

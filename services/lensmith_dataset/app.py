@@ -23,6 +23,7 @@ from lensmith_dataset.ingest import Ingest
 from lensmith_dataset.inputs_service import InputService
 from lensmith_dataset.metrics import IndexMetrics, IngestMetrics
 from lensmith_dataset.purge import Purge
+from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.training_data_service import TrainingDataService
 from lensmith_dataset.vectors import pass_halfvec
@@ -95,6 +96,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="dataset"))
     files = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
     indexer = None
+    recent = RecentBlobs(files, settings.recent_blob_bytes if settings.has_role("indexer") else 0)
     if settings.has_role("indexer"):
         embedder = Embedder(
             platform.clients.channel("registry"),
@@ -102,7 +104,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
             platform.clock,
             settings.embed_seconds,
         )
-        indexer = Indexer(worker, files, embedder, settings, IndexMetrics(platform.registry))
+        indexer = Indexer(worker, recent, embedder, settings, IndexMetrics(platform.registry))
     meter = UsageMeter(bus)
     api = settings.has_role("api")
     background = Background(
@@ -114,12 +116,12 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
         meter=meter,
         settings=settings,
     )
-    servicers = _servicers(platform, database, files, meter) if api else None
+    servicers = _servicers(platform, database, recent, meter) if api else None
     return DatasetService(database, servicers, background)
 
 
 def _servicers(
-    platform: Platform[DatasetSettings], database: Database, files: Blobs, meter: UsageMeter
+    platform: Platform[DatasetSettings], database: Database, files: RecentBlobs, meter: UsageMeter
 ) -> tuple[InputService, ConceptService, AnnotationService, TrainingDataService]:
     settings = platform.settings
     limits = ImageLimits(

@@ -15,11 +15,12 @@ import structlog
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.embedder import Embedded, Embedder, Picture
 from lensmith_dataset.metrics import IndexMetrics
+from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.store import apps, blobs, indexing
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import outbox
-from lensmith_platform.blobs import Blobs, blob_key
+from lensmith_platform.blobs import blob_key
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import (
     ConflictError,
@@ -69,7 +70,12 @@ class Indexer:
     """
 
     def __init__(
-        self, database: Database, files: Blobs, embedder: Embedder, settings: DatasetSettings, metrics: IndexMetrics
+        self,
+        database: Database,
+        files: RecentBlobs,
+        embedder: Embedder,
+        settings: DatasetSettings,
+        metrics: IndexMetrics,
     ) -> None:
         self._database = database
         self._files = files

@@ -14,11 +14,12 @@ from typing import Any
 from uuid import uuid4
 
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
+from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.store import additions, apps, blobs
 from lensmith_dataset.store.additions import Added, Addition
 from lensmith_dataset.store.labels import Label
 from lensmith_platform import outbox
-from lensmith_platform.blobs import Blobs, blob_key
+from lensmith_platform.blobs import blob_key
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, LensmithError, NotFoundError
 from lensmith_platform.fetcher import Fetcher
@@ -102,7 +103,7 @@ class Ingest:
     def __init__(
         self,
         database: Database,
-        files: Blobs,
+        files: RecentBlobs,
         fetcher: Fetcher,
         limits: ImageLimits,
         threads: Executor,

@@ -66,6 +66,8 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     """How long a batch that is not full waits for more."""
     index_batches_at_once: int = Field(default=2, ge=1)
     """Embed calls in flight, so that inference is busy while the results of one batch are stored."""
+    recent_blob_bytes: int = Field(default=64 << 20, ge=0)
+    """Most bytes of pictures just stored that a process keeps for its own indexer."""
     index_stale_seconds: float = Field(default=60.0, gt=0)
     """After which time without progress an input that waits is given to the indexer again."""
     index_poll_seconds: float = Field(default=10.0, gt=0)

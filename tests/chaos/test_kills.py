@@ -94,9 +94,9 @@ async def test_nothing_acknowledged_is_lost_when_processes_are_killed_at_random(
         while time.monotonic() < end:
             # Not one after another: the next one may die while the last one is coming back.
             await asyncio.sleep(chance.uniform(0.5, 8.0))
-            part = chance.choice(PARTS)
-            await kill_part(platform, part)
-            killed[part] += 1
+            for part in chance.sample(PARTS, chance.choice((1, 1, 2))):
+                await kill_part(platform, part)
+                killed[part] += 1
         await _all_roads_are_open(workload, seconds=180)
     await until(lambda: all_healthy(platform), seconds=120)
     await assert_nothing_is_lost(workload)

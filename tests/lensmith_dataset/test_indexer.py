@@ -71,7 +71,8 @@ async def test_picture_fails_alone_when_inference_refuses_it(rig: Rig) -> None:
     assert (counts.pending, counts.ready, counts.failed) == (0, 1, 1)
 
 
-async def test_picture_fails_when_its_bytes_are_lost(rig: Rig) -> None:
+async def test_picture_fails_when_its_bytes_are_lost(start: Start) -> None:
+    rig = await start(recent_blob_bytes=0)
     await rig.inference_peer.stop()
     [result] = await rig.create(new_input(picture(1)))
     rig.bucket.client.remove_object(rig.bucket.name, next(iter(rig.objects())))
@@ -84,6 +85,16 @@ async def test_picture_fails_when_its_bytes_are_lost(rig: Rig) -> None:
     [again] = await rig.create(new_input(picture(1)))
     assert (again.duplicate, again.input.status) == (True, PENDING)
     await rig.indexed()
+    assert (await rig.get(result.input.name)).status == READY
+
+
+async def test_picture_is_indexed_from_memory_when_it_was_just_stored(rig: Rig) -> None:
+    await rig.inference_peer.stop()
+    [result] = await rig.create(new_input(picture(1)))
+    rig.bucket.client.remove_object(rig.bucket.name, next(iter(rig.objects())))
+    await rig.inference_peer.start()
+    await rig.indexed()
+
     assert (await rig.get(result.input.name)).status == READY
 
 

@@ -63,7 +63,7 @@ def formatted(text: str) -> str:
     """Formats code and sorts its imports as the rest of the project."""
     for command in (["check", "--select", "I", "--fix-only", "--quiet"], ["format", "--quiet"]):
         text = subprocess.run(
-            ["ruff", *command, "--stdin-filename", "libs/lensmith/_sync/x.py", "-"],
+            [sys.executable, "-m", "ruff", *command, "--stdin-filename", "libs/lensmith/_sync/x.py", "-"],
             input=text, capture_output=True, text=True, check=True, cwd=ROOT,
         ).stdout  # fmt: skip
     return text

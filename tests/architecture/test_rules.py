@@ -19,8 +19,9 @@ STORES = ("store", "replica.py")
 
 
 def services() -> list[Path]:
+    root = ROOT / "services"
     return sorted(
-        path for path in (ROOT / "services").rglob("*.py") if "store" not in path.as_posix().split("services/")[1]
+        path for path in root.rglob("*.py") if not any(name in str(path.relative_to(root)) for name in STORES)
     )
 
 

@@ -69,7 +69,7 @@ def platform_process(folder: Path, **settings: str) -> Iterator[PlatformProcess]
         "LENSMITH_CONFIG": str(folder / "config.toml"),
         "XDG_CACHE_HOME": str(folder / "cache"),
         # Pictures come from a server of the test's own.
-        "LENSMITH_DATASET_FETCH_PRIVATE_ADDRESSES": "true",
+        "LENSMITH_DATASET_ALLOW_PRIVATE_URLS": "true",
         "LENSMITH_INFERENCE_ALLOW_PRIVATE_URLS": "true",
         **settings,
     }

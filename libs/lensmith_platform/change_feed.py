@@ -5,7 +5,8 @@ id of its transaction, and a reader goes no further than the oldest transaction 
 horizon is complete. The feed is compacted, one row for each input however often it changed, so it never outgrows them.
 
 The horizon is that of the whole Postgres server: a transaction that writes for long, in any database, holds back what
-was changed after it began. The numbers belong to one server: after loading a dump into another one, let everything
+was changed after it began. A reader that needs all that is committed by now reads on until the horizon has passed it.
+The numbers belong to one server: after loading a dump into another one, let everything
 count as changed by ``UPDATE input_changes SET xid = pg_current_xact_id()``, and let readers begin with an empty cursor.
 """
 
@@ -25,10 +26,14 @@ class Changes:
     Attributes:
         ids: what changed, in the order of the feed.
         next_cursor: where the next part begins; never empty.
+        horizon: number of the oldest transaction that ran; the feed ended before it.
+        newest: what the horizon must reach until the feed has all that was committed when this part was read.
     """
 
     ids: Sequence[int]
     next_cursor: str
+    horizon: int
+    newest: int
 
 
 async def record(connection: Connection, app_id: int, ids: Sequence[int]) -> None:
@@ -83,21 +88,31 @@ async def read(connection: Connection, app_id: int, cursor: str, limit: int) -> 
         InvalidInputError: CURSOR_INVALID; also where the cursor is of another life of the database, which was restored.
     """
     xid, input_id = _parse(cursor)
-    if cursor and await connection.fetchval("SELECT $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot())", xid):
+    # Before the rows: a horizon that moved in between would tell of more than was read.
+    end = await connection.fetchrow(
+        """
+        SELECT pg_snapshot_xmin(now)::text::bigint AS horizon, pg_snapshot_xmax(now)::text::bigint AS newest,
+               $1::text::xid8 >= pg_snapshot_xmax(now) AS is_passed
+        FROM pg_current_snapshot() AS now
+        """,
+        xid,
+    )
+    if end["is_passed"]:
         raise InvalidInputError("CURSOR_INVALID", "the cursor is ahead of this database; read from the beginning")
     rows = await connection.fetch(
         """
         SELECT xid::text AS xid, input_id FROM input_changes
-        WHERE app_id = $1 AND (xid, input_id) > ($2::text::xid8, $3) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-        ORDER BY input_changes.xid, input_id LIMIT $4
+        WHERE app_id = $1 AND (xid, input_id) > ($2::text::xid8, $3) AND xid < $4::text::xid8
+        ORDER BY input_changes.xid, input_id LIMIT $5
         """,
         app_id,
         xid,
         input_id,
+        str(end["horizon"]),
         limit,
     )
     next_cursor = f"{rows[-1]['xid']}.{rows[-1]['input_id']}" if rows else cursor or _BEGINNING
-    return Changes([row["input_id"] for row in rows], next_cursor)
+    return Changes([row["input_id"] for row in rows], next_cursor, end["horizon"], end["newest"])
 
 
 def _parse(cursor: str) -> tuple[str, int]:

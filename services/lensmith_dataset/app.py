@@ -135,7 +135,7 @@ def _servicers(
             max_bytes=settings.max_image_bytes,
             seconds=settings.fetch_seconds,
             max_redirects=settings.fetch_redirects,
-            allow_private=settings.fetch_private_addresses,
+            allow_private=settings.allow_private_urls,
         )
     )
     threads = ThreadPoolExecutor(settings.check_threads, thread_name_prefix="check")
@@ -148,7 +148,7 @@ def _servicers(
         InputService(database, ingest, links, pager, meter, settings, IngestMetrics(platform.registry)),
         ConceptService(database, pager),
         AnnotationService(database, pager, settings.max_annotations),
-        TrainingDataService(database),
+        TrainingDataService(database, settings.feed_wait_seconds),
     )
 
 

@@ -43,7 +43,7 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     """Most redirects to follow."""
     fetch_at_once: int = Field(default=32, ge=1)
     """URLs fetched at once by this process; each may hold `max_image_bytes` of memory."""
-    fetch_private_addresses: bool = False
+    allow_private_urls: bool = False
     """Whether URLs may name addresses that are not public: only where every user may reach the whole local network."""
 
     image_link_seconds: int = Field(default=300, ge=1, le=86_400)
@@ -76,6 +76,9 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     """After how many failures a picture that makes inference fail, alone, becomes FAILED."""
     embed_seconds: float = Field(default=60.0, gt=0)
     """Deadline of one Embed call."""
+
+    feed_wait_seconds: float = Field(default=10.0, ge=0)
+    """How long a trainer that asks what changed waits for transactions that hold the newest changes back."""
 
     @property
     def deletion_grace(self) -> timedelta:

@@ -1,5 +1,6 @@
 """TrainingDataService: what registry and trainer ask about the pictures to train on."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from grpc.aio import ServicerContext
@@ -10,8 +11,10 @@ from lensmith_dataset.converters import concept_count_to_proto, plain_text, trai
 from lensmith_dataset.store import training_data
 from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.errors import DependencyUnavailableError
 
 _BATCH = 500
+_POLL_SECONDS = 0.05
 
 
 class TrainingDataService(TrainingDataServiceServicer):
@@ -19,10 +22,12 @@ class TrainingDataService(TrainingDataServiceServicer):
 
     Args:
         database: of the service's own role.
+        feed_wait_seconds: how long a stream waits for transactions that held back what was committed when it began.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, feed_wait_seconds: float) -> None:
         self._database = database
+        self._feed_wait_seconds = feed_wait_seconds
 
     async def CountTrainingData(
         self,
@@ -46,18 +51,35 @@ class TrainingDataService(TrainingDataServiceServicer):
         request: pb.StreamTrainingDataRequest,
         context: ServicerContext[pb.StreamTrainingDataRequest, pb.StreamTrainingDataResponse],
     ) -> AsyncIterator[pb.StreamTrainingDataResponse]:
-        """Streams what has changed since a cursor, then the new cursor."""
+        """Streams what has changed since a cursor, with all that was committed when it began, then the new cursor.
+
+        Raises:
+            DependencyUnavailableError: FEED_BEHIND: a transaction wrote for so long that what was committed meanwhile
+                cannot be told yet.
+        """
         cursor, space = request.cursor, plain_text("space", request.space)
         async with self._database.transaction(request.app_id) as connection:
             await change_feed.heal(connection, request.app_id)
+        newest, waited = 0, 0.0
         while True:
-            # One snapshot for the feed and the states; the transaction is over before anything is sent.
+            # One snapshot for the feed and the states; the transaction is over before anything is sent or waited for.
             async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
                 changes = await change_feed.read(connection, request.app_id, cursor, _BATCH)
                 states = await training_data.states(connection, request.app_id, space, changes.ids)
-            cursor, last = changes.next_cursor, len(changes.ids) < _BATCH
-            yield pb.StreamTrainingDataResponse(
-                inputs=[training_input_to_proto(state) for state in states], next_cursor=cursor if last else ""
-            )
-            if last:
+            cursor, newest = changes.next_cursor, newest or changes.newest
+            at_end = len(changes.ids) < _BATCH
+            complete = at_end and changes.horizon >= newest
+            if states or complete:
+                yield pb.StreamTrainingDataResponse(
+                    inputs=[training_input_to_proto(state) for state in states], next_cursor=cursor if complete else ""
+                )
+            if complete:
                 return
+            if at_end:
+                if waited >= self._feed_wait_seconds:
+                    raise DependencyUnavailableError(
+                        "FEED_BEHIND",
+                        f"what was changed waits for a transaction that has been writing for over {waited:.0f} s",
+                    )
+                await asyncio.sleep(_POLL_SECONDS)
+                waited += _POLL_SECONDS

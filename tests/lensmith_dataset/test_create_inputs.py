@@ -252,7 +252,7 @@ def site() -> Iterator[str]:
 
 
 async def test_picture_is_fetched_when_a_url_is_given(start: Start, site: str) -> None:
-    rig = await start(fetch_private_addresses=True)
+    rig = await start(allow_private_urls=True)
     paths = ["1.jpg", "moved.jpg", "missing.jpg", *(f"{seed}.jpg" for seed in range(10, 25))]
 
     results = await rig.create(*(NewInput(image=Image(url=f"{site}/{path}")) for path in paths), new_input(picture(1)))
@@ -273,7 +273,7 @@ async def test_url_is_refused_when_its_address_is_private(rig: Rig, site: str) -
 
 
 async def test_url_is_not_fetched_again_when_the_call_is_repeated(start: Start, site: str) -> None:
-    rig = await start(fetch_private_addresses=True)
+    rig = await start(allow_private_urls=True)
     item = NewInput(image=Image(url=f"{site}/1.jpg"))
     [once] = await rig.create(item, request_id="r")
     gone = NewInput(image=Image(url=f"{site}/missing.jpg"))

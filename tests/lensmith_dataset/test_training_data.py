@@ -10,11 +10,12 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.lensmith_dataset.conftest import APP_IDS, Rig, new_input, picture, refused
+from tests.lensmith_dataset.conftest import APP_IDS, Rig, Start, new_input, picture, refused
 
 from lensmith_api.internal.v1.training_data_service_pb2 import (
     CountTrainingDataRequest,
     StreamTrainingDataRequest,
+    StreamTrainingDataResponse,
     TrainingInput,
 )
 from lensmith_api.v1.annotation_pb2 import Annotation
@@ -181,8 +182,7 @@ async def test_feed_loses_nothing_when_two_hundred_write_at_once(rig: Rig) -> No
     assert all(one.vector for one in replica.inputs.values())
 
 
-async def test_feed_waits_for_an_older_transaction_when_it_commits_late(rig: Rig) -> None:
-    replica = Replica(rig)
+async def test_stream_ends_with_the_newest_label_when_another_transaction_was_writing(rig: Rig) -> None:
     await rig.create(new_input(picture(1), "seen"))
     await rig.indexed()
     async with _open_transaction(rig) as late:
@@ -197,12 +197,47 @@ async def test_feed_waits_for_an_older_transaction_when_it_commits_late(rig: Rig
             """,
             uid,
         )
-        [younger] = await rig.create(new_input(picture(2)))
-        await replica.pull()
-        assert str(uid) not in replica.inputs
-    await replica.pull()
+        await rig.create_concepts("glass")
+        [younger] = await rig.create(new_input(picture(2), annotations=[Annotation(concept="glass")]))
+        parts = _stream(rig).__aiter__()
+        first = await anext(parts)
+        assert len(first.inputs) == 1
+        assert first.next_cursor == ""
+    rest = [part async for part in parts]
 
-    assert {str(uid), younger.input.uid} <= replica.inputs.keys()
+    told = {one.input_uid: one for part in rest for one in part.inputs}
+    assert rest[-1].next_cursor
+    assert str(uid) in told
+    assert [label.concept for label in told[younger.input.uid].labels] == ["glass"]
+
+
+async def test_stream_ends_at_once_when_only_later_transactions_write(rig: Rig) -> None:
+    await rig.create(new_input(picture(1)))
+    await rig.indexed()
+    replica = Replica(rig)
+    async with _open_transaction(rig) as late:
+        await late.execute("SELECT pg_current_xact_id()")
+        assert len(await replica.pull()) == 1
+
+
+async def test_stream_gives_no_cursor_when_a_transaction_writes_for_too_long(start: Start) -> None:
+    rig = await start(feed_wait_seconds=0.1)
+    await rig.create(new_input(picture(1)))
+    await rig.indexed()
+    async with _open_transaction(rig) as late:
+        await late.execute("SELECT pg_current_xact_id()")
+        await rig.create(new_input(picture(2)))
+        await rig.indexed()
+        stream = _stream(rig)
+        assert (await stream.read()).next_cursor == ""
+        async with refused(grpc.StatusCode.UNAVAILABLE, "FEED_BEHIND"):
+            await stream.read()
+    assert len(await Replica(rig).pull()) == 2
+
+
+def _stream(rig: Rig) -> "grpc.aio.UnaryStreamCall[StreamTrainingDataRequest, StreamTrainingDataResponse]":
+    request = StreamTrainingDataRequest(app_id=APP_IDS["a"], space=rig.registry.base_model.space)
+    return rig.training.StreamTrainingData(request, metadata=rig.token("trainer", APP_IDS["a"]))
 
 
 @asynccontextmanager

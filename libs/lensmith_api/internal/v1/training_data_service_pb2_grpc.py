@@ -59,7 +59,8 @@ class TrainingDataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamTrainingData(self, request, context):
-        """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data.
+        """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
+        with all that was committed when the stream began.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

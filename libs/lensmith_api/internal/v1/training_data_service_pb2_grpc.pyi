@@ -36,7 +36,9 @@ class TrainingDataServiceStub:
     CountTrainingData: _grpc.UnaryUnaryMultiCallable[_training_data_service_pb2.CountTrainingDataRequest, _training_data_service_pb2.CountTrainingDataResponse]
     """Counts what an app has to train a model on, for preflight."""
     StreamTrainingData: _grpc.UnaryStreamMultiCallable[_training_data_service_pb2.StreamTrainingDataRequest, _training_data_service_pb2.StreamTrainingDataResponse]
-    """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data."""
+    """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
+    with all that was committed when the stream began.
+    """
 
 @_typing.type_check_only
 class TrainingDataServiceAsyncStub(TrainingDataServiceStub):
@@ -46,7 +48,9 @@ class TrainingDataServiceAsyncStub(TrainingDataServiceStub):
     CountTrainingData: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.CountTrainingDataRequest, _training_data_service_pb2.CountTrainingDataResponse]  # type: ignore[assignment]
     """Counts what an app has to train a model on, for preflight."""
     StreamTrainingData: _aio.UnaryStreamMultiCallable[_training_data_service_pb2.StreamTrainingDataRequest, _training_data_service_pb2.StreamTrainingDataResponse]  # type: ignore[assignment]
-    """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data."""
+    """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
+    with all that was committed when the stream began.
+    """
 
 class TrainingDataServiceServicer(metaclass=_abc_1.ABCMeta):
     """What registry and trainer ask dataset about the pictures to train on."""
@@ -65,6 +69,8 @@ class TrainingDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_data_service_pb2.StreamTrainingDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_data_service_pb2.StreamTrainingDataResponse], _abc.AsyncIterator[_training_data_service_pb2.StreamTrainingDataResponse]]:
-        """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data."""
+        """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
+        with all that was committed when the stream began.
+        """
 
 def add_TrainingDataServiceServicer_to_server(servicer: TrainingDataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,7 +10,7 @@ from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import Bus
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import NotFoundError
-from lensmith_registry import changes, store, version_states, version_store
+from lensmith_registry import changes, store, version_state_store, version_store
 
 __all__ = ["Caretaker"]
 
@@ -51,7 +51,7 @@ class Caretaker:
         # Published here and not through the outbox: READY must not overtake it.
         await self._bus.publish(changes.model_changed_event(app_id, row.model))
         async with self._database.transaction(None) as connection:
-            if await version_states.make_ready(connection, app_id, uid):
+            if await version_state_store.make_ready(connection, app_id, uid):
                 await changes.version_changed(connection, app_id, uid)
 
     async def delete_app(self, event: Event) -> None:
@@ -63,7 +63,7 @@ class Caretaker:
     async def announce_unfinished(self) -> None:
         """Tell the bus again of versions that nobody has worked on for too long."""
         async with self._database.transaction(None) as connection:
-            for version in await version_states.unfinished(connection, self._silent_seconds, _BATCH):
+            for version in await version_state_store.unfinished(connection, self._silent_seconds, _BATCH):
                 announce = changes.version_completed if version.completed else changes.version_queued
                 await announce(connection, version.app_id, version.uid)
                 _LOG.warning("version %s waits for too long; the bus is told again", version.uid)

@@ -45,7 +45,7 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.principal import AppRef, Call, current_call
 from lensmith_platform.resource_names import parse
-from lensmith_registry import changes, store, version_states, version_store
+from lensmith_registry import changes, store, version_state_store, version_store
 from lensmith_registry.convert import evaluation_to_proto, model_to_proto, version_to_proto
 from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
 from lensmith_registry.store import ModelDefinition, ModelRow
@@ -223,7 +223,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         name = _version_name(_VERSION, request.name)
         async with self._database.transaction(app.app_id) as connection:
             row = await version_store.get_version(connection, app.app_id, name.model, name.number)
-            if await version_states.cancel(connection, app.app_id, row.uid):
+            if await version_state_store.cancel(connection, app.app_id, row.uid):
                 await changes.version_changed(connection, app.app_id, row.uid)
             row = await version_store.version_by_uid(connection, app.app_id, row.uid)
             if row.state != "CANCELLED":

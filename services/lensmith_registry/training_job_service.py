@@ -22,10 +22,10 @@ from lensmith_api.v1.model_version_pb2 import ModelVersion, TrainingProgress
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
-from lensmith_registry import changes, version_states, version_store
+from lensmith_registry import changes, version_state_store, version_store
 from lensmith_registry.convert import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.serving_service import head_key
-from lensmith_registry.version_states import Outcome
+from lensmith_registry.version_state_store import Outcome
 from lensmith_registry.version_store import Json, VersionRow
 from lensmith_vision import evaluation as vision_evaluation
 from lensmith_vision import heads
@@ -60,7 +60,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
                 await self._give_up(connection, before)
             else:
                 trainer = request.trainer[:200]
-                claimed = await version_states.claim(connection, app_id, uid, trainer, self._lease_seconds)
+                claimed = await version_state_store.claim(connection, app_id, uid, trainer, self._lease_seconds)
             if claimed:
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
@@ -82,7 +82,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         app_id, uid = request.app_id, _uid(request.version_uid)
         progress = _checked_progress(request.progress)
         async with self._database.transaction(app_id) as connection:
-            if await version_states.renew(connection, app_id, uid, request.lease, self._lease_seconds, progress):
+            if await version_state_store.renew(connection, app_id, uid, request.lease, self._lease_seconds, progress):
                 await changes.version_changed(connection, app_id, uid)
                 return ReportProgressResponse()
             row = await version_store.version_by_uid(connection, app_id, uid)
@@ -101,7 +101,9 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             return version_to_proto(row)
         outcome = await self._outcome(request, row, head)
         async with self._database.transaction(app_id) as connection:
-            if not await version_states.set_head(connection, app_id, uid, request.lease, self._lease_seconds, head):
+            if not await version_state_store.set_head(
+                connection, app_id, uid, request.lease, self._lease_seconds, head
+            ):
                 row = await version_store.version_by_uid(connection, app_id, uid)
                 if _is_completed(row, request.lease, head):
                     return version_to_proto(row)
@@ -118,7 +120,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         if request.error.code == 0:
             raise InvalidInputError("ERROR_REQUIRED", "error must say why the version failed")
         async with self._database.transaction(app_id) as connection:
-            if await version_states.fail(connection, app_id, uid, request.lease, json_from_message(request.error)):
+            if await version_state_store.fail(connection, app_id, uid, request.lease, json_from_message(request.error)):
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
             if row.state != "FAILED" or row.lease != request.lease:
@@ -127,7 +129,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
 
     async def _complete(self, app_id: int, uid: UUID, lease: int, outcome: Outcome) -> ModelVersion:
         async with self._database.transaction(app_id) as connection:
-            if await version_states.complete(connection, app_id, uid, lease, outcome):
+            if await version_state_store.complete(connection, app_id, uid, lease, outcome):
                 await changes.version_completed(connection, app_id, uid)
                 await changes.version_changed(connection, app_id, uid)
             row = await version_store.version_by_uid(connection, app_id, uid)
@@ -141,7 +143,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             "TRAINING_ATTEMPTS_EXHAUSTED", f"{row.lease} trainers stopped without an answer; see their logs"
         )
         error = json_from_message(to_status(reason))
-        if await version_states.fail(connection, row.app_id, row.uid, row.lease, error):
+        if await version_state_store.fail(connection, row.app_id, row.uid, row.lease, error):
             await changes.version_changed(connection, row.app_id, row.uid)
 
     async def _outcome(self, request: CompleteModelVersionRequest, row: VersionRow, head: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""SQL of versions: making, reading and removing them. How they change state stands in `version_states`."""
+"""SQL of versions: making, reading and removing them. How they change state stands in `version_state_store`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SQL_METHODS = {"execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_
 # Readiness asks Postgres whether it is there; that is no query of anybody's data.
 HARMLESS = {"SELECT 1", "SELECT FROM inputs LIMIT 0"}
 # The trainer's replica is a file on its own disk, which nobody else reads.
-STORES = ("store", "replica.py")
+STORES = ("store", "lensmith_trainer/replica.py")
 
 
 def services() -> list[Path]:

@@ -5,7 +5,7 @@ import pytest
 
 from lensmith_platform.db.pool import create_pool
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_registry import base_model_store, store, version_states, version_store
+from lensmith_registry import base_model_store, store, version_state_store, version_store
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.store import ModelDefinition
 from lensmith_registry.version_store import NewVersion
@@ -58,16 +58,16 @@ async def test_writing_a_row_of_another_app_is_refused_when_the_transaction_is_b
 async def test_state_machine_refuses_every_step_that_it_does_not_know(service):
     version = await _version(service, 7)
     async with service.transaction(7) as connection:
-        assert not await version_states.make_ready(connection, 7, version.uid)
-        assert await version_states.claim(connection, 7, version.uid, "one", 60)
-        assert not await version_states.claim(connection, 7, version.uid, "two", 60)
-        assert not await version_states.renew(connection, 7, version.uid, 99, 60, (0.5, "", ""))
-        assert await version_states.renew(connection, 7, version.uid, 1, 60, (0.5, "fitting", ""))
-        assert not await version_states.make_ready(connection, 7, version.uid)
-        assert await version_states.cancel(connection, 7, version.uid)
-        assert not await version_states.cancel(connection, 7, version.uid)
-        assert not await version_states.claim(connection, 7, version.uid, "three", 60)
-        assert not await version_states.renew(connection, 7, version.uid, 1, 60, (0.5, "fitting", ""))
-        assert not await version_states.fail(connection, 7, version.uid, 1, {"code": 9})
+        assert not await version_state_store.make_ready(connection, 7, version.uid)
+        assert await version_state_store.claim(connection, 7, version.uid, "one", 60)
+        assert not await version_state_store.claim(connection, 7, version.uid, "two", 60)
+        assert not await version_state_store.renew(connection, 7, version.uid, 99, 60, (0.5, "", ""))
+        assert await version_state_store.renew(connection, 7, version.uid, 1, 60, (0.5, "fitting", ""))
+        assert not await version_state_store.make_ready(connection, 7, version.uid)
+        assert await version_state_store.cancel(connection, 7, version.uid)
+        assert not await version_state_store.cancel(connection, 7, version.uid)
+        assert not await version_state_store.claim(connection, 7, version.uid, "three", 60)
+        assert not await version_state_store.renew(connection, 7, version.uid, 1, 60, (0.5, "fitting", ""))
+        assert not await version_state_store.fail(connection, 7, version.uid, 1, {"code": 9})
         row = await version_store.version_by_uid(connection, 7, version.uid)
     assert (row.state, row.fraction, row.lease) == ("CANCELLED", 0.5, 1)

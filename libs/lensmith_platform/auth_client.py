@@ -1,9 +1,8 @@
 """What auth knows of keys and apps, asked over gRPC by every other service."""
 
-from datetime import UTC
-
 from lensmith_api.internal.v1.key_resolver_service_pb2 import AppIdentity, ResolveAppRequest, ResolveKeyRequest
 from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import KeyResolverServiceStub
+from lensmith_platform import timestamps
 from lensmith_platform.clients import ServiceClients
 from lensmith_platform.key_cache import ResolvedKey
 from lensmith_platform.principal import AppRef
@@ -29,7 +28,7 @@ class AuthClient:
             app=app_from_proto(answer.app) if answer.HasField("app") else None,
             scopes=frozenset(answer.scopes),
             operator=answer.operator,
-            expire_time=answer.expire_time.ToDatetime(tzinfo=UTC) if answer.HasField("expire_time") else None,
+            expire_time=timestamps.from_proto(answer.expire_time) if answer.HasField("expire_time") else None,
             revocation_number=answer.revocation_number,
         )
 

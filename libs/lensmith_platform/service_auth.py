@@ -52,7 +52,7 @@ def make_key_pair(service: str, key_file: Path, keys_dir: Path) -> None:
     An existing private key is kept, and its public key published again.
     """
     if key_file.exists():
-        private = _load_private(key_file)
+        private = load_private_key(key_file)
     else:
         private = Ed25519PrivateKey.generate()
         key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,6 +71,41 @@ def make_key_pair(service: str, key_file: Path, keys_dir: Path) -> None:
     fresh.replace(keys_dir / f"{service}.pub")
 
 
+def load_private_key(key_file: Path) -> Ed25519PrivateKey:
+    """Load a service's private key.
+
+    Raises:
+        SettingsError: it cannot be read, or is of another kind.
+    """
+    try:
+        key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"the service key {key_file} cannot be read: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingsError(f"the service key {key_file} is not an Ed25519 key")
+    return key
+
+
+def load_public_keys(keys_dir: Path, service: str) -> list[Ed25519PublicKey]:
+    """Load the public keys of a service: several while a key is exchanged, none where no file can be read.
+
+    Whoever verifies asks anew each time, so that a key exchanged on disk counts at once.
+    """
+    try:
+        text = (keys_dir / f"{service}.pub").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return []
+    keys = []
+    for block in text.split(_PEM_END)[:-1]:
+        try:
+            key = serialization.load_pem_public_key((block + _PEM_END).encode())
+        except (ValueError, UnsupportedAlgorithm):
+            continue
+        if isinstance(key, Ed25519PublicKey):
+            keys.append(key)
+    return keys
+
+
 class TokenSigner:
     """Signs the calls of one service."""
 
@@ -86,7 +121,7 @@ class TokenSigner:
             SettingsError: the key cannot be read.
         """
         self._service = service
-        self._key = _load_private(key_file)
+        self._key = load_private_key(key_file)
         self._clock = clock or SystemClock()
         self._tokens: OrderedDict[tuple[str, int], tuple[float, str]] = OrderedDict()
 
@@ -147,7 +182,6 @@ class TokenVerifier:
             issuer = str(jwt.decode(token, options={"verify_signature": False}).get("iss", ""))
         except jwt.PyJWTError:
             raise _invalid("it is not a token") from None
-        # Read at every new token, so that a key exchanged on disk counts at once.
         for key in self._public_keys(issuer):
             try:
                 # Times are checked below, against our clock.
@@ -181,18 +215,9 @@ class TokenVerifier:
         # The name becomes a file name, so it may hold nothing but a name.
         if not _SERVICE_NAME.fullmatch(service):
             raise _invalid("its issuer is no name of a service")
-        try:
-            text = (self._keys_dir / f"{service}.pub").read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            raise _invalid(f"no public key of {service} is on file") from None
-        keys = []
-        for block in text.split(_PEM_END)[:-1]:
-            try:
-                key = serialization.load_pem_public_key((block + _PEM_END).encode())
-            except (ValueError, UnsupportedAlgorithm):
-                continue
-            if isinstance(key, Ed25519PublicKey):
-                keys.append(key)
+        keys = load_public_keys(self._keys_dir, service)
+        if not keys:
+            raise _invalid(f"no public key of {service} is on file")
         return keys
 
 
@@ -216,16 +241,6 @@ def app_of_outgoing_call() -> int:
         return explicit
     call = current_call_or_none()
     return call.app.app_id if call is not None and call.app is not None else 0
-
-
-def _load_private(key_file: Path) -> Ed25519PrivateKey:
-    try:
-        key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SettingsError(f"the service key {key_file} cannot be read: {error}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SettingsError(f"the service key {key_file} is not an Ed25519 key")
-    return key
 
 
 def _whole(value: object, claim: str) -> int:

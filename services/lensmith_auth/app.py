@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import add_KeyResolverServiceServicer_to_server
 from lensmith_api.v1.app_service_pb2_grpc import add_AppServiceServicer_to_server
@@ -22,6 +21,7 @@ from lensmith_auth.settings import AuthSettings
 from lensmith_auth.usage_service import UsageService
 from lensmith_platform.bus import Bus, WorkConsumer, connect
 from lensmith_platform.db import Database, create_pool
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.server import Platform
 
@@ -52,7 +52,7 @@ class Auth:
     ) -> None:
         self._worker = worker
         self._revocations = Revocations(worker, bus, settings.heartbeat_seconds)
-        pager = Pager(settings.service_key_file.read_bytes())
+        pager = Pager(settings.service_key_file)
         self._apps = AppService(tenant, worker, self._revocations, pager)
         self._keys = KeyService(tenant, self._revocations, pager, methods_by_scope())
         self._usage = UsageService(tenant)

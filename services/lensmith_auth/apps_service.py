@@ -2,18 +2,18 @@
 
 from google.protobuf.empty_pb2 import Empty
 from grpc.aio import ServicerContext
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1 import app_service_pb2 as pb
 from lensmith_api.v1.app_pb2 import App
 from lensmith_api.v1.app_service_pb2_grpc import AppServiceServicer
-from lensmith_auth.converters import app_to_proto, key_to_proto, revision_from_etag
+from lensmith_auth.converters import app_to_proto, key_to_proto
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.secrets import new_secret
 from lensmith_auth.store import AppRow, AppStore, KeyStore, NewApp, NewKey, RevocationStore
-from lensmith_platform import outbox, update_mask
+from lensmith_platform import etags, outbox, update_mask
 from lensmith_platform.db import Connection, Database
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.principal import addressed_app, current_call
 from lensmith_platform.scopes import ALL
 
@@ -82,9 +82,9 @@ class AppService(AppServiceServicer):
         values = {path: str(getattr(request.app, path)) for path in paths}
         call, app_id = current_call(), addressed_app().app_id
         async with self._tenant.transaction(app_id) as connection:
-            row = await AppStore(connection).update(
-                app_id, values, revision_from_etag(request.app.etag), call.principal.actor
-            )
+            store = AppStore(connection)
+            etags.check(request.app.etag, str((await store.lock(app_id)).revision))
+            row = await store.update(app_id, values, call.principal.actor)
         return app_to_proto(row)
 
     async def DeleteApp(
@@ -93,7 +93,10 @@ class AppService(AppServiceServicer):
         """Deletes an app: its keys stop at once, the other services remove its data when the event reaches them."""
         call, app_id = current_call(), addressed_app().app_id
         async with self._tenant.transaction(app_id) as connection:
-            row = await AppStore(connection).delete(app_id, revision_from_etag(request.etag), call.principal.actor)
+            store = AppStore(connection)
+            row = await store.lock(app_id)
+            etags.check(request.etag, str(row.revision))
+            await store.delete(app_id, call.principal.actor)
             await KeyStore(connection, app_id).delete_all()
             await outbox.publish(connection, Event(app_id=app_id, app_deleted=AppDeleted(app_uid=str(row.uid))))
             number = await RevocationStore(connection).advance()

@@ -1,12 +1,11 @@
 """KeyResolverService: what the other services ask about keys and apps."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 
 from lensmith_api.internal.v1 import key_resolver_service_pb2 as pb
 from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import KeyResolverServiceServicer
-from lensmith_auth.converters import timestamp
 from lensmith_auth.key_source import StoredKeySource
+from lensmith_platform import timestamps
 from lensmith_platform.principal import AppRef
 
 
@@ -21,13 +20,12 @@ class KeyResolverService(KeyResolverServiceServicer):
     ) -> pb.ResolveKeyResponse:
         """Tells what a key may do."""
         key = await self._source.resolve_key(request.secret_sha256)
-        expire_time: Timestamp | None = timestamp(key.expire_time) if key.expire_time else None
         return pb.ResolveKeyResponse(
             key_uid=key.key_uid,
             app=_identity(key.app) if key.app else None,
             scopes=sorted(key.scopes),
             operator=key.operator,
-            expire_time=expire_time,
+            expire_time=timestamps.to_proto(key.expire_time),
             revocation_number=key.revocation_number,
         )
 

@@ -6,18 +6,18 @@ from uuid import UUID
 
 from google.protobuf.empty_pb2 import Empty
 from grpc.aio import ServicerContext
-from lensmith_platform.db.pagination import Pager
 
 from lensmith_api.v1 import key_service_pb2 as pb
 from lensmith_api.v1.key_pb2 import Key
 from lensmith_api.v1.key_service_pb2_grpc import KeyServiceServicer
 from lensmith_auth.bootstrap import OPERATOR_APP_ID
-from lensmith_auth.converters import key_to_proto, moment, revision_from_etag, uid_from_text
+from lensmith_auth.converters import key_to_proto, uid_from_text
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.secrets import new_secret
 from lensmith_auth.store import KeyRow, KeyStore, NewKey, RevocationStore
-from lensmith_platform import resource_names, scopes, update_mask
+from lensmith_platform import etags, resource_names, scopes, timestamps, update_mask
 from lensmith_platform.db import Database
+from lensmith_platform.db.pagination import Pager
 from lensmith_platform.errors import ForbiddenError, InvalidInputError
 from lensmith_platform.principal import Principal, addressed_app, current_call
 
@@ -92,8 +92,9 @@ class KeyService(KeyServiceServicer):
         principal, app, uid = current_call().principal, addressed_app(), _uid(request.key.name)
         async with self._tenant.transaction(app.app_id) as connection:
             store = KeyStore(connection, app.app_id)
-            changed = _changed(await store.get(uid), request.key, set(paths), principal)
-            row = await store.update(changed, revision_from_etag(request.key.etag), principal.actor)
+            before = await store.lock(uid)
+            etags.check(request.key.etag, str(before.revision))
+            row = await store.update(_changed(before, request.key, set(paths), principal), principal.actor)
             number = await RevocationStore(connection).advance()
         await self._revocations.broadcast(number, row.secret_sha256)
         return key_to_proto(row, app.name)
@@ -169,7 +170,7 @@ def _granted_scopes(requested: list[str], principal: Principal) -> list[str]:
 
 
 def _future(key: Key) -> datetime:
-    expires_at = moment(key.expire_time)
+    expires_at = timestamps.from_proto(key.expire_time)
     if expires_at <= datetime.now(UTC):
         raise InvalidInputError(
             "EXPIRY_PAST",
@@ -187,5 +188,7 @@ def _changed(row: KeyRow, key: Key, paths: set[str], principal: Principal) -> Ke
         row = dataclasses.replace(row, scopes=_granted_scopes(list(key.scopes), principal))
     if "expire_time" in paths:
         # An expiry in the past is allowed here: it stops the key and keeps its record.
-        row = dataclasses.replace(row, expires_at=moment(key.expire_time) if key.HasField("expire_time") else None)
+        row = dataclasses.replace(
+            row, expires_at=timestamps.from_proto(key.expire_time) if key.HasField("expire_time") else None
+        )
     return row

@@ -9,7 +9,7 @@ import asyncpg
 
 from lensmith_auth.secrets import Secret
 from lensmith_platform.db import Connection
-from lensmith_platform.errors import AlreadyExistsError, ConflictError, NotFoundError
+from lensmith_platform.errors import AlreadyExistsError, NotFoundError
 
 APP_COLUMNS = "app_id, uid, name, display_name, description, base_model, revision, created_at, updated_at"
 KEY_COLUMNS = (
@@ -151,56 +151,43 @@ class AppStore:
         Raises:
             NotFoundError: `APP_NOT_FOUND`.
         """
-        row = await self._connection.fetchrow(
-            f"SELECT {APP_COLUMNS} FROM apps WHERE app_id = $1 AND deleted_at IS NULL",
-            app_id,
-        )
-        if row is None:
-            raise _app_not_found()
-        return _app(row)
+        return await self._get(app_id, "")
 
-    async def update(self, app_id: int, values: Mapping[str, str], revision: int | None, actor: str) -> AppRow:
-        """Sets `display_name` and `description` where given; a `revision` must be the current one.
+    async def lock(self, app_id: int) -> AppRow:
+        """The app with this number, which nobody else changes until the transaction ends.
 
         Raises:
             NotFoundError: `APP_NOT_FOUND`.
-            ConflictError: `ETAG_MISMATCH`.
         """
+        return await self._get(app_id, "FOR UPDATE")
+
+    async def _get(self, app_id: int, locking: str) -> AppRow:
+        row = await self._connection.fetchrow(
+            f"SELECT {APP_COLUMNS} FROM apps WHERE app_id = $1 AND deleted_at IS NULL {locking}",
+            app_id,
+        )
+        if row is None:
+            raise NotFoundError("APP_NOT_FOUND", "there is no such app")
+        return _app(row)
+
+    async def update(self, app_id: int, values: Mapping[str, str], actor: str) -> AppRow:
+        """Sets `display_name` and `description` of a locked app where given."""
         row = await self._connection.fetchrow(
             "UPDATE apps SET display_name = coalesce($2, display_name), description = coalesce($3, description), "
             "actor = $4, revision = revision + 1, updated_at = now() "
-            "WHERE app_id = $1 AND deleted_at IS NULL AND ($5::bigint IS NULL OR revision = $5) "
-            f"RETURNING {APP_COLUMNS}",
+            f"WHERE app_id = $1 RETURNING {APP_COLUMNS}",
             app_id,
             values.get("display_name"),
             values.get("description"),
             actor,
-            revision,
         )
-        if row is None:
-            await self.get(app_id)
-            raise _etag_mismatch()
         return _app(row)
 
-    async def delete(self, app_id: int, revision: int | None, actor: str) -> AppRow:
-        """Makes an app a tombstone; its own id is free again.
-
-        Raises:
-            NotFoundError: `APP_NOT_FOUND`.
-            ConflictError: `ETAG_MISMATCH`.
-        """
-        row = await self._connection.fetchrow(
-            "UPDATE apps SET deleted_at = now(), actor = $2 "
-            "WHERE app_id = $1 AND deleted_at IS NULL AND ($3::bigint IS NULL OR revision = $3) "
-            f"RETURNING {APP_COLUMNS}",
-            app_id,
-            actor,
-            revision,
+    async def delete(self, app_id: int, actor: str) -> None:
+        """Makes a locked app a tombstone; its own id is free again."""
+        await self._connection.execute(
+            "UPDATE apps SET deleted_at = now(), actor = $2 WHERE app_id = $1", app_id, actor
         )
-        if row is None:
-            await self.get(app_id)
-            raise _etag_mismatch()
-        return _app(row)
 
 
 class KeyStore:
@@ -263,8 +250,19 @@ class KeyStore:
         Raises:
             NotFoundError: `KEY_NOT_FOUND`.
         """
+        return await self._get(uid, "")
+
+    async def lock(self, uid: UUID) -> KeyRow:
+        """One key, which nobody else changes until the transaction ends.
+
+        Raises:
+            NotFoundError: `KEY_NOT_FOUND`.
+        """
+        return await self._get(uid, "FOR UPDATE")
+
+    async def _get(self, uid: UUID, locking: str) -> KeyRow:
         row = await self._connection.fetchrow(
-            f"SELECT {KEY_COLUMNS} FROM keys WHERE app_id = $1 AND uid = $2",
+            f"SELECT {KEY_COLUMNS} FROM keys WHERE app_id = $1 AND uid = $2 {locking}",
             self._app_id,
             uid,
         )
@@ -296,26 +294,18 @@ class KeyStore:
         )
         return [_key(row) for row in rows]
 
-    async def update(self, key: KeyRow, revision: int | None, actor: str) -> KeyRow:
-        """Stores description, scopes and expiry of `key`; a `revision` must be the current one.
-
-        Raises:
-            ConflictError: `ETAG_MISMATCH`.
-        """
+    async def update(self, key: KeyRow, actor: str) -> KeyRow:
+        """Stores description, scopes and expiry of `key`, which is locked."""
         row = await self._connection.fetchrow(
             "UPDATE keys SET description = $3, scopes = $4, expires_at = $5, actor = $6, revision = revision + 1, "
-            "updated_at = now() WHERE app_id = $1 AND uid = $2 AND ($7::bigint IS NULL OR revision = $7) "
-            f"RETURNING {KEY_COLUMNS}",
+            f"updated_at = now() WHERE app_id = $1 AND uid = $2 RETURNING {KEY_COLUMNS}",
             self._app_id,
             key.uid,
             key.description,
             key.scopes,
             key.expires_at,
             actor,
-            revision,
         )
-        if row is None:
-            raise _etag_mismatch()
         return _key(row)
 
     async def delete(self, uid: UUID) -> KeyRow:
@@ -414,14 +404,6 @@ class UsageStore:
 def key_not_found() -> NotFoundError:
     """The error for a key that the app does not have."""
     return NotFoundError("KEY_NOT_FOUND", "this app has no such key")
-
-
-def _app_not_found() -> NotFoundError:
-    return NotFoundError("APP_NOT_FOUND", "there is no such app")
-
-
-def _etag_mismatch() -> ConflictError:
-    return ConflictError("ETAG_MISMATCH", "it was changed in the meantime: read it again and repeat the change")
 
 
 def _app(row: asyncpg.Record) -> AppRow:

@@ -6,8 +6,8 @@ from grpc.aio import ServicerContext
 
 from lensmith_api.v1 import usage_service_pb2 as pb
 from lensmith_api.v1.usage_service_pb2_grpc import UsageServiceServicer
-from lensmith_auth.converters import moment
 from lensmith_auth.store import UsageStore
+from lensmith_platform import timestamps
 from lensmith_platform.db import Database
 from lensmith_platform.errors import InvalidInputError
 from lensmith_platform.principal import addressed_app
@@ -47,8 +47,12 @@ class UsageService(UsageServiceServicer):
 
 def _days(request: pb.QueryUsageRequest) -> tuple[date, date]:
     """First and last day asked for, both included."""
-    end = moment(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
-    start = moment(request.start_time) if request.HasField("start_time") else end - timedelta(days=DEFAULT_DAYS)
+    end = timestamps.from_proto(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
+    start = (
+        timestamps.from_proto(request.start_time)
+        if request.HasField("start_time")
+        else end - timedelta(days=DEFAULT_DAYS)
+    )
     if start >= end:
         raise _bad_period("start_time", "must be before end_time")
     if end - start > timedelta(days=MOST_DAYS):

@@ -1,7 +1,6 @@
 """The composition root: builds everything, and is the only place that does."""
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +16,7 @@ from lensmith_dataset.annotations_service import AnnotationService
 from lensmith_dataset.concepts_service import ConceptService
 from lensmith_dataset.embedder import Embedder
 from lensmith_dataset.events import Background
-from lensmith_dataset.image_links import ImageLinks
+from lensmith_dataset.image_links import ImageLinkSigner
 from lensmith_dataset.indexer import Indexer
 from lensmith_dataset.ingest import Ingest
 from lensmith_dataset.inputs_service import InputService
@@ -141,9 +140,8 @@ def _servicers(
     threads = ThreadPoolExecutor(settings.check_threads, thread_name_prefix="check")
     platform.closers.callback(threads.shutdown, wait=False, cancel_futures=True)
     ingest = Ingest(database, files, fetcher, limits, threads, settings.fetch_at_once)
-    links = ImageLinks(settings.service_key_file, platform.clock, settings.image_link_seconds)
-    # Every replica signs page tokens alike; the key itself is used for nothing else than signing calls and links.
-    pager = Pager(hashlib.sha256(b"page tokens\n" + settings.service_key_file.read_bytes()).digest())
+    links = ImageLinkSigner(settings.service_key_file, platform.clock, settings.image_link_seconds)
+    pager = Pager(settings.service_key_file)
     return (
         InputService(database, ingest, links, pager, meter, settings, IngestMetrics(platform.registry)),
         ConceptService(database, pager),

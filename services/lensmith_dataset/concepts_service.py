@@ -7,10 +7,10 @@ from grpc.aio import ServicerContext
 from lensmith_api.v1 import concept_service_pb2 as pb
 from lensmith_api.v1.concept_pb2 import Concept
 from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceServicer
-from lensmith_dataset.converters import check_etag, concept_to_proto, plain_text
+from lensmith_dataset.converters import concept_to_proto, plain_text
 from lensmith_dataset.store import concepts
 from lensmith_dataset.store.concepts import ConceptRow, LabelCounts, NewConcept
-from lensmith_platform import update_mask
+from lensmith_platform import etags, update_mask
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import OK, NotFoundError, to_status
@@ -117,7 +117,7 @@ class ConceptService(ConceptServiceServicer):
             row = await concepts.lock(connection, app.app_id, own_id)
             if row is None:
                 raise _not_found(own_id)
-            check_etag(values.etag, row.revision)
+            etags.check(values.etag, str(row.revision))
             await concepts.update(connection, app.app_id, row, change)
             rows = await concepts.get_many(connection, app.app_id, [own_id])
             messages = await _messages(connection, app.app_id, app.name, list(rows.values()))

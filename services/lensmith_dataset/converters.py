@@ -3,13 +3,11 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, cast
 
 from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from lensmith_api.internal.v1.training_data_service_pb2 import ConceptCount, TrainingInput, TrainingLabel
@@ -23,7 +21,8 @@ from lensmith_dataset.store.inputs import InputRow
 from lensmith_dataset.store.labels import Label
 from lensmith_dataset.store.training_data import TrainingCount, TrainingState
 from lensmith_dataset.vectors import float16_from_halfvec
-from lensmith_platform.errors import ConflictError, InvalidInputError
+from lensmith_platform import timestamps
+from lensmith_platform.errors import InvalidInputError
 from lensmith_platform.resource_names import build
 
 _ACTIONS: Mapping[int, Action] = {
@@ -32,13 +31,6 @@ _ACTIONS: Mapping[int, Action] = {
     AnnotateAction.ANNOTATE_ACTION_SET: "set",
     AnnotateAction.ANNOTATE_ACTION_REMOVE: "remove",
 }
-
-
-def time_to_proto(time: datetime) -> Timestamp:
-    """Convert a time."""
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
 
 
 def input_name(app: str, row: InputRow) -> str:
@@ -60,8 +52,8 @@ def input_to_proto(app: str, row: InputRow, annotations: Iterable[AnnotationRow]
         source_url=row.source_url,
         test=row.test,
         annotations=[annotation_to_proto(annotation) for annotation in annotations],
-        create_time=time_to_proto(row.created_at),
-        update_time=time_to_proto(row.updated_at),
+        create_time=timestamps.to_proto(row.created_at),
+        update_time=timestamps.to_proto(row.updated_at),
         etag=str(row.revision),
     )
     if row.error is not None:
@@ -73,7 +65,7 @@ def input_to_proto(app: str, row: InputRow, annotations: Iterable[AnnotationRow]
 
 def annotation_to_proto(row: AnnotationRow) -> Annotation:
     """Convert an annotation."""
-    message = Annotation(concept=row.concept, actor=row.actor, update_time=time_to_proto(row.updated_at))
+    message = Annotation(concept=row.concept, actor=row.actor, update_time=timestamps.to_proto(row.updated_at))
     if row.number is not None:
         message.number = row.number
     else:
@@ -97,8 +89,8 @@ def concept_to_proto(app: str, row: ConceptRow, counts: LabelCounts) -> Concept:
         positive_count=counts.positive,
         negative_count=counts.negative,
         number_count=counts.number,
-        create_time=time_to_proto(row.created_at),
-        update_time=time_to_proto(row.updated_at),
+        create_time=timestamps.to_proto(row.created_at),
+        update_time=timestamps.to_proto(row.updated_at),
         etag=str(row.revision),
     )
 
@@ -141,18 +133,6 @@ def action_from_proto(action: int) -> Action:
     if action not in _ACTIONS:
         raise InvalidInputError("ANNOTATE_ACTION_UNKNOWN", f"there is no annotate action number {action}")
     return _ACTIONS[action]
-
-
-def check_etag(etag: str, revision: int) -> None:
-    """Refuse a change that was made from an older state; an empty etag changes whatever is there.
-
-    Raises:
-        ConflictError: ETAG_MISMATCH.
-    """
-    if etag and etag != str(revision):
-        raise ConflictError(
-            "ETAG_MISMATCH", "The etag is not the current one: somebody changed it meanwhile; read it again."
-        )
 
 
 def check_annotation_count(count: int, limit: int) -> None:

@@ -4,16 +4,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lensmith_platform.blobs import blob_key
 from lensmith_platform.clock import Clock
 from lensmith_platform.principal import AppRef
-from lensmith_platform.settings import SettingsError
+from lensmith_platform.service_auth import load_private_key
 
 
-class ImageLinks:
+class ImageLinkSigner:
     """Signs links with the service's own key.
 
     Args:
@@ -26,13 +24,7 @@ class ImageLinks:
     """
 
     def __init__(self, key_file: Path, clock: Clock, seconds: int) -> None:
-        try:
-            key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as error:
-            raise SettingsError(f"the service key {key_file} cannot be read: {error}") from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise SettingsError(f"the service key {key_file} is not an Ed25519 key")
-        self._key = key
+        self._key = load_private_key(key_file)
         self._clock = clock
         self._seconds = seconds
 

@@ -9,20 +9,18 @@ from lensmith_api.v1.input_pb2 import Input, InputStatus
 from lensmith_api.v1.input_service_pb2_grpc import InputServiceServicer
 from lensmith_dataset.converters import (
     check_annotation_count,
-    check_etag,
     input_to_proto,
     labels_from_proto,
     metadata_from_proto,
     plain_text,
-    time_to_proto,
 )
-from lensmith_dataset.image_links import ImageLinks
+from lensmith_dataset.image_links import ImageLinkSigner
 from lensmith_dataset.ingest import Draft, Ingest, Origin, Results
 from lensmith_dataset.metrics import IngestMetrics
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.store import annotations, inputs
 from lensmith_dataset.store.additions import Added
-from lensmith_platform import update_mask
+from lensmith_platform import etags, timestamps, update_mask
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import OK, InvalidInputError, LensmithError, NotFoundError, to_status
@@ -51,7 +49,7 @@ class InputService(InputServiceServicer):
         self,
         database: Database,
         ingest: Ingest,
-        links: ImageLinks,
+        links: ImageLinkSigner,
         pager: Pager,
         meter: UsageMeter,
         settings: DatasetSettings,
@@ -195,7 +193,7 @@ class InputService(InputServiceServicer):
         async with self._database.transaction(app.app_id) as connection:
             await inputs.lock(connection, app.app_id, [key])
             row = await _get(connection, app.app_id, key)
-            check_etag(request.input.etag, row.revision)
+            etags.check(request.input.etag, str(row.revision))
             await inputs.update(connection, app.app_id, row.id, change)
             messages = await _messages(connection, app.app_id, app.name, {row.id})
         return messages[row.id]
@@ -239,7 +237,7 @@ class InputService(InputServiceServicer):
         async with self._database.transaction(app.app_id) as connection:
             row = await _get(connection, app.app_id, key)
         path, expiry = self._links.sign(app, row.sha256, row.mime_type)
-        return pb.GetImageResponse(path=path, expire_time=time_to_proto(expiry))
+        return pb.GetImageResponse(path=path, expire_time=timestamps.to_proto(expiry))
 
 
 async def _messages(connection: Connection, app_id: int, app: str, ids: set[int]) -> dict[int, Input]:

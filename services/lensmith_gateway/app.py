@@ -18,7 +18,7 @@ from lensmith_gateway.health import PlatformHealth
 from lensmith_gateway.http_access import HttpRoute, starlette_route
 from lensmith_gateway.http_errors import TooLargeError, json_response, on_error, on_http_exception
 from lensmith_gateway.http_server import HttpServer, RequestLog
-from lensmith_gateway.images import ImageLinks, Images
+from lensmith_gateway.images import ImageLinkReader, Images
 from lensmith_gateway.multipart import UploadLimits
 from lensmith_gateway.openapi import openapi_document, openapi_json
 from lensmith_gateway.settings import GatewaySettings
@@ -111,7 +111,7 @@ def _routes(
 ) -> list[HttpRoute]:
     settings = platform.settings
     uploads = _UploadEndpoint(settings, dataset)
-    images = Images(ImageLinks(settings.service_keys_dir, platform.clock), blobs)
+    images = Images(ImageLinkReader(settings.service_keys_dir, platform.clock), blobs)
     health = PlatformHealth(platform.clients, settings.addresses, settings.health_seconds)
     document = openapi_document(contract)
     page = docs_page(document)

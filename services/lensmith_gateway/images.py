@@ -12,13 +12,13 @@ from starlette.responses import Response, StreamingResponse
 
 from lensmith_platform.clock import Clock
 from lensmith_platform.errors import NotFoundError, UnauthenticatedError
+from lensmith_platform.service_auth import load_public_keys
 
 AUDIENCE = "gateway"
 ISSUER = "dataset"
 
 _ALGORITHM = "EdDSA"
 _BLOB_KEY = re.compile(r"apps/[0-9a-f-]{36}/blobs/[0-9a-f]{64}")
-_PEM_END = "-----END PUBLIC KEY-----"
 # What browsers show as a picture and never run; anything else is handed out as a file.
 _SHOWN = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif"})
 _EXTENSIONS = {"image/jpeg": "jpg", "image/tiff": "tif"}
@@ -47,7 +47,7 @@ class ImageLink:
     seconds_left: int
 
 
-class ImageLinks:
+class ImageLinkReader:
     """Reads links that the dataset service has signed.
 
     Args:
@@ -56,7 +56,7 @@ class ImageLinks:
     """
 
     def __init__(self, keys_dir: Path, clock: Clock) -> None:
-        self._keys = keys_dir / f"{ISSUER}.pub"
+        self._keys_dir = keys_dir
         self._clock = clock
 
     def read(self, token: str) -> ImageLink:
@@ -65,7 +65,7 @@ class ImageLinks:
         Raises:
             UnauthenticatedError: LINK_EXPIRED or LINK_INVALID.
         """
-        for key in self._public_keys():
+        for key in load_public_keys(self._keys_dir, ISSUER):
             try:
                 claims = jwt.decode(
                     token,
@@ -92,19 +92,11 @@ class ImageLinks:
             raise UnauthenticatedError("LINK_EXPIRED", "This image link has expired; ask GetImage for a new one.")
         return ImageLink(blob_key, mime, left)
 
-    def _public_keys(self) -> list[str]:
-        try:
-            text = self._keys.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            return []
-        # Read at every request, so that a key exchanged on disk counts at once.
-        return [block + _PEM_END for block in text.split(_PEM_END)[:-1]]
-
 
 class Images:
     """Answers `GET /images/{token}`."""
 
-    def __init__(self, links: ImageLinks, blobs: BlobStore) -> None:
+    def __init__(self, links: ImageLinkReader, blobs: BlobStore) -> None:
         self._links = links
         self._blobs = blobs
 

@@ -74,8 +74,7 @@ class RegistryService:
         self._database = database
         self._installer = PackInstaller(database, blobs)
         self._installed = False
-        # Replicas share it, and only they know it.
-        pager = Pager(settings.s3_url.get_secret_value().encode())
+        pager = Pager(settings.service_key_file)
         dataset = platform.clients.channel("dataset")
         watchers = Watchers(settings.max_watches)
         self._models = ModelServicer(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TypeVar, cast
 
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
 from lensmith_api.v1.base_model_pb2 import BaseModel
@@ -22,6 +20,7 @@ from lensmith_api.v1.model_version_pb2 import (
     ModelVersionState,
     TrainingProgress,
 )
+from lensmith_platform import timestamps
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.store import ModelRow
 from lensmith_registry.version_store import Json, VersionRow
@@ -67,8 +66,8 @@ def model_to_proto(row: ModelRow) -> Model:
         pinned=row.pinned,
         latest_version=row.latest_version,
         imported=row.imported,
-        create_time=_timestamp(row.created_at),
-        update_time=_timestamp(row.updated_at),
+        create_time=timestamps.to_proto(row.created_at),
+        update_time=timestamps.to_proto(row.updated_at),
         etag=row.etag,
     )
 
@@ -93,9 +92,9 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         summary=None if row.summary is None else message_from_json(row.summary, EvaluationSummary()),
         note=row.note,
         production=row.production,
-        create_time=_timestamp(row.created_at),
-        start_time=_timestamp(row.started_at),
-        end_time=_timestamp(row.ended_at),
+        create_time=timestamps.to_proto(row.created_at),
+        start_time=timestamps.to_proto(row.started_at),
+        end_time=timestamps.to_proto(row.ended_at),
     )
 
 
@@ -115,7 +114,7 @@ def base_model_to_proto(row: BaseModelRow) -> BaseModel:
         size_bytes=row.size_bytes,
         rank=row.rank,
         model=f"apps/main/models/{row.model}" if row.model else "",
-        create_time=_timestamp(row.created_at),
+        create_time=timestamps.to_proto(row.created_at),
     )
 
 
@@ -180,11 +179,3 @@ def json_from_messages(messages: Sequence[Message]) -> Json:
 def message_from_json(document: Json, into: _Message) -> _Message:
     """Read a message back from a jsonb column; fields that a later version wrote are passed over."""
     return ParseDict(cast("dict[str, object]", document), into, ignore_unknown_fields=True)
-
-
-def _timestamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

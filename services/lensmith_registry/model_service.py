@@ -32,7 +32,7 @@ from lensmith_api.v1.model_service_pb2 import (
     WatchModelVersionResponse,
 )
 from lensmith_api.v1.model_version_pb2 import ModelVersion
-from lensmith_platform import update_mask
+from lensmith_platform import etags, update_mask
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import (
@@ -43,7 +43,7 @@ from lensmith_platform.errors import (
     PreconditionError,
     from_status,
 )
-from lensmith_platform.principal import AppRef, Call, current_call
+from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
 from lensmith_registry import changes, store, version_state_store, version_store
 from lensmith_registry.convert import evaluation_to_proto, model_to_proto, version_to_proto
@@ -101,7 +101,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def CreateModel(self, request: CreateModelRequest, context: object) -> Model:
         """Create a model, and a negative concept with a multi-label one."""
-        call, app = _call_and_app()
+        call, app = current_call(), addressed_app()
         definition = definition_of(request.model_id, request.model)
         fingerprint = hashlib.sha256(
             request.model_id.encode() + b"\0" + request.model.SerializeToString(deterministic=True)
@@ -129,14 +129,14 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: GetModelRequest, context: object) -> Model:
         """Return one model."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         model = parse(_MODEL, request.name)["model"]
         async with self._database.transaction(app.app_id) as connection:
             return model_to_proto(await store.get_model(connection, app.app_id, model))
 
     async def ListModels(self, request: ListModelsRequest, context: object) -> ListModelsResponse:
         """List models in order of their own id."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         size = self._pager.size(request.page_size)
         fingerprint = f"models/{app.app_id}"
         position = self._pager.decode(request.page_token, fingerprint)
@@ -148,15 +148,12 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def UpdateModel(self, request: UpdateModelRequest, context: object) -> Model:
         """Change the fields that the mask names."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         model = parse(_MODEL, request.model.name, field="model.name")["model"]
         paths = update_mask.apply(request.update_mask, MASK_PATHS)
         async with self._database.transaction(app.app_id) as connection:
             row = await store.lock_model(connection, app.app_id, model)
-            if request.model.etag and request.model.etag != row.etag:
-                raise ConflictError(
-                    "ETAG_MISMATCH", f"{row.name} was changed since it was read", metadata={"etag": row.etag}
-                )
+            etags.check(request.model.etag, row.etag)
             definition = with_changes(row.definition, request.model, paths)
             if row.imported and not set(paths) <= {"display_name", "description", "production_version", "pinned"}:
                 raise PreconditionError("MODEL_IS_IMPORTED", f"{row.name} came with a base model: what it is stays")
@@ -168,7 +165,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def DeleteModel(self, request: DeleteModelRequest, context: object) -> Empty:
         """Delete a model with its versions; those in training stop."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         model = parse(_MODEL, request.name)["model"]
         async with self._database.transaction(app.app_id) as connection:
             row = await store.lock_model(connection, app.app_id, model)
@@ -180,7 +177,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def TrainModel(self, request: TrainModelRequest, context: object) -> ModelVersion:
         """Look at the data, refuse or warn, and queue a new version."""
-        call, app = _call_and_app()
+        call, app = current_call(), addressed_app()
         model = parse(_MODEL, request.name)["model"]
         row = await self._training.queue(
             TrainingRequest(app, model, request.note, request.request_id, call.principal.actor)
@@ -189,12 +186,12 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetModelVersion(self, request: GetModelVersionRequest, context: object) -> ModelVersion:
         """Return one version."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         return version_to_proto(await self._version(app, _version_name(_VERSION, request.name)))
 
     async def ListModelVersions(self, request: ListModelVersionsRequest, context: object) -> ListModelVersionsResponse:
         """List versions, newest first."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         model = parse(_MODEL, request.parent, field="parent")["model"]
         size = self._pager.size(request.page_size)
         async with self._database.transaction(app.app_id) as connection:
@@ -212,14 +209,14 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self, request: WatchModelVersionRequest, context: object
     ) -> AsyncIterator[WatchModelVersionResponse]:
         """Stream a version whenever it changes, until its last state."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         row = await self._version(app, _version_name(_VERSION, request.name))
         async for message in watch(self._database, self._watchers, app.app_id, row.uid, self._watch_poll_seconds):
             yield message
 
     async def CancelModelVersion(self, request: CancelModelVersionRequest, context: object) -> ModelVersion:
         """Stop a version that is not ready yet."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         name = _version_name(_VERSION, request.name)
         async with self._database.transaction(app.app_id) as connection:
             row = await version_store.get_version(connection, app.app_id, name.model, name.number)
@@ -236,7 +233,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def DeleteModelVersion(self, request: DeleteModelVersionRequest, context: object) -> Empty:
         """Delete a version that is not in production; one in training stops."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         name = _version_name(_VERSION, request.name)
         async with self._database.transaction(app.app_id) as connection:
             model = await store.lock_model(connection, app.app_id, name.model)
@@ -253,7 +250,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetEvaluation(self, request: GetEvaluationRequest, context: object) -> Evaluation:
         """Return the out-of-fold evaluation of a READY version."""
-        app = _call_and_app()[1]
+        app = addressed_app()
         row = await self._version(app, _version_name(_EVALUATION, request.name))
         if row.state != "READY":
             raise PreconditionError(
@@ -332,10 +329,3 @@ def _version_name(template: str, name: str) -> _VersionName:
             field_violations=[("name", "must end in a version number")],
         )
     return _VersionName(parts["model"], int(text))
-
-
-def _call_and_app() -> tuple[Call, AppRef]:
-    call = current_call()
-    if call.app is None:
-        raise NotFoundError("APP_NOT_FOUND", "the request names no app")
-    return call, call.app

@@ -13,7 +13,7 @@ from tests.lensmith_gateway.conftest import Rig, picture
 
 from lensmith_api.v1.input_service_pb2 import GetImageRequest
 from lensmith_gateway.contract import OWNERS
-from lensmith_gateway.images import ImageLinks
+from lensmith_gateway.images import ImageLinkReader
 from lensmith_platform.clock import SystemClock
 from lensmith_platform.errors import UnauthenticatedError
 from lensmith_platform.service_auth import TokenSigner, make_key_pair
@@ -76,12 +76,12 @@ def keys(tmp_path: Path) -> Path:
 )
 def test_link_is_refused_when_a_claim_is_wrong(keys: Path, claims: dict[str, object], reason: str) -> None:
     with pytest.raises(UnauthenticatedError) as refusal:
-        ImageLinks(keys / "keys", SystemClock()).read(forged(keys, **claims))
+        ImageLinkReader(keys / "keys", SystemClock()).read(forged(keys, **claims))
     assert refusal.value.reason == reason
 
 
 def test_link_is_refused_when_somebody_else_signed_it(keys: Path) -> None:
-    links = ImageLinks(keys / "keys", SystemClock())
+    links = ImageLinkReader(keys / "keys", SystemClock())
     assert links.read(forged(keys)).seconds_left > 0
     unsigned = {"iss": "dataset", "aud": "gateway", "sub": "x", "exp": 2**33}
     for token in (

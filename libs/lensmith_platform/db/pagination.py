@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from lensmith_platform.errors import InvalidInputError
 
@@ -26,11 +27,12 @@ class Pager:
     """Makes and reads page tokens.
 
     Args:
-        secret: only its holders can make tokens; replicas of a service share it.
+        service_key_file: the service's private key, which all its replicas share; tokens are signed with a key derived
+            from it for nothing else.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._key = hashlib.sha256(b"lensmith page tokens\n" + secret).digest()
+    def __init__(self, service_key_file: Path) -> None:
+        self._key = hashlib.sha256(b"lensmith page tokens\n" + service_key_file.read_bytes()).digest()
 
     def size(self, page_size: int) -> int:
         """Return how many rows a page has: 50 when none are asked for, at most 1000.

@@ -1,7 +1,7 @@
 """What request fields may hold: `REQUIRED` and `(lensmith.v1.rules)` of the contract, compiled once per message type.
 
-Types without any rule cost nothing; `bytes` are measured without being copied where the size of the whole message
-already tells that they fit.
+No text may hold the character NUL, rule or not. Types without rules and text cost nothing; `bytes` are measured without
+being copied where the size of the whole message already tells that they fit.
 """
 
 import re
@@ -121,8 +121,12 @@ class Planner:
         known = self._useful.get(descriptor.full_name)
         if known is not None:
             return known
-        useful = any(_is_required(entry) or _rules(entry) is not None for entry in descriptor.fields) or any(
-            self._has_rules(entry.message_type, seen) for entry in descriptor.fields if entry.message_type is not None
+        useful = any(
+            _is_required(entry) or _is_text(entry) or _rules(entry) is not None for entry in descriptor.fields
+        ) or any(
+            self._has_rules(entry.message_type, seen)
+            for entry in descriptor.fields
+            if entry.message_type is not None and not _is_map(entry)
         )
         if useful or len(seen) == 1:
             # A negative answer found on the way round a circle is not final.
@@ -133,7 +137,7 @@ class Planner:
         rules, required = _rules(entry), _is_required(entry)
         is_map = _is_map(entry)
         inner = self.plan(entry.message_type) if entry.message_type is not None and not is_map else None
-        if rules is None and not required and inner is None:
+        if rules is None and not required and inner is None and not _is_text(entry):
             return None
         rules = rules or access_pb2.Rules()
         many = entry.is_repeated
@@ -192,6 +196,8 @@ def _check_single(plan: _FieldPlan, message: Message, size: int, path: str) -> I
 
 def _value_check(entry: FieldDescriptor, rules: access_pb2.Rules) -> _Check | None:
     checks: list[_Check] = []
+    if _is_text(entry):
+        checks.append(_nul_check)
     if rules.max_length and entry.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
         checks.append(_length_check(rules.max_length, entry.type == FieldDescriptor.TYPE_BYTES))
     if rules.pattern:
@@ -205,6 +211,11 @@ def _value_check(entry: FieldDescriptor, rules: access_pb2.Rules) -> _Check | No
     if len(checks) == 1:
         return checks[0]
     return lambda value: next((why for one in checks if (why := one(value)) is not None), None)
+
+
+def _nul_check(value: object) -> str | None:
+    # Postgres cannot keep it, and nothing that people write holds it: refused here once for all fields of all services.
+    return "must not hold the character NUL" if isinstance(value, str) and "\x00" in value else None
 
 
 def _length_check(limit: int, is_bytes: bool) -> _Check:
@@ -247,6 +258,10 @@ def _rules(entry: FieldDescriptor) -> access_pb2.Rules | None:
 
 def _is_required(entry: FieldDescriptor) -> bool:
     return field_behavior_pb2.REQUIRED in entry.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+
+
+def _is_text(entry: FieldDescriptor) -> bool:
+    return entry.type == FieldDescriptor.TYPE_STRING
 
 
 def _is_map(entry: FieldDescriptor) -> bool:

@@ -84,7 +84,6 @@ async def test_bad_item_fails_alone_when_others_are_good(labelled: Rig) -> None:
         ("x", MERGE, [Annotation(concept="b"), Annotation(concept="unknown")]),
         ("x", MERGE, [Annotation(concept="b", number=math.nan)]),
         ("x", 99, [Annotation(concept="b")]),
-        ("x\x00", MERGE, [Annotation(concept="b")]),
         ("y", MERGE, [Annotation(concept="c")]),
     )
 
@@ -93,7 +92,6 @@ async def test_bad_item_fails_alone_when_others_are_good(labelled: Rig) -> None:
         "CONCEPT_NOT_FOUND",
         "NUMBER_NOT_FINITE",
         "ANNOTATE_ACTION_UNKNOWN",
-        "TEXT_HAS_NUL",
         "",
     ]
     assert await _labels(labelled, "x") == {"a": True}

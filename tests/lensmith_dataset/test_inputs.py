@@ -126,11 +126,11 @@ async def test_input_is_gone_when_it_is_deleted_by_own_id_or_uid(start: Start) -
     await rig.indexed()
 
     response = await rig.inputs.DeleteInputs(
-        DeleteInputsRequest(parent="apps/a", input_ids=["x", second.input.uid, "none", "x", "nul\x00"]),
+        DeleteInputsRequest(parent="apps/a", input_ids=["x", second.input.uid, "none", "x"]),
         metadata=rig.key(),
     )
 
-    reasons = ["", "", "INPUT_NOT_FOUND", "", "INPUT_NOT_FOUND"]
+    reasons = ["", "", "INPUT_NOT_FOUND", ""]
     assert [reason_of(status) for status in response.statuses] == reasons
     assert await _list(rig) == []
     await until(lambda: _is(rig.objects, set()))

@@ -83,6 +83,20 @@ def test_bytes_are_measured_when_the_message_is_larger_than_their_limit():
     assert why == f"must have at most {64 << 20} bytes; it has {(64 << 20) + 1}"
 
 
+def test_text_is_refused_when_it_holds_nul():
+    why = "must not hold the character NUL"
+    key = key_service_pb2.UpdateKeyRequest(key={"description": "a\x00", "scopes": ["Predict", "\x00"], "etag": "\x00"})
+    key.update_mask.paths.append("description\x00")
+    assert violations(key) == [
+        ("key.description", why),
+        ("key.scopes[1]", why),
+        ("key.etag", why),
+        ("update_mask.paths[0]", why),
+    ]
+    assert violations(predict(inputs=[{"image": {"url": "http://x/\x00"}}])) == [("inputs[0].image.url", why)]
+    assert violations(app_service_pb2.ListAppsRequest(page_token="\x00")) == [("page_token", why)]
+
+
 def test_work_is_bounded_when_everything_is_wrong():
     request = input_service_pb2.CreateInputsRequest(parent="apps/a")
     for _ in range(100):

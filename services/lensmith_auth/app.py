@@ -9,18 +9,18 @@ from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import add_KeyResolv
 from lensmith_api.v1.app_service_pb2_grpc import add_AppServiceServicer_to_server
 from lensmith_api.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
 from lensmith_api.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
-from lensmith_auth.apps_service import AppService
+from lensmith_auth.app_service import AppServicer
 from lensmith_auth.bootstrap import ensure_operator_key
 from lensmith_auth.events import UsageRecorder
-from lensmith_auth.key_resolver_service import KeyResolverService
+from lensmith_auth.key_resolver_service import KeyResolverServicer
+from lensmith_auth.key_service import KeyServicer
 from lensmith_auth.key_source import StoredKeySource
-from lensmith_auth.keys_service import KeyService
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.scope_methods import methods_by_scope
 from lensmith_auth.settings import AuthSettings
-from lensmith_auth.usage_service import UsageService
+from lensmith_auth.usage_service import UsageServicer
 from lensmith_platform.bus import Bus, WorkConsumer, connect
-from lensmith_platform.db import Database, create_pool
+from lensmith_platform.db import Database, open_database
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.server import Platform
@@ -28,7 +28,7 @@ from lensmith_platform.server import Platform
 WORKER_POOL_SIZE = 6
 
 
-class Auth:
+class AuthService:
     """The service, built.
 
     Args:
@@ -53,10 +53,10 @@ class Auth:
         self._worker = worker
         self._revocations = Revocations(worker, bus, settings.heartbeat_seconds)
         pager = Pager(settings.service_key_file)
-        self._apps = AppService(tenant, worker, self._revocations, pager)
-        self._keys = KeyService(tenant, self._revocations, pager, methods_by_scope())
-        self._usage = UsageService(tenant)
-        self._resolver = KeyResolverService(source)
+        self._apps = AppServicer(tenant, worker, self._revocations, pager)
+        self._keys = KeyServicer(tenant, self._revocations, pager, methods_by_scope())
+        self._usage = UsageServicer(tenant)
+        self._resolver = KeyResolverServicer(source)
         self._relay = OutboxRelay(worker, bus)
         self._recorder = WorkConsumer(
             bus, "auth--record-usage", "usage.recorded", UsageRecorder(worker), concurrency=4, database=worker
@@ -89,27 +89,14 @@ class Auth:
         """Nothing of its own is open: `build` gave all of it to the platform."""
 
 
-async def build(platform: Platform[AuthSettings]) -> Auth:
+async def build(platform: Platform[AuthSettings]) -> AuthService:
     """Builds the service, and the operator's key at the first start."""
     settings = platform.settings
-    tenant = await platform.enter(
-        await create_pool(
-            settings.postgres_url.get_secret_value(),
-            size=settings.postgres_pool_size,
-            statement_cache_size=settings.statement_cache_size,
-        )
-    )
-    worker = await platform.enter(
-        await create_pool(
-            settings.worker_postgres_url.get_secret_value(),
-            size=WORKER_POOL_SIZE,
-            statement_cache_size=settings.statement_cache_size,
-        )
-    )
-    workers = Database(worker)
+    tenant = await platform.enter(open_database(settings.postgres_url, settings))
+    worker = await platform.enter(open_database(settings.worker_postgres_url, settings, size=WORKER_POOL_SIZE))
     if settings.bootstrap_key:
-        await ensure_operator_key(workers, settings.bootstrap_key.get_secret_value())
-    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="lensmith-auth"))
-    source = StoredKeySource(workers, settings.last_used_seconds)
+        await ensure_operator_key(worker, settings.bootstrap_key.get_secret_value())
+    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="auth"))
+    source = StoredKeySource(worker, settings.last_used_seconds)
     platform.authenticator.source = source
-    return Auth(settings, Database(tenant), workers, bus, source)
+    return AuthService(settings, tenant, worker, bus, source)

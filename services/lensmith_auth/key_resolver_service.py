@@ -9,7 +9,7 @@ from lensmith_platform import timestamps
 from lensmith_platform.principal import AppRef
 
 
-class KeyResolverService(KeyResolverServiceServicer):
+class KeyResolverServicer(KeyResolverServiceServicer):
     """Serves the key source to the other services."""
 
     def __init__(self, source: StoredKeySource) -> None:

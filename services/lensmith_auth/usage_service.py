@@ -16,7 +16,7 @@ DEFAULT_DAYS = 30
 MOST_DAYS = 366
 
 
-class UsageService(UsageServiceServicer):
+class UsageServicer(UsageServiceServicer):
     """Serves usage."""
 
     def __init__(self, tenant: Database) -> None:

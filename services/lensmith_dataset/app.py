@@ -1,36 +1,32 @@
 """The composition root: builds everything, and is the only place that does."""
 
-import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import grpc.aio
-from asyncpg import Pool
 
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import add_TrainingDataServiceServicer_to_server
 from lensmith_api.v1.annotation_service_pb2_grpc import add_AnnotationServiceServicer_to_server
 from lensmith_api.v1.concept_service_pb2_grpc import add_ConceptServiceServicer_to_server
 from lensmith_api.v1.input_service_pb2_grpc import add_InputServiceServicer_to_server
-from lensmith_dataset.annotations_service import AnnotationService
-from lensmith_dataset.concepts_service import ConceptService
+from lensmith_dataset.annotation_service import AnnotationServicer
+from lensmith_dataset.concept_service import ConceptServicer
 from lensmith_dataset.embedder import Embedder
 from lensmith_dataset.events import Background
 from lensmith_dataset.image_links import ImageLinkSigner
 from lensmith_dataset.indexer import Indexer
 from lensmith_dataset.ingest import Ingest
-from lensmith_dataset.inputs_service import InputService
+from lensmith_dataset.input_service import InputServicer
 from lensmith_dataset.metrics import IndexMetrics, IngestMetrics
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.training_data_service import TrainingDataService
+from lensmith_dataset.training_data_service import TrainingDataServicer
 from lensmith_dataset.vectors import pass_halfvec
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import connect
 from lensmith_platform.db.pagination import Pager
-from lensmith_platform.db.pool import create_pool
-from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.db.unit_of_work import Database, open_database
 from lensmith_platform.fetcher import Fetcher, FetchLimits
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.platform import Platform
@@ -38,7 +34,6 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 
 PUBLIC = ("lensmith.v1.InputService", "lensmith.v1.ConceptService", "lensmith.v1.AnnotationService")
-_CLOSE_SECONDS = 5.0
 INTERNAL = ("lensmith.internal.v1.TrainingDataService",)
 
 
@@ -56,7 +51,7 @@ class DatasetService:
     def __init__(
         self,
         database: Database,
-        servicers: tuple[InputService, ConceptService, AnnotationService, TrainingDataService] | None,
+        servicers: tuple[InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer] | None,
         background: Background,
     ) -> None:
         self._database = database
@@ -90,8 +85,8 @@ class DatasetService:
 async def build(platform: Platform[DatasetSettings]) -> DatasetService:
     """Build the service."""
     settings = platform.settings
-    database = await _database(platform, settings.postgres_url.get_secret_value())
-    worker = await _database(platform, settings.worker_postgres_url.get_secret_value())
+    database = await platform.enter(open_database(settings.postgres_url, settings, prepare=pass_halfvec))
+    worker = await platform.enter(open_database(settings.worker_postgres_url, settings, prepare=pass_halfvec))
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="dataset"))
     files = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
     indexer = None
@@ -121,7 +116,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
 
 def _servicers(
     platform: Platform[DatasetSettings], database: Database, files: RecentBlobs, meter: UsageMeter
-) -> tuple[InputService, ConceptService, AnnotationService, TrainingDataService]:
+) -> tuple[InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer]:
     settings = platform.settings
     limits = ImageLimits(
         max_bytes=settings.max_image_bytes,
@@ -143,27 +138,8 @@ def _servicers(
     links = ImageLinkSigner(settings.service_key_file, platform.clock, settings.image_link_seconds)
     pager = Pager(settings.service_key_file)
     return (
-        InputService(database, ingest, links, pager, meter, settings, IngestMetrics(platform.registry)),
-        ConceptService(database, pager),
-        AnnotationService(database, pager, settings.max_annotations),
-        TrainingDataService(database, settings.feed_wait_seconds),
+        InputServicer(database, ingest, links, pager, meter, settings, IngestMetrics(platform.registry)),
+        ConceptServicer(database, pager),
+        AnnotationServicer(database, pager, settings.max_annotations),
+        TrainingDataServicer(database, settings.feed_wait_seconds),
     )
-
-
-async def _database(platform: Platform[DatasetSettings], url: str) -> Database:
-    settings = platform.settings
-    pool = await create_pool(
-        url,
-        size=settings.postgres_pool_size,
-        statement_cache_size=settings.statement_cache_size,
-        init=pass_halfvec,
-    )
-    platform.closers.push_async_callback(_close, pool)
-    return Database(pool)
-
-
-async def _close(pool: Pool) -> None:
-    """Close a pool; after a while without waiting for whoever still holds a connection, so that stopping ends."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await pool.close()

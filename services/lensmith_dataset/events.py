@@ -1,7 +1,7 @@
 """What the process does besides answering calls: what it listens to, and what it does again and again."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from datetime import timedelta
 
 from nats.js.errors import NotFoundError
@@ -59,7 +59,7 @@ class Background:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        work: list[Awaitable[None]] = [self._relay.run(), self._meter.run()]
+        work: list[Coroutine[None, None, None]] = [self._relay.run(), self._meter.run()]
         if self.purge is not None:
             work.append(self._delete_apps(self.purge).run())
             work.append(Reconciler("purge", self._settings.purge_interval_seconds, self.purge.run_once).run())
@@ -69,7 +69,7 @@ class Background:
             work.append(Reconciler("index--republish", interval, self._republish).run())
         async with asyncio.TaskGroup() as tasks:
             for one in work:
-                tasks.create_task(_run(one))
+                tasks.create_task(one)
 
     def _delete_apps(self, purge: Purge) -> WorkConsumer:
         return WorkConsumer(
@@ -110,7 +110,3 @@ class Background:
         if queue is not None and queue.num_pending:
             age *= _QUEUE_PATIENCE
         await self._indexer.republish(age)
-
-
-async def _run(work: Awaitable[None]) -> None:
-    await work

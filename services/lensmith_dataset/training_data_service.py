@@ -17,7 +17,7 @@ _BATCH = 500
 _POLL_SECONDS = 0.05
 
 
-class TrainingDataService(TrainingDataServiceServicer):
+class TrainingDataServicer(TrainingDataServiceServicer):
     """Serves training data to other services.
 
     Args:

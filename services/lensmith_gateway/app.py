@@ -33,7 +33,7 @@ from lensmith_platform.telemetry import REQUEST_ID_KEY, TRACEPARENT_KEY, current
 _PUBLIC = Access(public=True)
 
 
-class Gateway:
+class GatewayService:
     """Uploads, pictures by link, documentation, the platform's health; and reflection for the whole public API."""
 
     name = "gateway"
@@ -63,7 +63,7 @@ class Gateway:
         await self._dataset.close()
 
 
-async def build(platform: Platform[GatewaySettings]) -> Gateway:
+async def build(platform: Platform[GatewaySettings]) -> GatewayService:
     """Build the gateway and open its HTTP port.
 
     Raises:
@@ -86,7 +86,7 @@ async def build(platform: Platform[GatewaySettings]) -> Gateway:
     dataset = grpc.aio.insecure_channel(settings.addresses["dataset"], options=options)
     blobs = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
     http = HttpServer(_http_app(platform, contract, dataset, blobs), settings.http_listen, settings.grace_seconds)
-    return Gateway(http, await http.start(), contract, dataset)
+    return GatewayService(http, await http.start(), contract, dataset)
 
 
 def _http_app(

@@ -30,14 +30,14 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 from lensmith_vision.engine import Engine, OnnxRuntimeEngine
 
-__all__ = ["Inference", "build"]
+__all__ = ["InferenceService", "build"]
 
 _LOG = structlog.get_logger(__name__)
 
 _PRELOAD_AGAIN_SECONDS = 1.0
 
 
-class Inference:
+class InferenceService:
     """The service, built.
 
     Args:
@@ -120,11 +120,11 @@ class Inference:
             await asyncio.sleep(_PRELOAD_AGAIN_SECONDS)
 
 
-async def build(platform: Platform[InferenceSettings]) -> Inference:
+async def build(platform: Platform[InferenceSettings]) -> InferenceService:
     """Build the service."""
     settings = platform.settings
-    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="lensmith-inference"))
-    return Inference(platform, bus, OnnxRuntimeEngine(threads=1))
+    bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="inference"))
+    return InferenceService(platform, bus, OnnxRuntimeEngine(threads=1))
 
 
 def _batcher(settings: InferenceSettings, engine: Engine, metrics: Metrics) -> Batcher:

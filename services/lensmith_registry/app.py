@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import grpc.aio
-from pydantic import SecretStr
 
 from lensmith_api.internal.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
@@ -18,8 +17,7 @@ from lensmith_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_s
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
 from lensmith_platform.db.pagination import Pager
-from lensmith_platform.db.pool import create_pool
-from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.db.unit_of_work import Database, open_database
 from lensmith_platform.errors import LensmithError, PreconditionError
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.server import Platform
@@ -96,7 +94,7 @@ class RegistryService:
             grace_seconds=settings.purge_grace_seconds,
         )
         finish, delete_app = caretaker.finish_version, caretaker.delete_app
-        self._work: list[Callable[[], Awaitable[None]]] = [
+        self._work: list[Callable[[], Coroutine[None, None, None]]] = [
             OutboxRelay(workers, bus).run,
             WorkConsumer(bus, "registry--finish-version", "models.version_completed", finish, 8, 100, workers).run,
             WorkConsumer(bus, "registry--delete-app", "apps.deleted", delete_app, 2, 100, workers).run,
@@ -130,7 +128,7 @@ class RegistryService:
         """Relay, consume, reconcile, and install the packs of the start."""
         async with asyncio.TaskGroup() as group:
             for work in self._work:
-                group.create_task(_awaited(work))
+                group.create_task(work())
 
     async def close(self) -> None:
         """Nothing of its own is open: `build` gave all of it to the platform."""
@@ -156,18 +154,8 @@ async def build(platform: Platform[RegistrySettings]) -> RegistryService:
         DependencyUnavailableError: Postgres did not come up in time.
     """
     settings = platform.settings
-
-    async def database(url: SecretStr, size: int) -> Database:
-        pool = await create_pool(url.get_secret_value(), size=size, statement_cache_size=settings.statement_cache_size)
-        platform.closers.push_async_callback(pool.close)
-        return Database(pool)
-
-    service = await database(settings.postgres_url, settings.postgres_pool_size)
-    workers = await database(settings.worker_postgres_url, _WORKER_POOL_SIZE)
+    service = await platform.enter(open_database(settings.postgres_url, settings))
+    workers = await platform.enter(open_database(settings.worker_postgres_url, settings, size=_WORKER_POOL_SIZE))
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="registry"))
     blobs = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
     return RegistryService(settings, service, workers, blobs, bus, platform)
-
-
-async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
-    await work()

@@ -26,7 +26,7 @@ from lensmith_platform.errors import InvalidInputError, NotFoundError
 from lensmith_platform.principal import MAIN_APP_ID
 from lensmith_platform.resource_names import parse
 from lensmith_registry import base_model_store, changes, store
-from lensmith_registry.convert import base_model_to_proto
+from lensmith_registry.converters import base_model_to_proto
 from lensmith_registry.packs import PACK_FILES, PackInstaller
 from lensmith_vision.pack import CARD_FILE, MODEL_FILE
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_platform.errors import InvalidInputError
-from lensmith_registry.convert import MODEL_TYPES
+from lensmith_registry.converters import MODEL_TYPES
 from lensmith_registry.store import ModelDefinition
 
 __all__ = ["MASK_PATHS", "definition_of", "with_changes"]

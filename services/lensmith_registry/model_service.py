@@ -46,7 +46,7 @@ from lensmith_platform.errors import (
 from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
 from lensmith_registry import changes, store, version_state_store, version_store
-from lensmith_registry.convert import evaluation_to_proto, model_to_proto, version_to_proto
+from lensmith_registry.converters import evaluation_to_proto, model_to_proto, version_to_proto
 from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart

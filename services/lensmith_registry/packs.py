@@ -16,7 +16,7 @@ from lensmith_platform.errors import AlreadyExistsError, InvalidInputError, NotF
 from lensmith_platform.principal import MAIN_APP, MAIN_APP_ID
 from lensmith_registry import base_model_store, store, version_store
 from lensmith_registry.base_model_store import BaseModelRow
-from lensmith_registry.convert import json_from_message, model_to_proto
+from lensmith_registry.converters import json_from_message, model_to_proto
 from lensmith_registry.store import ModelDefinition
 from lensmith_registry.version_store import NewVersion
 from lensmith_vision.errors import VisionError

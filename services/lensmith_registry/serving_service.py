@@ -18,7 +18,7 @@ from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, NotFoundError, PreconditionError
 from lensmith_registry import base_model_store, store, version_store
-from lensmith_registry.convert import MODEL_TYPES, base_model_to_proto
+from lensmith_registry.converters import MODEL_TYPES, base_model_to_proto
 from lensmith_registry.store import ModelRow
 from lensmith_registry.version_store import VersionRow
 

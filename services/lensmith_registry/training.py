@@ -12,7 +12,7 @@ from lensmith_platform.errors import AlreadyExistsError, PreconditionError
 from lensmith_platform.principal import AppRef
 from lensmith_registry import base_model_store, changes, preflight, store, version_store
 from lensmith_registry.base_model_store import BaseModelRow
-from lensmith_registry.convert import finding_to_proto, json_from_message, json_from_messages, model_to_proto
+from lensmith_registry.converters import finding_to_proto, json_from_message, json_from_messages, model_to_proto
 from lensmith_registry.preflight import Preflight
 from lensmith_registry.store import ModelRow
 from lensmith_registry.version_store import NewVersion, VersionRow

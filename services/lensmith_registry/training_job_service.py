@@ -23,7 +23,7 @@ from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
 from lensmith_registry import changes, version_state_store, version_store
-from lensmith_registry.convert import json_from_message, json_from_messages, message_from_json, version_to_proto
+from lensmith_registry.converters import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.serving_service import head_key
 from lensmith_registry.version_state_store import Outcome
 from lensmith_registry.version_store import Json, VersionRow

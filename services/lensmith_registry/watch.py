@@ -13,7 +13,7 @@ from lensmith_api.v1.model_service_pb2 import WatchModelVersionResponse, WatchSu
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import LensmithError, QuotaExceededError, to_status
 from lensmith_registry import version_store
-from lensmith_registry.convert import version_to_proto
+from lensmith_registry.converters import version_to_proto
 
 __all__ = ["Watchers", "watch"]
 

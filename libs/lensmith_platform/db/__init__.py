@@ -7,6 +7,6 @@ transaction; ``protect('models', public => true)`` also lets every app read the 
 """
 
 from lensmith_platform.db.pool import create_pool
-from lensmith_platform.db.unit_of_work import Connection, Database, savepoint
+from lensmith_platform.db.unit_of_work import Connection, Database, open_database, savepoint
 
-__all__ = ["Connection", "Database", "create_pool", "savepoint"]
+__all__ = ["Connection", "Database", "create_pool", "open_database", "savepoint"]

@@ -3,14 +3,16 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Literal, TypeAlias, TypeVar
 
 import asyncpg
 import asyncpg.pool
+from pydantic import SecretStr
 
-from lensmith_platform.db.pool import NOT_UP_ERRORS
+from lensmith_platform.db.pool import NOT_UP_ERRORS, create_pool
 from lensmith_platform.errors import ConflictError, DependencyUnavailableError, InternalError
+from lensmith_platform.settings import PostgresSettings
 
 Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy
 Isolation: TypeAlias = Literal["read committed", "repeatable read", "serializable"]
@@ -18,6 +20,7 @@ Result = TypeVar("Result")
 
 _ACQUIRE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
 
 _CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
@@ -127,6 +130,40 @@ class Database:
             return await self._pool.acquire(timeout=_ACQUIRE_SECONDS)
         except NOT_UP_ERRORS as error:
             raise DependencyUnavailableError("POSTGRES_UNAVAILABLE", "The database cannot be reached.") from error
+
+
+@asynccontextmanager
+async def open_database(
+    url: SecretStr,
+    settings: PostgresSettings,
+    *,
+    size: int | None = None,
+    prepare: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+) -> AsyncIterator[Database]:
+    """Open the database of a service as one of its roles; when the block ends, its connections close.
+
+    Args:
+        url: of the role, one of the settings' two.
+        settings: of the service.
+        size: most connections; None: as the settings say.
+        prepare: prepares each new connection, for example with a codec of an extension's type.
+
+    Raises:
+        DependencyUnavailableError: Postgres did not come up in time (`POSTGRES_UNAVAILABLE`).
+    """
+    pool = await create_pool(
+        url.get_secret_value(),
+        size=size or settings.postgres_pool_size,
+        statement_cache_size=settings.statement_cache_size,
+        init=prepare,
+    )
+    try:
+        yield Database(pool)
+    finally:
+        # Whoever still holds a connection then is not waited for, so that stopping ends.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await pool.close()
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from lensmith_platform.scopes import ALL
 UPDATABLE = frozenset({"display_name", "description"})
 
 
-class AppService(AppServiceServicer):
+class AppServicer(AppServiceServicer):
     """Serves apps. What spans apps works as the worker role; what is about one app is bound to it."""
 
     def __init__(self, tenant: Database, worker: Database, revocations: Revocations, pager: Pager) -> None:

@@ -32,7 +32,7 @@ _INPUT = "apps/{app}/inputs/{input}"
 _UPDATABLE = frozenset({"metadata", "test"})
 
 
-class InputService(InputServiceServicer):
+class InputServicer(InputServiceServicer):
     """Serves inputs.
 
     Args:

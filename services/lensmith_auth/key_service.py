@@ -25,7 +25,7 @@ UPDATABLE = frozenset({"description", "scopes", "expire_time"})
 KEY_NAME = "apps/{app}/keys/{key}"
 
 
-class KeyService(KeyServiceServicer):
+class KeyServicer(KeyServiceServicer):
     """Serves keys."""
 
     def __init__(

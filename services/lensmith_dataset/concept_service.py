@@ -23,7 +23,7 @@ _DELETED_AT_ONCE = 5000
 """Annotations deleted in one transaction: a concept of a million pictures must not hold locks for minutes."""
 
 
-class ConceptService(ConceptServiceServicer):
+class ConceptServicer(ConceptServiceServicer):
     """Serves concepts.
 
     Args:

@@ -21,7 +21,7 @@ from lensmith_platform.errors import OK, LensmithError, to_status
 from lensmith_platform.principal import addressed_app, current_call
 
 
-class AnnotationService(AnnotationServiceServicer):
+class AnnotationServicer(AnnotationServiceServicer):
     """Serves annotations.
 
     Args:

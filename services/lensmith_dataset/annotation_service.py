@@ -11,7 +11,6 @@ from lensmith_dataset.converters import (
     check_annotation_count,
     input_annotation_to_proto,
     labels_from_proto,
-    plain_text,
 )
 from lensmith_dataset.store import annotations
 from lensmith_dataset.store.annotations import LabelChange
@@ -64,7 +63,7 @@ class AnnotationServicer(AnnotationServiceServicer):
     ) -> pb.ListAnnotationsResponse:
         """Lists annotations, the ones changed last first."""
         app = addressed_app()
-        concept, key = plain_text("concept", request.concept), plain_text("input", request.input)
+        concept, key = request.concept, request.input
         query = f"annotations|{app.app_id}|{concept}|{key}"
         position = self._pager.decode(request.page_token, query)
         size = self._pager.size(request.page_size)
@@ -84,6 +83,4 @@ class AnnotationServicer(AnnotationServiceServicer):
 
 
 def _change(item: pb.InputAnnotations) -> LabelChange:
-    return LabelChange(
-        plain_text("input", item.input), action_from_proto(item.action), labels_from_proto(item.annotations)
-    )
+    return LabelChange(item.input, action_from_proto(item.action), labels_from_proto(item.annotations))

@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 from lensmith_api.v1 import concept_service_pb2 as pb
 from lensmith_api.v1.concept_pb2 import Concept
 from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceServicer
-from lensmith_dataset.converters import concept_to_proto, plain_text
+from lensmith_dataset.converters import concept_to_proto
 from lensmith_dataset.store import concepts
 from lensmith_dataset.store.concepts import ConceptRow, LabelCounts, NewConcept
 from lensmith_platform import etags, update_mask
@@ -45,8 +45,8 @@ class ConceptServicer(ConceptServiceServicer):
         new = [
             NewConcept(
                 concept.concept_id,
-                plain_text("display_name", concept.display_name),
-                plain_text("description", concept.description),
+                concept.display_name,
+                concept.description,
             )
             for concept in request.concepts
         ]
@@ -85,7 +85,7 @@ class ConceptServicer(ConceptServiceServicer):
         context: ServicerContext[pb.ListConceptsRequest, pb.ListConceptsResponse],
     ) -> pb.ListConceptsResponse:
         """Lists concepts in order of their own id."""
-        app, contains = addressed_app(), plain_text("contains", request.contains)
+        app, contains = addressed_app(), request.contains
         query = f"concepts|{app.app_id}|{contains}"
         position = self._pager.decode(request.page_token, query)
         size = self._pager.size(request.page_size)
@@ -109,8 +109,8 @@ class ConceptServicer(ConceptServiceServicer):
         paths = update_mask.apply(request.update_mask, _UPDATABLE)
         values = request.concept
         change = concepts.Change(
-            display_name=plain_text("display_name", values.display_name) if "display_name" in paths else None,
-            description=plain_text("description", values.description) if "description" in paths else None,
+            display_name=values.display_name if "display_name" in paths else None,
+            description=values.description if "description" in paths else None,
         )
         app, own_id = addressed_app(), parse(_CONCEPT, values.name, field="concept.name")["concept"]
         async with self._database.transaction(app.app_id) as connection:
@@ -136,9 +136,6 @@ class ConceptServicer(ConceptServiceServicer):
         )
 
     async def _delete(self, app_id: int, own_id: str) -> bool:
-        if "\x00" in own_id:
-            return False
-
         async def delete_some() -> bool | None:
             async with self._database.transaction(app_id) as connection:
                 return await concepts.delete_some(connection, app_id, own_id, _DELETED_AT_ONCE)

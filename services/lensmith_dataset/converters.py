@@ -149,33 +149,16 @@ def check_annotation_count(count: int, limit: int) -> None:
         )
 
 
-def plain_text(field: str, text: str) -> str:
-    """Return a text that a user sent, if the database can hold it.
-
-    Raises:
-        InvalidInputError: TEXT_HAS_NUL.
-    """
-    if "\x00" in text:
-        raise InvalidInputError(
-            "TEXT_HAS_NUL",
-            f"{field} holds the character NUL, which cannot be kept",
-            metadata={"field": field},
-            field_violations=[(field, "must not hold the character NUL")],
-        )
-    return text
-
-
 def labels_from_proto(annotations: Sequence[Annotation]) -> list[Label]:
     """Convert annotations that a user sent; positive where no value is set.
 
     Raises:
-        InvalidInputError: NUMBER_NOT_FINITE, CONCEPT_MISSING or TEXT_HAS_NUL.
+        InvalidInputError: NUMBER_NOT_FINITE or CONCEPT_MISSING.
     """
     labels = []
     for annotation in annotations:
         if not annotation.concept:
             raise InvalidInputError("CONCEPT_MISSING", "an annotation must name its concept")
-        plain_text("concept", annotation.concept)
         if annotation.WhichOneof("value") != "number":
             positive = annotation.positive if annotation.HasField("positive") else True
             labels.append(Label(annotation.concept, positive=positive))

@@ -12,7 +12,6 @@ from lensmith_dataset.converters import (
     input_to_proto,
     labels_from_proto,
     metadata_from_proto,
-    plain_text,
 )
 from lensmith_dataset.image_links import ImageLinkSigner
 from lensmith_dataset.ingest import Draft, Ingest, Origin, Results
@@ -75,7 +74,7 @@ class InputServicer(InputServiceServicer):
             app,
             call.principal.actor,
             allow_duplicate=request.allow_duplicate,
-            request_id=plain_text("request_id", request.request_id),
+            request_id=request.request_id,
         )
         drafts, results = self._drafts(request.inputs)
         results |= await self._ingest.add(origin, drafts)
@@ -107,7 +106,7 @@ class InputServicer(InputServiceServicer):
         return drafts, refused
 
     def _draft(self, position: int, item: pb.NewInput) -> Draft:
-        content, url = item.image.content, plain_text("url", item.image.url)
+        content, url = item.image.content, item.image.url
         if not content and not url:
             raise InvalidInputError("IMAGE_MISSING", "an input needs an image: its bytes in content, or a url")
         metadata = None
@@ -159,7 +158,7 @@ class InputServicer(InputServiceServicer):
     ) -> pb.ListInputsResponse:
         """Lists inputs, newest first."""
         app = addressed_app()
-        query = f"inputs|{app.app_id}|{request.status}|{plain_text('concept', request.concept)}"
+        query = f"inputs|{app.app_id}|{request.status}|{request.concept}"
         position = self._pager.decode(request.page_token, query)
         size = self._pager.size(request.page_size)
         async with self._database.transaction(app.app_id) as connection:
@@ -205,7 +204,7 @@ class InputServicer(InputServiceServicer):
     ) -> pb.DeleteInputsResponse:
         """Deletes inputs with their annotations; their bytes go after the grace period."""
         app_id = addressed_app().app_id
-        keys = [key for key in dict.fromkeys(request.input_ids) if "\x00" not in key]
+        keys = list(dict.fromkeys(request.input_ids))
 
         async def delete() -> set[str]:
             async with self._database.transaction(app_id) as connection:

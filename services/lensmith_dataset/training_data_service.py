@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 
 from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
-from lensmith_dataset.converters import concept_count_to_proto, plain_text, training_input_to_proto
+from lensmith_dataset.converters import concept_count_to_proto, training_input_to_proto
 from lensmith_dataset.store import training_data
 from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Database
@@ -35,8 +35,8 @@ class TrainingDataServicer(TrainingDataServiceServicer):
         context: ServicerContext[pb.CountTrainingDataRequest, pb.CountTrainingDataResponse],
     ) -> pb.CountTrainingDataResponse:
         """Counts what an app has to train a model on."""
-        space = plain_text("space", request.space)
-        concepts = [plain_text("concepts", concept) for concept in request.concepts] or None
+        space = request.space
+        concepts = list(request.concepts) or None
         async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
             counts = await training_data.count_by_concept(connection, request.app_id, space, concepts)
             annotated, pending = await training_data.count_inputs(connection, request.app_id, space, concepts)
@@ -57,7 +57,7 @@ class TrainingDataServicer(TrainingDataServiceServicer):
             DependencyUnavailableError: FEED_BEHIND: a transaction wrote for so long that what was committed meanwhile
                 cannot be told yet.
         """
-        cursor, space = request.cursor, plain_text("space", request.space)
+        cursor, space = request.cursor, request.space
         async with self._database.transaction(request.app_id) as connection:
             await change_feed.heal(connection, request.app_id)
         newest, waited = 0, 0.0

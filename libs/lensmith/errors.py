@@ -53,7 +53,8 @@ class LensmithError(Exception):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        fields = "; ".join(f"{field}: {why}" for field, why in self.field_violations)
+        # Most messages say it themselves already.
+        fields = "; ".join(f"{field}: {why}" for field, why in self.field_violations if why not in self.message)
         return f"{self.message} ({fields})" if fields else self.message
 
 
@@ -156,6 +157,10 @@ def from_rpc_error(error: grpc.RpcError) -> LensmithError:
         status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
     if status.code in _CONNECTION_CODES and not status.details:
         return UnavailableError("CONNECTION_LOST", f"the connection broke off: {status.message}")
+    if status.code == code_pb2.UNAVAILABLE and not status.details:
+        # gRPC's own words name every layer that it tried; the last is the one that tells.
+        tried = status.message.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+        return UnavailableError("UNAVAILABLE", f"the platform cannot be reached: {tried}")
     metadata = {str(key): str(value) for key, value in error.initial_metadata() or ()}
     return from_status(status, metadata.get("x-request-id", ""))
 

@@ -8,6 +8,7 @@ import typer
 from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir, Json, Yes, confirm
 from lensmith.cli.output import console, print_json, print_table
 from lensmith.cli.session import Session
+from lensmith.errors import NotFoundError, UnauthenticatedError, UnavailableError
 from lensmith.types import Key
 
 apps = typer.Typer(help="Apps, the tenants of the platform.", no_args_is_help=True)
@@ -36,9 +37,13 @@ def create_app(
     """Create an app with a key that may do everything in it. Needs the operator's key."""
     session: Session = context.obj
     with session.operator_client(data_dir) as client:
+        if base_model and base_model not in (installed := [known.id for known in client.base_models.list()]):
+            raise NotFoundError(
+                "BASE_MODEL_NOT_FOUND", f"there is no base model {base_model!r}; installed are {', '.join(installed)}"
+            )
         app, key = client.apps.create(name, description=description, base_model=base_model)
     if use and key.secret:
-        saved = session.config().replace(key=key.secret, app=app.id).save()
+        saved = session.config().replace(url=client.url, key=key.secret, app=app.id).save()
     if as_json:
         print_json({"app": app, "key": key.key, "secret": key.secret})
         return
@@ -70,14 +75,25 @@ def use_app(
     """Work in an app from now on. With the operator's key, makes a key for it."""
     session: Session = context.obj
     config = session.config()
-    with session.client() as client:
-        same = bool(config.key) and client.whoami().app == name
-    if not same:
+    if not _is_of(session, name):
         operator = Session(session.url, session.key, name)
         with operator.operator_client(data_dir) as client:
-            config = config.replace(key=client.keys.create(["All"], description="made by `lensmith apps use`").secret)
+            made = client.keys.create(["All"], description="made by `lensmith apps use`")
+        config = config.replace(url=client.url, key=made.secret)
     saved = config.replace(app=name).save()
     console.print(f"working in [bold]{name}[/] [dim](saved in {saved})[/]")
+
+
+def _is_of(session: Session, app: str) -> bool:
+    """Whether the key at hand is one of this app."""
+    if not session.config().key:
+        return False
+    try:
+        with session.client() as client:
+            return client.whoami().app == app
+    except (UnauthenticatedError, UnavailableError):
+        # A key, or an address, of a platform that is gone.
+        return False
 
 
 @apps.command("delete")
@@ -121,7 +137,7 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    print_table("", ["key", "begins with", "scopes", "description", "last used", "expires"], map(_key_row, found))
+    print_table("", ["!key", "!begins with", "scopes", "description", "last used", "expires"], map(_key_row, found))
 
 
 def _key_row(key: Key) -> tuple[object, ...]:
@@ -190,4 +206,4 @@ def usage(context: typer.Context, as_json: Json = False) -> None:
         print_json(rows)
         return
     table = [(row.day, row.operation, row.model, row.key_uid, row.count) for row in rows]
-    print_table("", ["day", "operation", "model", "key", "#count"], table, empty="nothing has been used yet")
+    print_table("", ["!day", "!operation", "model", "!key", "#count"], table, empty="nothing has been used yet")

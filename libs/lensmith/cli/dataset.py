@@ -93,7 +93,7 @@ def _print_report(report: ImportReport, *, as_json: bool) -> None:
         })  # fmt: skip
         return
     for path, error in report.failed[:SHOWN_FAILURES]:
-        errors.print(f"[red]failed[/] {escape(str(path))}: {escape(str(error))}")
+        errors.print(f"[red]failed[/] {escape(str(path))}: {escape(str(error))}", soft_wrap=True)
     if len(report.failed) > SHOWN_FAILURES:
         errors.print(f"… and {len(report.failed) - SHOWN_FAILURES} more")
     parts = [f"[bold]{report.created}[/] new"]
@@ -136,7 +136,7 @@ def list_inputs(
         (item.id, item.status, f"{item.width}×{item.height}", _said(item.annotations), item.error or "")
         for item in found
     ]
-    print_table("", ["input", "status", "#size", "annotations", "error"], rows, empty="there are no such inputs")
+    print_table("", ["!input", "status", "#size", "annotations", "error"], rows, empty="there are no such inputs")
 
 
 @inputs.command("delete")
@@ -221,7 +221,7 @@ def _said(annotations: Sequence[Annotation]) -> str:
 def _print_failures(ids: Sequence[str], failures: Sequence[LensmithError | None], done: str) -> None:
     failed = [(name, error) for name, error in zip(ids, failures, strict=True) if error]
     for name, error in failed:
-        errors.print(f"[red]failed[/] {escape(name)}: {escape(str(error))}")
+        errors.print(f"[red]failed[/] {escape(name)}: {escape(str(error))}", soft_wrap=True)
     console.print(f"{done} {len(ids) - len(failed)}")
     if failed:
         raise typer.Exit(1)

@@ -4,9 +4,10 @@ import time
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from lensmith.cli.options import Json
-from lensmith.cli.output import console, print_json, print_table
+from lensmith.cli.output import console, counted, errors, print_json, print_table
 from lensmith.types import Prediction, Predictions
 
 BATCH = 32
@@ -51,20 +52,23 @@ def predict(
     else:
         print_predictions(images, answers)
         seconds = time.perf_counter() - begin
-        console.print(f"[dim]{asked}, {len(images)} pictures in {seconds:.2f} s[/]")
+        console.print(f"[dim]{escape(asked)}, {counted(len(images), 'picture')} in {seconds:.2f} s[/]", soft_wrap=True)
     if any(answer.error for answer in answers):
         raise typer.Exit(1)
 
 
 def print_predictions(images: list[str], answers: list[Prediction]) -> None:
-    """Shows answers, a line a picture; concepts that reach their threshold stand first and unmarked."""
-    rows = [(image, *_answer(answer)) for image, answer in zip(images, answers, strict=True)]
-    print_table("", ["picture", "answer", "#score", "then"], rows)
+    """Shows answers, a line a picture, and then why some failed."""
+    both = list(zip(images, answers, strict=True))
+    print_table("", ["picture", "answer", "#score", "then"], [(image, *_answer(answer)) for image, answer in both])
+    for image, answer in both:
+        if answer.error:
+            errors.print(f"[red]failed[/] {escape(image)}: {escape(str(answer.error))}", soft_wrap=True)
 
 
 def _answer(answer: Prediction) -> tuple[object, object, object]:
     if answer.error:
-        return f"failed: {answer.error}", None, ""
+        return "failed", None, ""
     if answer.number is not None:
         return f"{answer.number:.2f}", None, ""
     if answer.best is None:

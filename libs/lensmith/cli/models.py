@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from lensmith import Client
 from lensmith.cli.options import Json, Yes, confirm
-from lensmith.cli.output import console, print_findings, print_json, print_table, summary_text
+from lensmith.cli.output import console, counted, print_findings, print_json, print_table, summary_text
 from lensmith.cli.progress import fraction_progress
 from lensmith.cli.session import Session
 from lensmith.errors import InvalidInputError, NotFoundError
@@ -17,6 +17,10 @@ models = typer.Typer(help="Models and their versions.", no_args_is_help=True)
 
 ModelArgument = Annotated[str, typer.Argument(help="Own id of the model.")]
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
+PLAIN = "plain"
+"""The base model that ships with the platform and has learnt nothing."""
+FEW_CONCEPTS = 10
+"""Up to so many, being among the five likeliest means little."""
 STATE_STYLE = {VersionState.READY: "green", VersionState.FAILED: "red", VersionState.CANCELLED: "yellow"}
 
 
@@ -243,7 +247,9 @@ def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
     took = ""
     if version.started_at and version.ended_at:
         took = f" after {(version.ended_at - version.started_at).total_seconds():.1f} s"
-    console.print(f"version {version.number} is {state}{took}, trained on {version.input_count} pictures")
+    console.print(f"version {version.number} is {state}{took}, trained on {counted(version.input_count, 'picture')}")
+    if version.base_model == PLAIN:
+        console.print("  hint: `plain` has learnt nothing; `lensmith base-models import` installs a network that has")
     if version.error:
         console.print(f"  {escape(str(version.error))}", style="red")
     print_findings(version.findings)
@@ -255,7 +261,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """Shows an evaluation: the figures over all, each concept, and what is confused."""
     figures = [
         ("accuracy", evaluation.accuracy),
-        ("top-5 accuracy", evaluation.top5_accuracy),
+        ("top-5 accuracy", evaluation.top5_accuracy if len(evaluation.concepts) > FEW_CONCEPTS else None),
         ("mean F1", evaluation.macro_f1),
         ("mean precision", evaluation.macro_precision),
         ("mean recall", evaluation.macro_recall),
@@ -264,7 +270,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
         ("mean absolute error", evaluation.mean_absolute_error),
         ("root mean squared error", evaluation.root_mean_squared_error),
     ]
-    title = f"{evaluation.method}, {evaluation.input_count} pictures"
+    title = (
+        f"tested on {counted(evaluation.input_count, 'picture')}, each by a model that had not seen it "
+        f"({evaluation.method})"
+    )
     print_table(title, ["", "#"], [(name, value) for name, value in figures if value is not None])
     if evaluation.concepts:
         rows = [(c.concept, c.positives, c.precision, c.recall, c.f1, c.threshold) for c in evaluation.concepts]

@@ -14,8 +14,11 @@ from rich.table import Table
 from lensmith.errors import LensmithError
 from lensmith.types import EvaluationSummary, Finding, Severity
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+_UNBOUNDED = 10_000
+"""Columns of what is no terminal: a pipe or file gets each row and sentence on one line."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
+errors = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _UNBOUNDED)
 
 SEVERITY_STYLE = {Severity.HINT: "dim", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
 
@@ -41,17 +44,26 @@ def plain(value: object) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
-    """Prints a table; columns whose name begins with `#` hold numbers. Without rows, prints `empty`."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None)
+    """Prints a table; without rows, prints `empty`.
+
+    Columns whose name begins with `#` hold numbers; those whose name begins with `!` are to be copied, so they never
+    break. Without any name there is no head.
+    """
+    table = Table(header_style="bold", box=None, show_header=any(column.strip("#!") for column in columns))
     for column in columns:
         table.add_column(
-            column.removeprefix("#"), justify="right" if column.startswith("#") else "left", overflow="fold"
+            column.lstrip("#!"),
+            justify="right" if column.startswith("#") else "left",
+            overflow="fold",
+            no_wrap=column.startswith(("#", "!")),
         )
     count = 0
     for row in rows:
         table.add_row(*(cell(value) for value in row))
         count += 1
     if count or not empty:
+        if title:
+            console.print(title, style="bold", markup=False)
         console.print(table)
     else:
         console.print(empty, style="dim")
@@ -79,14 +91,19 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 def print_error(error: LensmithError) -> None:
     """Prints why a command failed, and what may help."""
-    errors.print(f"[bold red]error:[/] {escape(str(error))}")
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
     if hint := _HINTS.get(error.reason):
-        errors.print(f"[dim]{escape(hint)}[/]")
+        errors.print(f"[dim]{escape(hint)}[/]", soft_wrap=True)
     errors.print(f"[dim]({escape(error.reason)}{_request(error)})[/]")
 
 
 def _request(error: LensmithError) -> str:
     return f", request {error.request_id}" if error.request_id else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def summary_text(summary: EvaluationSummary) -> str:
@@ -106,7 +123,13 @@ _HINTS = {
     "UNAVAILABLE": "Is the platform running? `lensmith up` starts it on this machine, `lensmith status` tells.",
     "CONNECTION_LOST": "`lensmith status` tells how the platform is.",
     "CREDENTIALS_MISSING": "Set LENSMITH_KEY, or save a key with `lensmith configure`.",
-    "KEY_UNKNOWN": "`lensmith whoami` tells which key is used; `lensmith configure` saves another.",
+    "KEY_UNKNOWN": "`lensmith apps use NAME` makes a key for this machine's platform; `lensmith configure` saves one.",
     "APP_NOT_CHOSEN": "`lensmith apps create NAME` makes one and uses it from then on.",
+    "SCOPE_MISSING": "`lensmith whoami` tells what the key may do; `lensmith keys create` makes another.",
+    "MODEL_NOT_FOUND": "`lensmith models list` shows the app's models.",
+    "VERSION_NOT_FOUND": "`lensmith models versions MODEL` shows the versions.",
+    "KEY_NOT_FOUND": "`lensmith keys list` shows the keys of the app.",
+    "APP_NOT_FOUND": "`lensmith apps list` shows the apps.",
+    "APP_EXISTS": "`lensmith apps use NAME` works in it.",
     "MODEL_HAS_NO_TRAINED_VERSION": "`lensmith train MODEL --watch` trains one.",
 }

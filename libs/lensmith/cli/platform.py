@@ -55,7 +55,7 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False) -> None:
         sys.stdout.write(told.to_json() + "\n")
     else:
         started = datetime.fromtimestamp(told.started, UTC) if told.pid else None
-        console.print(f"[bold]{told.phase}[/] {escape(told.url) if told.pid else ''}")
+        console.print(f"[bold]{told.phase}[/] {escape(told.url)}" if told.pid else f"[bold]{told.phase}[/]")
         if told.error:
             console.print(escape(told.error), style="red")
         if told.pid:
@@ -63,7 +63,11 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False) -> None:
                 "", ["part", "state", "healthy", "#pid", "#memory", "#port", "#restarts"], map(_row, told.parts)
             )
             total = f"{told.total_memory_bytes / 1e6:.0f} MB"
-            console.print(f"[dim]{total} in all, since {cell(started)}, data in {escape(told.data_dir)}[/]")
+            console.print(
+                f"[dim]{total} in all, since {cell(started)}, data in {escape(told.data_dir)}[/]", soft_wrap=True
+            )
+        else:
+            console.print("[dim]`lensmith up` starts it[/]")
     raise typer.Exit(0 if told.pid else 3)
 
 
@@ -96,8 +100,14 @@ def logs(
     from lensmith_stack.errors import StackError
 
     try:
+        told = False
         for line in commands.logs(data_dir, part or (), lines=lines, follow=follow):
+            told = True
             sys.stdout.write(line + "\n")
+            if follow:
+                sys.stdout.flush()
+        if not told:
+            errors.print(f"nothing is logged in {escape(str(data_dir))} yet", style="dim", soft_wrap=True)
     except StackError as error:
         raise InvalidInputError("LOG_NOT_FOUND", str(error)) from error
 

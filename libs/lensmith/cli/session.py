@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lensmith import Client
-from lensmith.config import Config
+from lensmith.config import DEFAULT_URL, Config
 
 
 @dataclass
@@ -24,10 +25,31 @@ class Session:
         return Client(self.url, self.key, self.app)
 
     def operator_client(self, data_dir: Path) -> Client:
-        """A client with the operator's key: the one given, or else the one of the platform on this machine."""
+        """A client with the operator's key: the one given, or else the one of the platform on this machine.
+
+        That key goes to this machine's platform only, never to another address that the configuration names.
+        """
+        config = self.config()
         if self.key is None and (secret := local_operator_key(data_dir)):
-            return Client(self.url, secret, self.app)
+            here = _local_url(data_dir)
+            if config.url in (DEFAULT_URL, here):
+                return Client(here, secret, self.app)
+            if urlsplit(config.url).hostname in _LOOPBACK:
+                return Client(config.url, secret, self.app)
         return self.client()
+
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _local_url(data_dir: Path) -> str:
+    """Address of the platform that runs on this machine; the usual one where that cannot be told."""
+    try:
+        from lensmith_stack.commands import status
+    except ImportError:
+        return DEFAULT_URL
+    told = status(data_dir)
+    return told.url if told.pid else DEFAULT_URL
 
 
 def local_operator_key(data_dir: Path) -> str | None:

@@ -181,6 +181,8 @@ def read_options(upload: Upload) -> UploadOptions:
 def _read_json(text: str, options: UploadOptions) -> None:
     try:
         given = json.loads(text)
+        # Half a surrogate pair passes as an escape, and no message can carry it.
+        json.dumps(given, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _invalid("options", f"The form field options is not JSON: {error}.") from None
     if not isinstance(given, dict):

@@ -81,7 +81,9 @@ def validate(scopes: Iterable[str], *, field: str = "scopes") -> tuple[str, ...]
     wanted = [canonical(scope) for scope in scopes]
     if not wanted:
         raise InvalidInputError(
-            "SCOPES_EMPTY", "a key needs at least one scope", field_violations=[(field, "must not be empty")]
+            "SCOPES_EMPTY",
+            f"a key needs at least one scope, of {', '.join(SCOPES)}",
+            field_violations=[(field, "must not be empty")],
         )
     for scope in wanted:
         if scope not in IMPLIED:

@@ -41,7 +41,7 @@ def check(data: bytes, descriptor: Descriptor) -> None:
                 raise InvalidInputError(
                     "REQUEST_TOO_MANY_VALUES",
                     f"a request of more than {SMALL_BYTES} bytes may hold at most {MOST_VALUES} values",
-                    metadata={"limit": str(MOST_VALUES)},
+                    metadata={"limit": "values", "max": str(MOST_VALUES)},
                 )
             tag, position = _varint(data, position, end)
             kind = tag & 7

@@ -14,7 +14,8 @@ from lensmith_auth.store import AppRow, AppStore, KeyStore, NewApp, NewKey, Revo
 from lensmith_platform import etags, outbox, update_mask
 from lensmith_platform.db import Connection, Database
 from lensmith_platform.db.pagination import Pager
-from lensmith_platform.principal import addressed_app, current_call
+from lensmith_platform.errors import PreconditionError
+from lensmith_platform.principal import MAIN_APP, MAIN_APP_ID, addressed_app, current_call
 from lensmith_platform.scopes import ALL
 
 UPDATABLE = frozenset({"display_name", "description"})
@@ -92,6 +93,8 @@ class AppServicer(AppServiceServicer):
     ) -> Empty:
         """Deletes an app: its keys stop at once, the other services remove its data when the event reaches them."""
         call, app_id = current_call(), addressed_app().app_id
+        if app_id == MAIN_APP_ID:
+            raise PreconditionError("MAIN_APP_NEEDED", f"apps/{MAIN_APP} holds the public models and cannot be deleted")
         async with self._tenant.transaction(app_id) as connection:
             store = AppStore(connection)
             row = await store.lock(app_id)

@@ -1,6 +1,7 @@
 """KeyService: keys of an app and what a key may do."""
 
 import dataclasses
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -50,6 +51,7 @@ class KeyServicer(KeyServiceServicer):
         secret = new_secret()
         async with self._tenant.transaction(app.app_id) as connection:
             store = KeyStore(connection, app.app_id)
+            await _check_expiry(store, expires_at, principal)
             if request.request_id and (existing := await store.find_by_request(request.request_id)):
                 return pb.CreateKeyResponse(key=key_to_proto(existing, app.name), already_issued=True)
             row = await store.create(
@@ -87,14 +89,21 @@ class KeyServicer(KeyServiceServicer):
         return pb.ListKeysResponse(keys=[key_to_proto(row, app.name) for row in page], next_page_token=next_token)
 
     async def UpdateKey(self, request: pb.UpdateKeyRequest, context: ServicerContext[pb.UpdateKeyRequest, Key]) -> Key:
-        """Changes description, scopes and expiry; services forget what the key could do before."""
+        """Changes description, scopes and expiry; services forget what the key could do before.
+
+        Only a key that may do all that the other may can change it: adding keys is no way to stop a stronger one.
+        """
         paths = update_mask.apply(request.update_mask, UPDATABLE)
         principal, app, uid = current_call().principal, addressed_app(), _uid(request.key.name)
         async with self._tenant.transaction(app.app_id) as connection:
             store = KeyStore(connection, app.app_id)
             before = await store.lock(uid)
+            _check_scopes(before.scopes, principal, "change only a key that may do no more than itself")
             etags.check(request.key.etag, str(before.revision))
-            row = await store.update(_changed(before, request.key, set(paths), principal), principal.actor)
+            changed = _changed(before, request.key, set(paths), principal)
+            if "expire_time" in paths:
+                await _check_expiry(store, changed.expires_at, principal)
+            row = await store.update(changed, principal.actor)
             number = await RevocationStore(connection).advance()
         await self._revocations.broadcast(number, row.secret_sha256)
         return key_to_proto(row, app.name)
@@ -152,21 +161,33 @@ def _uid(name: str) -> UUID:
 
 def _granted_scopes(requested: list[str], principal: Principal) -> list[str]:
     """Checks that the scopes exist and that whoever asks has them all."""
-    if not requested:
-        raise InvalidInputError(
-            "SCOPES_MISSING",
-            "a key needs at least one scope; ListScopes names them",
-            field_violations=[("key.scopes", "must not be empty")],
-        )
-    granted = scopes.validate(requested)
-    lacking = sorted(scopes.expand(granted) - principal.scopes)
+    granted = scopes.validate(requested, field="key.scopes")
+    _check_scopes(granted, principal, "grant only what it has itself")
+    return list(granted)
+
+
+def _check_scopes(wanted: Iterable[str], principal: Principal, rule: str) -> None:
+    """Checks that whoever asks has all these scopes; `rule` says what a key can do with them."""
+    lacking = sorted(scopes.expand(wanted) - principal.scopes)
     if lacking and principal.kind != "operator":
         raise ForbiddenError(
             "SCOPE_NOT_YOURS",
-            f"a key can grant only what it has itself; yours lacks {', '.join(lacking)}",
+            f"a key can {rule}; yours lacks {', '.join(lacking)}",
             metadata={"scopes": ",".join(lacking)},
         )
-    return list(granted)
+
+
+async def _check_expiry(store: KeyStore, expires_at: datetime | None, principal: Principal) -> None:
+    """Checks that a key that ends makes none that lives longer: whoever found a temporary key keeps nothing."""
+    if principal.kind == "operator" or principal.key_uid is None:
+        return
+    end = (await store.get(uid_from_text(principal.key_uid))).expires_at
+    if end is not None and (expires_at is None or expires_at > end):
+        raise ForbiddenError(
+            "EXPIRY_NOT_YOURS",
+            f"your key ends at {end.isoformat(timespec='seconds')}; the keys that it makes or changes must end by then",
+            metadata={"expire_time": end.isoformat()},
+        )
 
 
 def _future(key: Key) -> datetime:

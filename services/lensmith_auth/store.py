@@ -9,7 +9,7 @@ import asyncpg
 
 from lensmith_auth.secrets import Secret
 from lensmith_platform.db import Connection
-from lensmith_platform.errors import AlreadyExistsError, NotFoundError
+from lensmith_platform.errors import AlreadyExistsError, ConflictError, NotFoundError
 
 APP_COLUMNS = "app_id, uid, name, display_name, description, base_model, revision, created_at, updated_at"
 KEY_COLUMNS = (
@@ -98,7 +98,8 @@ class AppStore:
         """Adds an app.
 
         Raises:
-            AlreadyExistsError: `APP_EXISTS`, or `REQUEST_ID_USED` when the request made an app before.
+            AlreadyExistsError: `APP_EXISTS`.
+            ConflictError: `REQUEST_IN_PROGRESS`.
         """
         try:
             row = await self._connection.fetchrow(
@@ -114,7 +115,7 @@ class AppStore:
             )
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "apps_request_id_key":
-                raise AlreadyExistsError("REQUEST_ID_USED", "this request_id has made an app before") from error
+                raise _in_progress() from error
             raise AlreadyExistsError(
                 "APP_EXISTS", f"there is an app {app.name!r} already", metadata={"app": app.name}
             ) from error
@@ -201,12 +202,12 @@ class KeyStore:
         """Adds a key.
 
         Raises:
-            AlreadyExistsError: `REQUEST_ID_USED` when the request made a key before.
+            ConflictError: `REQUEST_IN_PROGRESS`.
         """
         try:
             row = await self._insert(key)
         except asyncpg.UniqueViolationError as error:
-            raise AlreadyExistsError("REQUEST_ID_USED", "this request_id has made a key before") from error
+            raise _in_progress() from error
         return _key(row)
 
     async def create_first(self, key: NewKey) -> bool:
@@ -404,6 +405,10 @@ class UsageStore:
 def key_not_found() -> NotFoundError:
     """The error for a key that the app does not have."""
     return NotFoundError("KEY_NOT_FOUND", "this app has no such key")
+
+
+def _in_progress() -> ConflictError:
+    return ConflictError("REQUEST_IN_PROGRESS", "a call with the same request_id was in the way; try again")
 
 
 def _app(row: asyncpg.Record) -> AppRow:

@@ -159,7 +159,7 @@ class _UploadEndpoint:
                 "UPLOAD_TOO_LARGE",
                 f"The upload is larger than the {self._limits.total_bytes >> 20} MiB allowed in one call; "
                 "send the files in several.",
-                metadata={"max_upload_bytes": str(self._limits.total_bytes)},
+                metadata={"limit": "max_upload_bytes", "max": str(self._limits.total_bytes)},
             )
         async with self._room:
             response = await self._uploads.add(

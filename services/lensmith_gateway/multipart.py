@@ -153,7 +153,7 @@ class _Receiver:
             raise TooLargeError(
                 "UPLOAD_TOO_LARGE",
                 f"The upload is larger than the {limit} MiB allowed in one call; send the files in several.",
-                metadata={"max_upload_bytes": str(self._limits.total_bytes)},
+                metadata={"limit": "max_upload_bytes", "max": str(self._limits.total_bytes)},
             )
 
     async def flush(self) -> None:
@@ -186,7 +186,7 @@ class _Receiver:
                 raise InvalidInputError(
                     "TOO_MANY_FILES",
                     f"The upload has more than {self._limits.files} files, the most of one call.",
-                    metadata={"max_upload_files": str(self._limits.files)},
+                    metadata={"limit": "max_upload_files", "max": str(self._limits.files)},
                 )
             self._file = UploadedFile(_text(options[b"filename"]), offset=self._kept)
             self.upload.files.append(self._file)

@@ -138,7 +138,7 @@ class Uploads:
         return InvalidInputError(
             "IMAGE_TOO_LARGE",
             f"The file has {file.size} bytes; at most {limit} are allowed.",
-            metadata={"max_file_bytes": str(limit)},
+            metadata={"limit": "max_file_bytes", "max": str(limit)},
         )
 
 

@@ -36,7 +36,7 @@ class Admission:
         limits = self._settings
         images, size = len(queries), sum(query.ByteSize() for query in queries)
         if images > limits.max_images:
-            raise _over("REQUEST_TOO_MANY_IMAGES", "max_images", images, limits.max_images, "images")
+            raise _over("TOO_MANY_IMAGES", "max_images", images, limits.max_images, "images")
         # The pictures' own bytes are copied when they are looked at, so only where it may matter.
         if size > limits.max_request_bytes and (sent := _bytes_of(queries)) > limits.max_request_bytes:
             raise _over("REQUEST_TOO_LARGE", "max_request_bytes", sent, limits.max_request_bytes, "bytes of images")
@@ -46,7 +46,11 @@ class Admission:
             raise QuotaExceededError(
                 "INFERENCE_OVERLOADED",
                 f"{self._images} images are being worked on; try again in a moment",
-                metadata={"pending_images": str(self._images), "max_pending_images": str(limits.max_pending_images)},
+                metadata={
+                    "pending_images": str(self._images),
+                    "limit": "max_pending_images",
+                    "max": str(limits.max_pending_images),
+                },
                 retry_after=1.0,
             )
         self._add(images, size)

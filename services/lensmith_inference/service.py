@@ -10,8 +10,8 @@ from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from lensmith_inference.admission import Admission
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.predictor import Predictor
-from lensmith_platform.errors import InternalError, LensmithError
-from lensmith_platform.principal import AppRef, Call, current_call
+from lensmith_platform.errors import LensmithError
+from lensmith_platform.principal import Call, addressed_app, current_call
 from lensmith_platform.usage import UsageMeter
 
 __all__ = ["InferenceServicer"]
@@ -40,7 +40,7 @@ class InferenceServicer(InferenceServiceServicer):
         call = current_call()
         with self._admission.admit(request.inputs):
             try:
-                response = await self._predictor.predict(request, call, _app(call))
+                response = await self._predictor.predict(request, call, addressed_app())
             except LensmithError as error:
                 self._metrics.model_errors.labels(error.reason).inc()
                 raise
@@ -53,7 +53,7 @@ class InferenceServicer(InferenceServiceServicer):
         """See the proto."""
         call = current_call()
         with self._admission.admit(request.inputs):
-            response = await self._predictor.embed(request, call, _app(call))
+            response = await self._predictor.embed(request, call, addressed_app())
         if call.principal.kind != "service":
             self._count(call, "embed", "", [one.status for one in response.embeddings])
         return response
@@ -64,9 +64,3 @@ class InferenceServicer(InferenceServiceServicer):
         answered = sum(status.code == 0 for status in statuses)
         if payer is not None and answered:
             self._usage.record(payer.app_id, operation, model, call.principal.key_uid or "", answered)
-
-
-def _app(call: Call) -> AppRef:
-    if call.app is None:
-        raise InternalError("APP_UNKNOWN", "the call names no app")
-    return call.app

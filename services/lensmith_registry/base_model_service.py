@@ -120,9 +120,10 @@ class BaseModelServicer(base_model_service_pb2_grpc.BaseModelServiceServicer):
                     raise InvalidInputError("PACK_INVALID", "a pack begins with the name of a file, not with a chunk")
                 total += len(part.chunk)
                 if total > self._max_pack_bytes:
-                    limit = str(self._max_pack_bytes)
                     raise InvalidInputError(
-                        "PACK_TOO_LARGE", f"a pack has at most {limit} bytes", metadata={"max_pack_bytes": limit}
+                        "PACK_TOO_LARGE",
+                        f"a pack has at most {self._max_pack_bytes} bytes (max_pack_bytes)",
+                        metadata={"limit": "max_pack_bytes", "max": str(self._max_pack_bytes)},
                     )
                 await asyncio.to_thread(file.write, part.chunk)
         finally:

@@ -43,7 +43,7 @@ class Watchers:
             raise QuotaExceededError(
                 "TOO_MANY_WATCHES",
                 f"{self._most} versions are being watched already; try again or ask for the version now and then",
-                metadata={"max_watches": str(self._most)},
+                metadata={"limit": "max_watches", "max": str(self._most)},
                 retry_after=_RETRY_AFTER_SECONDS,
             )
         woken = asyncio.Event()

@@ -84,3 +84,9 @@ async def test_a_deleted_app_is_gone_with_its_keys_and_its_name_is_free(operator
     with failing(grpc.StatusCode.NOT_FOUND, "APP_NOT_FOUND"):
         await operator.apps.GetApp(pb.GetAppRequest(name="apps/trash"), metadata=operator.metadata)
     assert (await operator.create_app("trash")).app.uid != made.app.uid
+
+
+async def test_the_public_app_cannot_be_deleted_even_by_the_operator(operator: Caller) -> None:
+    with failing(grpc.StatusCode.FAILED_PRECONDITION, "MAIN_APP_NEEDED"):
+        await operator.apps.DeleteApp(pb.DeleteAppRequest(name="apps/main"), metadata=operator.metadata)
+    await operator.apps.GetApp(pb.GetAppRequest(name="apps/main"), metadata=operator.metadata)

@@ -42,7 +42,7 @@ async def test_an_unknown_scope_is_refused_by_name(owner: Caller) -> None:
 
 
 async def test_a_key_without_scopes_is_refused(owner: Caller) -> None:
-    with failing(grpc.StatusCode.INVALID_ARGUMENT, "SCOPES_MISSING"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "SCOPES_EMPTY"):
         await owner.create_key("trash", [])
 
 
@@ -52,6 +52,39 @@ async def test_a_key_grants_no_scope_that_its_maker_lacks(owner: Caller) -> None
     with failing(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_NOT_YOURS") as error:
         await maker.create_key("trash", ["Models:Train"])
     assert "Models:Train" in error.message
+
+
+async def test_a_key_changes_no_key_that_may_do_more(owner: Caller) -> None:
+    maker = owner.with_secret((await owner.create_key("trash", ["Keys:Add", "Predict"])).secret)
+    equal = (await owner.create_key("trash", ["Predict"])).key
+    stronger = (await owner.create_key("trash", ["Predict", "Models:Train"])).key
+    narrowed = FieldMask(paths=["scopes"])
+    ended = FieldMask(paths=["expire_time"])
+    for mask in (narrowed, ended):
+        key = Key(name=stronger.name, scopes=["Predict"])
+        key.expire_time.FromDatetime(datetime.now(UTC))
+        with failing(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_NOT_YOURS"):
+            await maker.keys.UpdateKey(pb.UpdateKeyRequest(key=key, update_mask=mask), metadata=maker.metadata)
+    request = pb.UpdateKeyRequest(key=Key(name=equal.name, scopes=["Predict"]), update_mask=narrowed)
+    await maker.keys.UpdateKey(request, metadata=maker.metadata)
+
+
+async def test_a_key_that_ends_makes_none_that_lives_longer_and_does_not_prolong_itself(owner: Caller) -> None:
+    end = datetime.now(UTC) + timedelta(hours=1)
+    key = Key(scopes=["Keys:Add"])
+    key.expire_time.FromDatetime(end)
+    made = await owner.keys.CreateKey(pb.CreateKeyRequest(parent="apps/trash", key=key), metadata=owner.metadata)
+    guest = owner.with_secret(made.secret)
+    await guest.keys.CreateKey(pb.CreateKeyRequest(parent="apps/trash", key=key), metadata=guest.metadata)
+    for later in (None, end + timedelta(seconds=1)):
+        longer = Key(name=made.key.name, scopes=["Keys:Add"])
+        if later:
+            longer.expire_time.FromDatetime(later)
+        with failing(grpc.StatusCode.PERMISSION_DENIED, "EXPIRY_NOT_YOURS"):
+            await guest.keys.CreateKey(pb.CreateKeyRequest(parent="apps/trash", key=longer), metadata=guest.metadata)
+        request = pb.UpdateKeyRequest(key=longer, update_mask=FieldMask(paths=["expire_time"]))
+        with failing(grpc.StatusCode.PERMISSION_DENIED, "EXPIRY_NOT_YOURS"):
+            await guest.keys.UpdateKey(request, metadata=guest.metadata)
 
 
 async def test_a_missing_scope_is_named(owner: Caller) -> None:

@@ -142,7 +142,7 @@ async def test_own_id_is_idempotent_with_equal_bytes_and_taken_with_others(rig: 
 
     assert (same.duplicate, same.input.uid) == (True, first.input.uid)
     assert repeated.status.code == 0
-    assert {reason_of(one.status) for one in (other, stolen, uid)} == {"INPUT_ID_TAKEN"}
+    assert {reason_of(one.status) for one in (other, stolen, uid)} == {"INPUT_EXISTS"}
 
 
 async def test_repeated_call_adds_nothing_when_it_carries_the_same_request_id(rig: Rig) -> None:
@@ -173,7 +173,7 @@ async def test_one_request_wins_when_an_own_id_is_wanted_by_many(rig: Rig) -> No
 
     for place in (0, 1):
         outcomes = sorted(reason_of(answer[place].status) for answer in answers)
-        assert outcomes == [""] + ["INPUT_ID_TAKEN"] * 11
+        assert outcomes == [""] + ["INPUT_EXISTS"] * 11
 
 
 async def test_repeated_call_adds_nothing_when_both_run_at_once(rig: Rig) -> None:

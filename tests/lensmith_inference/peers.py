@@ -128,7 +128,7 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
         if number == 0:
             await _abort(context, PreconditionError("MODEL_HAS_NO_TRAINED_VERSION", "the model was never trained"))
         if number not in versions:
-            await _abort(context, NotFoundError("MODEL_VERSION_NOT_FOUND", "no such version"))
+            await _abort(context, NotFoundError("VERSION_NOT_FOUND", "no such version"))
         return versions[number]
 
     async def ResolveSpace(self, request, context):

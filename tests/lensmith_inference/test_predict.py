@@ -161,7 +161,7 @@ async def test_request_is_refused_when_its_model_or_version_cannot_answer(rig: R
     for fields, reason in (
         ({"model": "apps/a/models/none"}, "MODEL_NOT_FOUND"),
         ({"model": "apps/a/models/untrained"}, "MODEL_HAS_NO_TRAINED_VERSION"),
-        ({"version": 9}, "MODEL_VERSION_NOT_FOUND"),
+        ({"version": 9}, "VERSION_NOT_FOUND"),
         ({"select_concepts": ["GLASS", "wood"]}, "SELECT_CONCEPTS_UNKNOWN"),
     ):
         request = PredictRequest(**{"model": MODEL, "inputs": queries(picture(1)), **fields})
@@ -201,7 +201,7 @@ async def test_request_is_refused_when_it_is_over_a_limit(tmp_path: Path, nats_u
         rig.add_model("sorter")
         request = PredictRequest(model=MODEL, inputs=queries(*[picture(1)] * 4))
         error = await refusal(rig.stub.Predict(request, metadata=rig.key()))
-        assert (error.reason, error.metadata["limit"]) == ("REQUEST_TOO_MANY_IMAGES", "max_images")
+        assert (error.reason, error.metadata["limit"]) == ("TOO_MANY_IMAGES", "max_images")
         request = PredictRequest(model=MODEL, inputs=queries(b"\0" * 5001))
         error = await refusal(rig.stub.Predict(request, metadata=rig.key()))
         assert (error.reason, error.metadata["limit"]) == ("REQUEST_TOO_LARGE", "max_request_bytes")

@@ -358,7 +358,7 @@ async def _remember(
 
 def _taken(own_id: str) -> AlreadyExistsError:
     return AlreadyExistsError(
-        "INPUT_ID_TAKEN",
+        "INPUT_EXISTS",
         f"the app already has an input {own_id!r}, with other bytes",
         metadata={"input_id": own_id},
     )

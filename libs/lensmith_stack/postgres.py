@@ -50,10 +50,10 @@ _SETTINGS = {
     "log_min_error_statement": "panic",
 }
 
-# For tests: the data need not survive the machine, only the process (`kill -9` loses nothing without fsync either).
+# For tests: the data need not survive the machine, only the process: `kill -9` loses nothing without fsync. What was
+# committed asynchronously it does lose, so commits still wait until their log is written.
 _FAST_SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "io_method": "sync",
     # Two hundred writers at once, each on a connection of its own.

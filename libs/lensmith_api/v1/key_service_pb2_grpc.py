@@ -79,7 +79,8 @@ class KeyServiceServicer:
     """
 
     def CreateKey(self, request, context):
-        """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks.
+        """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks, and
+        end no later than its creator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +102,7 @@ class KeyServiceServicer:
 
     def UpdateKey(self, request, context):
         """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second.
+        Only a key that has all scopes of the other can change it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,13 +36,17 @@ class KeyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     CreateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.CreateKeyRequest, _key_service_pb2.CreateKeyResponse]
-    """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks."""
+    """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks, and
+    end no later than its creator.
+    """
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_pb2.Key]
     """Returns one key, without its secret."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """Lists the keys of an app, oldest first."""
     UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_pb2.Key]
-    """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second."""
+    """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second.
+    Only a key that has all scopes of the other can change it.
+    """
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _empty_pb2.Empty]
     """Deletes a key. It stops working in every service within a second."""
     ListScopes: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListScopesRequest, _key_service_pb2.ListScopesResponse]
@@ -56,13 +60,17 @@ class KeyServiceAsyncStub(KeyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.CreateKeyRequest, _key_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
-    """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks."""
+    """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks, and
+    end no later than its creator.
+    """
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_pb2.Key]  # type: ignore[assignment]
     """Returns one key, without its secret."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the keys of an app, oldest first."""
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_pb2.Key]  # type: ignore[assignment]
-    """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second."""
+    """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second.
+    Only a key that has all scopes of the other can change it.
+    """
     DeleteKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DeleteKeyRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a key. It stops working in every service within a second."""
     ListScopes: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListScopesRequest, _key_service_pb2.ListScopesResponse]  # type: ignore[assignment]
@@ -79,7 +87,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.CreateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.CreateKeyResponse, _abc.Awaitable[_key_service_pb2.CreateKeyResponse]]:
-        """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks."""
+        """Creates a key. Its secret is in this answer only. A key can grant no scope that its creator lacks, and
+        end no later than its creator.
+        """
 
     @_abc_1.abstractmethod
     def GetKey(
@@ -103,7 +113,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.UpdateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.Key, _abc.Awaitable[_key_pb2.Key]]:
-        """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second."""
+        """Changes the fields of a key that `update_mask` names; a narrowed or expired key is narrowed everywhere within a second.
+        Only a key that has all scopes of the other can change it.
+        """
 
     @_abc_1.abstractmethod
     def DeleteKey(

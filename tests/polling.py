@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20.0) -> None:
-    """Waits until a condition holds.
+async def until(condition: Callable[[], Awaitable[T | None]], *, seconds: float = 30.0) -> T:
+    """Waits until a condition holds, and returns what it gives then.
 
     Raises:
         TimeoutError: It does not within `seconds`.
     """
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not (found := await condition()):
             await asyncio.sleep(0.02)
+        return found

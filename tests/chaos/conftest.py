@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import pytest
-from tests.chaos.workload import Pictures, Workload
-from tests.platform_process import PlatformProcess, platform_process
 
 from lensmith import AsyncClient
+from tests.chaos.workload import Pictures, Workload
+from tests.platform_process import PlatformProcess, platform_process
 
 RETRIES: Final = 30
 """As many as fit into the minute that one call of a client may take."""

@@ -5,12 +5,12 @@ import hashlib
 from collections import Counter
 
 import httpx
-from tests.chaos.workload import CHECKED, MODEL, Ledger, Workload
-from tests.polling import until
 
 from lensmith import AsyncClient
 from lensmith.types import Input, VersionState
 from lensmith_vision.materials import MATERIALS
+from tests.chaos.workload import CHECKED, MODEL, Ledger, Workload
+from tests.polling import until
 
 _AT_ONCE = 8
 _RECOVERY_SECONDS = 120

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 
 import psutil
-from tests.chaos.workload import Workload
-from tests.platform_process import PlatformProcess
-from tests.polling import until
 
 from lensmith_stack.commands import status
 from lensmith_stack.state import PartStatus, PlatformStatus
+from tests.chaos.workload import Workload
+from tests.platform_process import PlatformProcess
+from tests.polling import until
 
 _RECOVERY_SECONDS = 90
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+
 from tests.chaos.invariants import assert_nothing_is_lost
 from tests.chaos.killing import (
     all_healthy,

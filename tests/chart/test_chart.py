@@ -10,7 +10,6 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.chart.conftest import CHART, VALUES, Release, Render, helm
 
 from lensmith_api.v1 import access_pb2
 from lensmith_auth.settings import AuthSettings
@@ -22,6 +21,7 @@ from lensmith_platform.settings import ServiceSettings, load
 from lensmith_registry.settings import RegistrySettings
 from lensmith_stack.programs import script
 from lensmith_trainer.settings import TrainerSettings
+from tests.chart.conftest import CHART, VALUES, Release, Render, helm
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, type[ServiceSettings]] = {

@@ -11,13 +11,13 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from tests.contract.backends import MAX_MESSAGE, Backends, Received, running_backends
 
 from lensmith_gateway.contract import load_contract
 from lensmith_gateway.envoy_config import READY_PATH, envoy_yaml
 from lensmith_gateway.envoy_settings import Address, EnvoySettings
 from lensmith_stack.ports import free_ports
 from lensmith_stack.programs import script
+from tests.contract.backends import MAX_MESSAGE, Backends, Received, running_backends
 
 ORIGIN = "https://console.example"
 

@@ -9,7 +9,6 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
-from tests.contract.conftest import ORIGIN, Edge
 
 from lensmith_api.internal.v1 import serving_service_pb2, serving_service_pb2_grpc
 from lensmith_api.v1 import (
@@ -27,6 +26,7 @@ from lensmith_api.v1 import (
 )
 from lensmith_gateway.contract import OWNERS
 from lensmith_gateway.envoy_settings import MEBIBYTE
+from tests.contract.conftest import ORIGIN, Edge
 
 
 def test_details_arrive_when_a_grpc_call_fails(channel: grpc.Channel) -> None:

@@ -6,10 +6,10 @@ import random
 
 import httpx
 import pytest
-from tests.contract.conftest import ORIGIN, Edge
 
 from lensmith_api.v1 import input_service_pb2, key_service_pb2, model_pb2, model_service_pb2
 from lensmith_gateway.envoy_settings import MEBIBYTE
+from tests.contract.conftest import ORIGIN, Edge
 
 PREDICT = "/v1/apps/x/models/m:predict"
 

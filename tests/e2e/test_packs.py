@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.platform_process import PlatformProcess
 
 import lensmith
+from tests.platform_process import PlatformProcess
 
 pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.platform_process import PlatformProcess
 
 import lensmith
 from lensmith_vision.materials import render
+from tests.platform_process import PlatformProcess
 
 pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
 

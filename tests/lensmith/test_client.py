@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from tests.lensmith.server import Script, scripted_server
 
 import lensmith
+from tests.lensmith.server import Script, scripted_server
 
 SECRET = "lsk_secret"
 

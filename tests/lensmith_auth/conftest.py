@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 import pytest
-from tests.conftest import Database
 
 from lensmith_api.v1 import app_service_pb2, key_service_pb2
 from lensmith_api.v1.app_service_pb2_grpc import AppServiceStub
@@ -19,6 +18,7 @@ from lensmith_api.v1.usage_service_pb2_grpc import UsageServiceStub
 from lensmith_auth.app import build
 from lensmith_auth.settings import AuthSettings
 from lensmith_platform.service_auth import make_key_pair
+from tests.conftest import Database
 
 if TYPE_CHECKING:
     from lensmith_api.v1.app_service_pb2_grpc import AppServiceAsyncStub

@@ -4,11 +4,11 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.lensmith_auth.conftest import Caller
-from tests.rpc_errors import failing
 
 from lensmith_api.v1 import app_service_pb2 as pb
 from lensmith_api.v1.app_pb2 import App
+from tests.lensmith_auth.conftest import Caller
+from tests.rpc_errors import failing
 
 
 async def test_a_new_app_gets_a_key_that_may_do_everything_in_it(operator: Caller) -> None:

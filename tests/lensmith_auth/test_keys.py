@@ -7,15 +7,15 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.conftest import Database
-from tests.lensmith_auth.conftest import OPERATOR_SECRET, Caller
-from tests.polling import until
-from tests.rpc_errors import failing
 
 from lensmith_api.v1 import app_service_pb2
 from lensmith_api.v1 import key_service_pb2 as pb
 from lensmith_api.v1.key_pb2 import Key
 from lensmith_platform.scopes import SCOPES
+from tests.conftest import Database
+from tests.lensmith_auth.conftest import OPERATOR_SECRET, Caller
+from tests.polling import until
+from tests.rpc_errors import failing
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """The database itself keeps apps apart, also where a query forgets its filter."""
 
 import asyncpg
-from tests.conftest import Database
-from tests.lensmith_auth.conftest import OPERATOR_SECRET, Caller, Start
 
 from lensmith_auth.settings import AuthSettings
+from tests.conftest import Database
+from tests.lensmith_auth.conftest import OPERATOR_SECRET, Caller, Start
 
 
 async def test_rows_of_another_app_are_invisible_when_the_filter_is_left_out(

@@ -4,15 +4,15 @@ import uuid
 from datetime import UTC, datetime
 
 import grpc
+
+from lensmith_api.internal.v1.events_pb2 import Event, UsageEntry, UsageRecorded
+from lensmith_api.v1.usage_service_pb2 import QueryUsageRequest, QueryUsageResponse
+from lensmith_platform.bus import connect
 from tests.conftest import Database
 from tests.lensmith_auth.conftest import Caller
 from tests.polling import until
 from tests.rows import fetch
 from tests.rpc_errors import failing
-
-from lensmith_api.internal.v1.events_pb2 import Event, UsageEntry, UsageRecorded
-from lensmith_api.v1.usage_service_pb2 import QueryUsageRequest, QueryUsageResponse
-from lensmith_platform.bus import connect
 
 
 async def test_a_repeated_report_counts_once(operator: Caller, database: Database, nats_url: str) -> None:

@@ -1,6 +1,5 @@
 """Dataset with all its interceptors, on real servers, between real peers."""
 
-import io
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import grpc
-import numpy as np
 import pytest
-from PIL import Image as PilImage
-from tests.lensmith_dataset.peers import Auth, Inference, Peer, Registry
-from tests.polling import until
 
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.v1 import concept_service_pb2, input_service_pb2
@@ -24,9 +19,12 @@ from lensmith_api.v1.input_pb2 import Image, InputStatus
 from lensmith_api.v1.input_service_pb2_grpc import InputServiceStub
 from lensmith_dataset.app import DatasetService, build
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_platform.errors import from_rpc_error, from_status
+from lensmith_platform.errors import from_status
 from lensmith_platform.server import RunningService, running
 from lensmith_platform.service_auth import TokenSigner, make_key_pair
+from tests.lensmith_dataset.peers import Inference, Registry
+from tests.peers import Auth, Peer
+from tests.polling import until
 
 if TYPE_CHECKING:
     from tests.conftest import Bucket, Database
@@ -40,26 +38,9 @@ FAILED = InputStatus.INPUT_STATUS_FAILED
 Metadata = tuple[tuple[str, str], ...]
 
 
-def picture(seed: int, size: tuple[int, int] = (64, 48), kind: str = "JPEG") -> bytes:
-    """A picture of coloured blocks, different for each seed."""
-    blocks = np.random.RandomState(seed).randint(0, 256, (4, 5, 3)).astype(np.uint8)
-    file = io.BytesIO()
-    PilImage.fromarray(blocks).resize(size, PilImage.Resampling.NEAREST).save(file, kind)
-    return file.getvalue()
-
-
 def reason_of(status: Any) -> str:
     """Reason of a `google.rpc.Status`; empty for OK."""
     return from_status(status).reason if status.code else ""
-
-
-@asynccontextmanager
-async def refused(code: grpc.StatusCode, reason: str) -> AsyncIterator[None]:
-    """Expect a call in the block to fail so."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        yield
-    assert caught.value.code() == code, caught.value
-    assert from_rpc_error(caught.value).reason == reason, caught.value
 
 
 @dataclass

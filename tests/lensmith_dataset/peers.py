@@ -1,72 +1,28 @@
-"""The services that dataset asks, as small real gRPC servers: auth with keys, registry with a space, inference."""
+"""The services that dataset asks, as small real gRPC servers: registry with a space, inference."""
 
 import asyncio
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from uuid import NAMESPACE_URL, uuid5
 
 import grpc
 import numpy as np
 from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
-from lensmith_api.internal.v1 import key_resolver_service_pb2 as keys_pb
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
-from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import (
-    KeyResolverServiceServicer,
-    add_KeyResolverServiceServicer_to_server,
-)
 from lensmith_api.internal.v1.serving_service_pb2_grpc import (
     ServingServiceServicer,
-    add_ServingServiceServicer_to_server,
 )
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2 import EmbedResponse
-from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server
-from lensmith_platform.errors import InvalidInputError, LensmithError, NotFoundError, UnauthenticatedError, to_status
+from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from lensmith_platform.errors import InvalidInputError, LensmithError, NotFoundError, to_status
 from lensmith_vision.decode import decode
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.errors import VisionError
 from lensmith_vision.pack import builtin_pack, load_card, space_of
 from lensmith_vision.resize import apply
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: LensmithError) -> None:
-    status: Status = to_status(error)
-    await context.abort_with_status(rpc_status.to_status(status))
-
-
-class Auth(KeyResolverServiceServicer):
-    """Knows keys and apps."""
-
-    def __init__(self) -> None:
-        self.apps: dict[str, keys_pb.AppIdentity] = {}
-        self.keys: dict[bytes, keys_pb.ResolveKeyResponse] = {}
-        self.add_app("main", app_id=1)
-
-    def add_app(self, name: str, *, app_id: int) -> keys_pb.AppIdentity:
-        uid = str(uuid5(NAMESPACE_URL, f"app:{name}"))
-        self.apps[name] = keys_pb.AppIdentity(app_id=app_id, uid=uid, app=name)
-        return self.apps[name]
-
-    def add_key(self, secret: str, app: str, scopes: list[str]) -> None:
-        self.keys[hashlib.sha256(secret.encode()).digest()] = keys_pb.ResolveKeyResponse(
-            key_uid=f"key-of-{app}", app=self.apps[app], scopes=scopes
-        )
-
-    async def ResolveKey(self, request, context):
-        found = self.keys.get(request.secret_sha256)
-        if found is None:
-            await _abort(context, UnauthenticatedError("KEY_UNKNOWN", "no such key"))
-        return found
-
-    async def ResolveApp(self, request, context):
-        found = self.apps.get(request.app)
-        if found is None:
-            await _abort(context, NotFoundError("APP_NOT_FOUND", "no such app"))
-        return found
+from tests.peers import abort
 
 
 class Registry(ServingServiceServicer):
@@ -78,14 +34,14 @@ class Registry(ServingServiceServicer):
         self.calls = 0
 
     async def ResolveModel(self, request, context):
-        await _abort(context, NotFoundError("MODEL_NOT_FOUND", "no such model"))
+        await abort(context, NotFoundError("MODEL_NOT_FOUND", "no such model"))
 
     async def ResolveSpace(self, request, context):
         self.calls += 1
         return serving_pb.ResolveSpaceResponse(base_model=self.base_model)
 
     async def FetchArtefact(self, request, context):
-        await _abort(context, NotFoundError("ARTEFACT_NOT_FOUND", "no such artefact"))
+        await abort(context, NotFoundError("ARTEFACT_NOT_FOUND", "no such artefact"))
         yield serving_pb.FetchArtefactResponse()
 
 
@@ -120,7 +76,7 @@ class Inference(InferenceServiceServicer):
         return self._engine.run(self.base_model.space, pixels[None]).features[0]
 
     async def Predict(self, request, context):
-        await _abort(context, NotFoundError("MODEL_NOT_FOUND", "no such model"))
+        await abort(context, NotFoundError("MODEL_NOT_FOUND", "no such model"))
 
     async def Embed(self, request, context):
         self.batches.append(len(request.inputs))
@@ -128,7 +84,7 @@ class Inference(InferenceServiceServicer):
         self.calls.update(hashes)
         await self.open.wait()
         if self.refusals:
-            await _abort(context, self.refusals.pop(0))
+            await abort(context, self.refusals.pop(0))
         if self.poison.intersection(hashes):
             await context.abort(grpc.StatusCode.INTERNAL, "out of luck")
         response = EmbedResponse(space=self.base_model.space)
@@ -142,30 +98,3 @@ class Inference(InferenceServiceServicer):
             except VisionError as error:
                 answer.status.CopyFrom(to_status(InvalidInputError(error.reason, str(error))))
         return response
-
-
-class Peer:
-    """A server on a unix socket that can be stopped and started again at the same address."""
-
-    def __init__(self, socket: Path, *servicers: object) -> None:
-        self.target = f"unix:{socket}"
-        self._servicers = servicers
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self) -> None:
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", 66 << 20)])
-        for servicer in self._servicers:
-            if isinstance(servicer, KeyResolverServiceServicer):
-                add_KeyResolverServiceServicer_to_server(servicer, server)
-            if isinstance(servicer, ServingServiceServicer):
-                add_ServingServiceServicer_to_server(servicer, server)
-            if isinstance(servicer, InferenceServiceServicer):
-                add_InferenceServiceServicer_to_server(servicer, server)
-        server.add_insecure_port(self.target)
-        await server.start()
-        self._server = server
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(0)
-            self._server = None

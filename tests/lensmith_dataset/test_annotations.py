@@ -5,7 +5,6 @@ import math
 
 import grpc
 import pytest
-from tests.lensmith_dataset.conftest import Rig, Start, new_input, picture, reason_of, refused
 
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.annotation_service_pb2 import (
@@ -16,6 +15,9 @@ from lensmith_api.v1.annotation_service_pb2 import (
 )
 from lensmith_api.v1.concept_service_pb2 import DeleteConceptsRequest
 from lensmith_api.v1.input_service_pb2 import DeleteInputsRequest
+from tests.lensmith_dataset.conftest import Rig, Start, new_input, reason_of
+from tests.pictures import picture
+from tests.rpc_errors import failing
 
 MERGE = AnnotateAction.ANNOTATE_ACTION_MERGE
 SET = AnnotateAction.ANNOTATE_ACTION_SET
@@ -135,7 +137,7 @@ async def test_annotations_are_listed_newest_first(labelled: Rig) -> None:
 async def test_call_is_refused_when_it_has_too_many_annotations(start: Start) -> None:
     rig = await start(max_annotations=3)
 
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_ANNOTATIONS"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_ANNOTATIONS"):
         await _annotate(rig, *(("x", MERGE, [Annotation(concept="a")] * 2) for _ in range(2)))
 
 

@@ -4,7 +4,6 @@ import asyncio
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.lensmith_dataset.conftest import Rig, new_input, picture, reason_of, refused
 
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.concept_pb2 import Concept
@@ -17,6 +16,9 @@ from lensmith_api.v1.concept_service_pb2 import (
     UpdateConceptRequest,
 )
 from lensmith_dataset import concept_service
+from tests.lensmith_dataset.conftest import Rig, new_input, reason_of
+from tests.pictures import picture
+from tests.rpc_errors import failing
 
 
 async def _names(rig: Rig, **query: object) -> list[str]:
@@ -116,18 +118,18 @@ async def test_concept_changes_when_the_mask_names_its_fields(rig: Rig) -> None:
 
     assert (changed.display_name, changed.description) == ("Glas", "")
     assert await _names(rig, contains="glas") == ["glass"]
-    async with refused(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
+    with failing(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
         await rig.concepts.UpdateConcept(
             UpdateConceptRequest(concept=new, update_mask=FieldMask(paths=["description"])), metadata=rig.key()
         )
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID"):
         await rig.concepts.UpdateConcept(
             UpdateConceptRequest(
                 concept=Concept(name=name, description="\x00"), update_mask=FieldMask(paths=["description"])
             ),
             metadata=rig.key(),
         )
-    async with refused(grpc.StatusCode.NOT_FOUND, "CONCEPT_NOT_FOUND"):
+    with failing(grpc.StatusCode.NOT_FOUND, "CONCEPT_NOT_FOUND"):
         await rig.concepts.UpdateConcept(
             UpdateConceptRequest(
                 concept=Concept(name="apps/a/concepts/none"), update_mask=FieldMask(paths=["description"])
@@ -151,7 +153,7 @@ async def test_annotations_go_when_their_concept_is_deleted(rig: Rig) -> None:
     assert [reason_of(status) for status in response.statuses] == reasons
     assert [one.concept for one in (await rig.get(result.input.name)).annotations] == ["metal"]
     assert await rig.sql("SELECT xid FROM input_changes") != before
-    async with refused(grpc.StatusCode.NOT_FOUND, "CONCEPT_NOT_FOUND"):
+    with failing(grpc.StatusCode.NOT_FOUND, "CONCEPT_NOT_FOUND"):
         await rig.concepts.GetConcept(GetConceptRequest(name="apps/a/concepts/glass"), metadata=rig.key())
 
 

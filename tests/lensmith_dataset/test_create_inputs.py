@@ -11,11 +11,13 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from tests.lensmith_dataset.conftest import PENDING, READY, Rig, Start, new_input, picture, reason_of, refused
 
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_api.v1.input_service_pb2 import CreateInputsRequest, ListInputsRequest, NewInput
+from tests.lensmith_dataset.conftest import PENDING, READY, Rig, Start, new_input, reason_of
+from tests.pictures import picture
+from tests.rpc_errors import failing
 
 
 async def test_input_becomes_ready_when_bytes_are_sent(rig: Rig) -> None:
@@ -78,14 +80,14 @@ async def test_limits_are_named_when_too_much_is_sent(start: Start) -> None:
 
     assert (reason_of(big.status), reason_of(fat.status)) == ("IMAGE_TOO_LARGE", "METADATA_TOO_LARGE")
     assert "1500" in big.status.message
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_INPUTS"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_INPUTS"):
         await rig.create(*(new_input(picture(seed)) for seed in range(4)))
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_ANNOTATIONS"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_ANNOTATIONS"):
         await rig.create(new_input(picture(1), annotations=[Annotation(concept=name) for name in "abc"]))
 
 
 async def test_call_is_refused_when_it_has_more_than_128_inputs(rig: Rig) -> None:
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID"):
         await rig.create(*(new_input(b"x") for _ in range(129)))
 
 
@@ -204,7 +206,7 @@ async def test_upload_is_counted_when_it_is_new(rig: Rig) -> None:
 
 async def test_own_id_is_refused_when_it_would_break_names(rig: Rig) -> None:
     for bad in ("a/b", "a\x00b", "a\nb", "x" * 257):
-        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID"):
+        with failing(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID"):
             await rig.create(new_input(picture(1), bad))
 
 
@@ -286,11 +288,11 @@ async def test_call_is_refused_when_the_scope_is_missing(rig: Rig) -> None:
     rig.auth.add_key("browser", "a", ["Predict", "Search"])
     browser = (("authorization", "Key browser"),)
 
-    async with refused(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
+    with failing(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
         await rig.inputs.CreateInputs(
             CreateInputsRequest(parent="apps/a", inputs=[new_input(picture(1))]), metadata=browser
         )
-    async with refused(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
+    with failing(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
         await rig.inputs.ListInputs(ListInputsRequest(parent="apps/a"), metadata=browser)
 
 

@@ -5,14 +5,15 @@ import hashlib
 
 import grpc
 from google.rpc.status_pb2 import Status
-from tests.lensmith_dataset.conftest import FAILED, PENDING, READY, Rig, Start, new_input, picture, reason_of
-from tests.polling import until
 
 from lensmith_api.internal.v1.events_pb2 import Event, InputsCreated
 from lensmith_dataset.app import build
 from lensmith_platform import bus
 from lensmith_platform.errors import InvalidInputError, PreconditionError, to_status
 from lensmith_platform.server import running
+from tests.lensmith_dataset.conftest import FAILED, PENDING, READY, Rig, Start, new_input, reason_of
+from tests.pictures import picture
+from tests.polling import until
 
 
 def _sha256(data: bytes) -> bytes:

@@ -10,17 +10,6 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
-from tests.lensmith_dataset.conftest import (
-    FAILED,
-    READY,
-    Rig,
-    Start,
-    new_input,
-    picture,
-    reason_of,
-    refused,
-)
-from tests.polling import until
 
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.input_pb2 import Input
@@ -32,6 +21,10 @@ from lensmith_api.v1.input_service_pb2 import (
 )
 from lensmith_platform.errors import UnauthenticatedError
 from lensmith_platform.service_auth import TokenVerifier
+from tests.lensmith_dataset.conftest import FAILED, READY, Rig, Start, new_input, reason_of
+from tests.pictures import picture
+from tests.polling import until
+from tests.rpc_errors import failing
 
 
 async def _list(rig: Rig, **query: object) -> list[Input]:
@@ -96,11 +89,11 @@ async def test_input_changes_when_the_mask_names_its_fields(rig: Rig) -> None:
 
     assert (changed.test, changed.metadata["a"][1]) == (True, "ü")
     assert changed.etag != result.input.etag
-    async with refused(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
+    with failing(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
         await rig.inputs.UpdateInput(
             UpdateInputRequest(input=new, update_mask=FieldMask(paths=["test"])), metadata=rig.key()
         )
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "UPDATE_MASK_INVALID"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "UPDATE_MASK_INVALID"):
         await rig.inputs.UpdateInput(
             UpdateInputRequest(input=new, update_mask=FieldMask(paths=["sha256"])), metadata=rig.key()
         )
@@ -113,7 +106,7 @@ async def test_input_changes_when_the_mask_names_its_fields(rig: Rig) -> None:
 
 async def test_unknown_input_is_not_found(rig: Rig) -> None:
     for name in ("apps/a/inputs/none", "apps/a/inputs/3b241101-e2bb-4255-8caf-4136c566a962"):
-        async with refused(grpc.StatusCode.NOT_FOUND, "INPUT_NOT_FOUND"):
+        with failing(grpc.StatusCode.NOT_FOUND, "INPUT_NOT_FOUND"):
             await rig.get(name)
 
 

@@ -4,8 +4,6 @@ import asyncpg
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.lensmith_dataset.conftest import Rig, new_input, picture, reason_of
-from tests.polling import until
 
 from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1.annotation_pb2 import Annotation
@@ -27,6 +25,9 @@ from lensmith_api.v1.input_service_pb2 import (
     UpdateInputRequest,
 )
 from lensmith_platform import bus
+from tests.lensmith_dataset.conftest import Rig, new_input, reason_of
+from tests.pictures import picture
+from tests.polling import until
 
 TABLES = ("concepts", "inputs", "annotations", "embeddings", "input_changes", "requests", "blobs", "apps")
 

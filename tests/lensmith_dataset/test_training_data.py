@@ -10,7 +10,6 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from tests.lensmith_dataset.conftest import APP_IDS, Rig, Start, new_input, picture, refused
 
 from lensmith_api.internal.v1.training_data_service_pb2 import (
     CountTrainingDataRequest,
@@ -23,6 +22,9 @@ from lensmith_api.v1.annotation_service_pb2 import AnnotateAction, AnnotateReque
 from lensmith_api.v1.concept_service_pb2 import DeleteConceptsRequest
 from lensmith_api.v1.input_pb2 import Input
 from lensmith_api.v1.input_service_pb2 import DeleteInputsRequest, UpdateInputRequest
+from tests.lensmith_dataset.conftest import APP_IDS, Rig, Start, new_input
+from tests.pictures import picture
+from tests.rpc_errors import failing
 
 
 class Replica:
@@ -149,7 +151,7 @@ async def test_feed_is_for_the_trainer_only(rig: Rig) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await rig.training.StreamTrainingData(request, metadata=rig.token("trainer", 8)).read()
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
-    async with refused(grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID"):
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "CURSOR_INVALID"):
         bad = StreamTrainingDataRequest(app_id=7, space="s", cursor="nonsense")
         await rig.training.StreamTrainingData(bad, metadata=rig.token("trainer", 7)).read()
 
@@ -230,7 +232,7 @@ async def test_stream_gives_no_cursor_when_a_transaction_writes_for_too_long(sta
         await rig.indexed()
         stream = _stream(rig)
         assert (await stream.read()).next_cursor == ""
-        async with refused(grpc.StatusCode.UNAVAILABLE, "FEED_BEHIND"):
+        with failing(grpc.StatusCode.UNAVAILABLE, "FEED_BEHIND"):
             await stream.read()
     assert len(await Replica(rig).pull()) == 2
 

@@ -9,7 +9,6 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.lensmith_gateway.conftest import Rig, picture
 
 from lensmith_api.v1.input_service_pb2 import GetImageRequest
 from lensmith_gateway.contract import OWNERS
@@ -17,6 +16,7 @@ from lensmith_gateway.images import ImageLinkReader
 from lensmith_platform.clock import SystemClock
 from lensmith_platform.errors import UnauthenticatedError
 from lensmith_platform.service_auth import TokenSigner, make_key_pair
+from tests.lensmith_gateway.conftest import Rig, picture
 
 
 async def link_to(rig: Rig, data: bytes) -> str:

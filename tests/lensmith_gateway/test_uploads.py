@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from tests.lensmith_gateway.conftest import MEBIBYTE, OPERATOR, Rig, picture
 
 from lensmith_api.v1.input_service_pb2 import GetInputRequest, ListInputsRequest
+from tests.lensmith_gateway.conftest import MEBIBYTE, OPERATOR, Rig, picture
 
 UPLOADS = "/v1/apps/trash/uploads"
 
@@ -93,10 +93,16 @@ async def test_duplicate_is_said_or_kept_when_same_bytes_come_again(rig: Rig) ->
         assert response.json()["results"][0]["duplicate"] is duplicate
 
 
-@pytest.mark.parametrize("options", ['{"nope": 1}', r'{"request_id": "\ud800"}', r'{"\ud800": 1}'])
-async def test_nothing_is_added_when_an_option_is_wrong(rig: Rig, options: str) -> None:
+@pytest.mark.parametrize("options", [r'{"request_id": "\ud800"}', r'{"\ud800": 1}'])
+async def test_nothing_is_added_when_an_option_is_no_text(rig: Rig, options: str) -> None:
     files = [("image", ("a.jpg", picture(1)))]
     response = await rig.http.post(UPLOADS, headers=rig.headers, files=files, data={"options": options})
+    assert (response.status_code, reason(response)) == (400, "UPLOAD_OPTIONS_INVALID")
+
+
+async def test_nothing_is_added_when_an_option_is_wrong(rig: Rig) -> None:
+    files = [("image", ("a.jpg", picture(1)))]
+    response = await rig.http.post(UPLOADS, headers=rig.headers, files=files, data={"options": '{"nope": 1}'})
     assert (response.status_code, reason(response)) == (400, "UPLOAD_OPTIONS_INVALID")
     assert response.json()["details"][1]["fieldViolations"][0]["field"] == "options.nope"
     listed = await rig.inputs.ListInputs(ListInputsRequest(parent="apps/trash"), metadata=rig.metadata)

@@ -1,7 +1,6 @@
 """Inference with all its interceptors, between real peers, on real packs."""
 
 import asyncio
-import io
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import pytest
-from PIL import Image
 
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -28,19 +26,12 @@ from lensmith_vision.pack_builder import build_pack, read_source
 if TYPE_CHECKING:
     from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
 
-from tests.lensmith_inference.peers import Auth, Peer, Registry
+from tests.lensmith_inference.peers import Registry
+from tests.peers import Auth, Peer
 
 SECRET = "secret-of-app-a"
 OTHER_SECRET = "secret-of-app-b"
 APP_A, APP_B = 7, 8
-
-
-def picture(seed: int, size: tuple[int, int] = (64, 48), kind: str = "JPEG") -> bytes:
-    """A picture of coloured blocks, different for each seed."""
-    blocks = np.random.RandomState(seed).randint(0, 256, (4, 5, 3)).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(file, kind)
-    return file.getvalue()
 
 
 def make_head(space: str, dim: int, concepts: tuple[str, ...], *, kind: str = "multi_class", seed: int = 0) -> Head:

@@ -1,4 +1,4 @@
-"""The services that inference asks, as small real gRPC servers: auth with keys, registry with packs and heads."""
+"""What inference asks: a registry with packs and heads."""
 
 import hashlib
 from collections import Counter
@@ -6,62 +6,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
-
-from lensmith_api.internal.v1 import key_resolver_service_pb2 as keys_pb
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
-from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import (
-    KeyResolverServiceServicer,
-    add_KeyResolverServiceServicer_to_server,
-)
 from lensmith_api.internal.v1.serving_service_pb2_grpc import (
     ServingServiceServicer,
-    add_ServingServiceServicer_to_server,
 )
 from lensmith_api.v1 import base_model_service_pb2 as base_pb
 from lensmith_api.v1.base_model_pb2 import BaseModel
-from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceServicer, add_BaseModelServiceServicer_to_server
-from lensmith_platform.errors import LensmithError, NotFoundError, PreconditionError, UnauthenticatedError, to_status
+from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceServicer
+from lensmith_platform.errors import NotFoundError, PreconditionError
 from lensmith_vision.heads import Head, save
 from lensmith_vision.pack import load_card, space_of
+from tests.peers import abort
 
 CHUNK = 1 << 20
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: LensmithError) -> None:
-    status: Status = to_status(error)
-    await context.abort_with_status(rpc_status.to_status(status))
-
-
-class Auth(KeyResolverServiceServicer):
-    """Knows keys and apps."""
-
-    def __init__(self) -> None:
-        self.apps: dict[str, keys_pb.AppIdentity] = {}
-        self.keys: dict[bytes, keys_pb.ResolveKeyResponse] = {}
-        self.add_app("main", app_id=1)
-
-    def add_app(self, name: str, *, app_id: int, base_model: str = "") -> None:
-        self.apps[name] = keys_pb.AppIdentity(app_id=app_id, uid=f"uid-{name}", app=name, base_model=base_model)
-
-    def add_key(self, secret: str, app: str, scopes: list[str]) -> None:
-        self.keys[hashlib.sha256(secret.encode()).digest()] = keys_pb.ResolveKeyResponse(
-            key_uid=f"key-of-{app}", app=self.apps[app], scopes=scopes
-        )
-
-    async def ResolveKey(self, request, context):
-        found = self.keys.get(request.secret_sha256)
-        if found is None:
-            await _abort(context, UnauthenticatedError("KEY_UNKNOWN", "no such key"))
-        return found
-
-    async def ResolveApp(self, request, context):
-        found = self.apps.get(request.app)
-        if found is None:
-            await _abort(context, NotFoundError("APP_NOT_FOUND", "no such app"))
-        return found
 
 
 @dataclass
@@ -123,12 +80,12 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
         self.calls["ResolveModel"] += 1
         versions = self.models.get((request.app_id, request.model))
         if versions is None:
-            await _abort(context, NotFoundError("MODEL_NOT_FOUND", "no such model"))
+            await abort(context, NotFoundError("MODEL_NOT_FOUND", "no such model"))
         number = request.version or self.production.get((request.app_id, request.model), 0)
         if number == 0:
-            await _abort(context, PreconditionError("MODEL_HAS_NO_TRAINED_VERSION", "the model was never trained"))
+            await abort(context, PreconditionError("MODEL_HAS_NO_TRAINED_VERSION", "the model was never trained"))
         if number not in versions:
-            await _abort(context, NotFoundError("VERSION_NOT_FOUND", "no such version"))
+            await abort(context, NotFoundError("VERSION_NOT_FOUND", "no such version"))
         return versions[number]
 
     async def ResolveSpace(self, request, context):
@@ -151,36 +108,9 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
     async def GetBaseModel(self, request, context):
         found = self.base_models.get(request.name)
         if found is None:
-            await _abort(context, NotFoundError("BASE_MODEL_NOT_FOUND", "no such base model"))
+            await abort(context, NotFoundError("BASE_MODEL_NOT_FOUND", "no such base model"))
         return found
 
     async def ListBaseModels(self, request, context):
         ranked = sorted(self.base_models.values(), key=lambda one: -one.rank)
         return base_pb.ListBaseModelsResponse(base_models=ranked[: request.page_size or 50])
-
-
-class Peer:
-    """A server on a unix socket that can be stopped and started again at the same address."""
-
-    def __init__(self, socket: Path, *servicers: object) -> None:
-        self.target = f"unix:{socket}"
-        self._servicers = servicers
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self) -> None:
-        server = grpc.aio.server()
-        for servicer in self._servicers:
-            if isinstance(servicer, KeyResolverServiceServicer):
-                add_KeyResolverServiceServicer_to_server(servicer, server)
-            if isinstance(servicer, ServingServiceServicer):
-                add_ServingServiceServicer_to_server(servicer, server)
-            if isinstance(servicer, BaseModelServiceServicer):
-                add_BaseModelServiceServicer_to_server(servicer, server)
-        server.add_insecure_port(self.target)
-        await server.start()
-        self._server = server
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(0)
-            self._server = None

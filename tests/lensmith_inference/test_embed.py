@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from tests.lensmith_inference.conftest import APP_A, Rig, picture
-from tests.lensmith_inference.test_predict import refusal
 
 from lensmith_api.v1.inference_service_pb2 import EmbedRequest, ImageQuery
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_platform.errors import from_status
 from lensmith_vision import decode, resize
 from lensmith_vision.pack import builtin_pack, load_card
+from tests.lensmith_inference.conftest import APP_A, Rig
+from tests.lensmith_inference.test_predict import refusal
+from tests.pictures import picture
 
 
 def request(*contents: bytes, **fields: str) -> EmbedRequest:

@@ -7,7 +7,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from tests.lensmith_inference.conftest import APP_A, OTHER_SECRET, Rig, make_head, picture, rig_of
 
 from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest, PredictResponse
 from lensmith_api.v1.input_pb2 import Image
@@ -17,6 +16,8 @@ from lensmith_vision import decode, resize
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.heads import Head
 from lensmith_vision.pack import builtin_pack, load_card
+from tests.lensmith_inference.conftest import APP_A, OTHER_SECRET, Rig, make_head, rig_of
+from tests.pictures import picture
 
 MODEL = "apps/a/models/sorter"
 

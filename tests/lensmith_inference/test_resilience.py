@@ -11,8 +11,6 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from tests.lensmith_inference.conftest import APP_A, Rig, picture, rig_of
-from tests.lensmith_inference.test_predict import MODEL, ask, queries, refusal
 
 from lensmith_api.internal.v1.events_pb2 import Event, ModelChanged
 from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest, PredictResponse
@@ -21,6 +19,9 @@ from lensmith_api.v1.input_pb2 import Image
 from lensmith_platform.bus import Bus, connect
 from lensmith_platform.errors import from_rpc_error
 from lensmith_vision.pack import builtin_pack
+from tests.lensmith_inference.conftest import APP_A, Rig, rig_of
+from tests.lensmith_inference.test_predict import MODEL, ask, queries, refusal
+from tests.pictures import picture
 
 NO_NATS = "nats://user:password@127.0.0.1:9"
 

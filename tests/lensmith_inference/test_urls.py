@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.lensmith_inference.conftest import Rig, picture, rig_of
-from tests.lensmith_inference.test_predict import MODEL
 
 from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_platform.errors import from_status
 from lensmith_vision.pack import builtin_pack
+from tests.lensmith_inference.conftest import Rig, rig_of
+from tests.lensmith_inference.test_predict import MODEL
+from tests.pictures import picture
 
 
 class Site:

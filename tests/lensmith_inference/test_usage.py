@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import nats
-from tests.lensmith_inference.conftest import APP_A, APP_B, OTHER_SECRET, Rig, picture, rig_of
-from tests.lensmith_inference.test_predict import ask, queries
 
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.v1.inference_service_pb2 import EmbedRequest, PredictRequest
 from lensmith_vision.pack import builtin_pack
+from tests.lensmith_inference.conftest import APP_A, APP_B, OTHER_SECRET, Rig, rig_of
+from tests.lensmith_inference.test_predict import ask, queries
+from tests.pictures import picture
 
 Entry = tuple[int, str, str, str]
 

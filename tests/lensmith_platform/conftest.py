@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+
 from lensmith_platform.bus import Bus, connect
 from lensmith_platform.db import Database, create_pool
 from lensmith_stack.supervisor import PartState
 
 if TYPE_CHECKING:
     from lensmith_stack.background import BackgroundServers
-
     from tests.conftest import Database as Place
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
+
 from tests.lensmith_registry.rig import Rig, rig_of
 
 MakeRig = Callable[..., AbstractAsyncContextManager[Rig]]

@@ -1,67 +1,25 @@
-"""The services that registry and trainer ask, as small real gRPC servers: auth with keys, dataset with vectors."""
+"""What registry and trainer ask: a dataset with concepts and labelled vectors."""
 
 import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import grpc
 import numpy as np
 import numpy.typing as npt
-from grpc_status import rpc_status
 
-from lensmith_api.internal.v1 import key_resolver_service_pb2 as keys_pb
 from lensmith_api.internal.v1 import training_data_service_pb2 as data_pb
-from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import (
-    KeyResolverServiceServicer,
-    add_KeyResolverServiceServicer_to_server,
-)
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import (
     TrainingDataServiceServicer,
-    add_TrainingDataServiceServicer_to_server,
 )
 from lensmith_api.v1 import concept_service_pb2 as concept_pb
 from lensmith_api.v1.concept_pb2 import Concept
-from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceServicer, add_ConceptServiceServicer_to_server
-from lensmith_platform.errors import InvalidInputError, LensmithError, NotFoundError, UnauthenticatedError, to_status
+from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceServicer
+from lensmith_platform.errors import InvalidInputError
+from tests.peers import abort
 
 BATCH = 64
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: LensmithError) -> None:
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
-
-
-class Auth(KeyResolverServiceServicer):
-    """Knows keys and apps."""
-
-    def __init__(self) -> None:
-        self.apps: dict[str, keys_pb.AppIdentity] = {}
-        self.keys: dict[bytes, keys_pb.ResolveKeyResponse] = {}
-        self.add_app("main", 1)
-
-    def add_app(self, name: str, app_id: int, base_model: str = "") -> None:
-        self.apps[name] = keys_pb.AppIdentity(app_id=app_id, uid=f"uid-{name}", app=name, base_model=base_model)
-
-    def add_key(self, secret: str, app: str | None, scopes: list[str]) -> None:
-        identity = self.apps[app] if app is not None else None
-        self.keys[hashlib.sha256(secret.encode()).digest()] = keys_pb.ResolveKeyResponse(
-            key_uid=f"key-{secret}", app=identity, scopes=scopes, operator=app is None
-        )
-
-    async def ResolveKey(self, request, context):
-        found = self.keys.get(request.secret_sha256)
-        if found is None:
-            await _abort(context, UnauthenticatedError("KEY_UNKNOWN", "no such key"))
-        return found
-
-    async def ResolveApp(self, request, context):
-        found = self.apps.get(request.app)
-        if found is None:
-            await _abort(context, NotFoundError("APP_NOT_FOUND", "no such app"))
-        return found
 
 
 @dataclass
@@ -157,7 +115,7 @@ class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
     async def StreamTrainingData(self, request, context) -> AsyncIterator[data_pb.StreamTrainingDataResponse]:
         self.calls["StreamTrainingData"] += 1
         if request.cursor and not request.cursor.isdigit():
-            await _abort(context, InvalidInputError("CURSOR_INVALID", "no such cursor"))
+            await abort(context, InvalidInputError("CURSOR_INVALID", "no such cursor"))
         after, upto = int(request.cursor or 0), self.changes
         changed = [item for number, item in self.inputs.get(request.app_id, {}).values() if number > after]
         for start in range(0, len(changed), BATCH):
@@ -180,28 +138,3 @@ class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
             )
             known.setdefault(new.concept_id, new.display_name)
         return concept_pb.CreateConceptsResponse(results=results)
-
-
-class Peer:
-    """A server on a unix socket that can be stopped and started again at the same address."""
-
-    def __init__(self, socket: Path, servicer: Auth | Dataset) -> None:
-        self.target = f"unix:{socket}"
-        self._servicer = servicer
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self) -> None:
-        server = grpc.aio.server()
-        if isinstance(self._servicer, Auth):
-            add_KeyResolverServiceServicer_to_server(self._servicer, server)
-        else:
-            add_TrainingDataServiceServicer_to_server(self._servicer, server)
-            add_ConceptServiceServicer_to_server(self._servicer, server)
-        server.add_insecure_port(self.target)
-        await server.start()
-        self._server = server
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.stop(0)
-            self._server = None

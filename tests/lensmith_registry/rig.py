@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import asyncpg
 import grpc
@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
-from tests.lensmith_registry.peers import Auth, Dataset, Peer
 
 from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
 from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceStub
@@ -32,6 +31,9 @@ from lensmith_registry.settings import RegistrySettings
 from lensmith_vision.evaluation import ConceptEvaluation, Evaluation
 from lensmith_vision.heads import Head, save
 from lensmith_vision.pack import builtin_pack, load_card, space_of
+from tests.lensmith_registry.peers import Dataset
+from tests.peers import Auth, Peer
+from tests.polling import until
 
 if TYPE_CHECKING:
     from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceAsyncStub
@@ -47,7 +49,6 @@ SPACE = space_of(PLAIN).id
 DIM = PLAIN.feature_dim
 MULTI_CLASS, MULTI_LABEL, REGRESSION = 1, 2, 3
 Metadata = tuple[tuple[str, str], ...]
-T = TypeVar("T")
 
 
 @dataclass
@@ -170,14 +171,6 @@ def completion(job: job_pb.TrainingJob, *, seed: int = 0) -> job_pb.CompleteMode
     )
 
 
-async def until(condition: Callable[[], Awaitable[T | None]], seconds: float = 30.0) -> T:
-    """Wait until a condition gives something; fail after a deadline."""
-    async with asyncio.timeout(seconds):
-        while not (found := await condition()):
-            await asyncio.sleep(0.02)
-        return found
-
-
 async def refusal(call: Awaitable[object]) -> ErrorInfo:
     """The typed refusal of a call, with the gRPC code and message in its metadata."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -207,8 +200,8 @@ async def rig_of(
     for service in ("registry", "dataset", "inference", "trainer", "auth"):
         make_key_pair(service, directory / "private" / f"{service}.pem", directory / "keys")
     auth, dataset = Auth(), Dataset()
-    auth.add_app("trash", TRASH)
-    auth.add_app("other", OTHER)
+    auth.add_app("trash", app_id=TRASH)
+    auth.add_app("other", app_id=OTHER)
     auth.add_key(KEY, "trash", SCOPES)
     auth.add_key(OTHER_KEY, "other", SCOPES)
     auth.add_key(READ_KEY, "trash", ["Predict", "Search"])

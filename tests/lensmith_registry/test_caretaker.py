@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
-from tests.lensmith_registry.rig import OTHER, OTHER_KEY, TRASH, Rig, refusal, until
 
 from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_platform.bus import Bus, WorkConsumer, connect
+from tests.lensmith_registry.rig import OTHER, OTHER_KEY, TRASH, Rig, refusal
+from tests.polling import until
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from lensmith_api.v1 import model_service_pb2 as pb
+from lensmith_api.v1.model_pb2 import Model
 from tests.lensmith_registry.rig import (
     KEY,
     MULTI_CLASS,
@@ -13,9 +15,6 @@ from tests.lensmith_registry.rig import (
     Rig,
     refusal,
 )
-
-from lensmith_api.v1 import model_service_pb2 as pb
-from lensmith_api.v1.model_pb2 import Model
 
 
 async def test_model_comes_back_as_it_was_created(rig: Rig):

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.lensmith_registry.rig import OPERATOR_KEY, OTHER, PLAIN, SPACE, TRASH, Rig, refusal, until
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.v1 import base_model_service_pb2 as pb
 from lensmith_api.v1 import model_service_pb2 as model_pb
 from lensmith_registry.packs import concept_ids
 from lensmith_vision.pack import builtin_pack, load_card
+from tests.lensmith_registry.rig import OPERATOR_KEY, OTHER, PLAIN, SPACE, TRASH, Rig, refusal
+from tests.polling import until
 
 PACK = builtin_pack()
 

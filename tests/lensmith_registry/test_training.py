@@ -4,6 +4,12 @@ import asyncio
 
 import numpy as np
 import pytest
+
+from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
+from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
+from lensmith_api.v1 import model_service_pb2 as pb
+from lensmith_api.v1.model_pb2 import Model
+from lensmith_platform.errors import PreconditionError, to_status
 from tests.lensmith_registry.rig import (
     DIM,
     MULTI_CLASS,
@@ -14,14 +20,8 @@ from tests.lensmith_registry.rig import (
     Rig,
     completion,
     refusal,
-    until,
 )
-
-from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
-from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
-from lensmith_api.v1 import model_service_pb2 as pb
-from lensmith_api.v1.model_pb2 import Model
-from lensmith_platform.errors import PreconditionError, to_status
+from tests.polling import until
 
 QUEUED, TRAINING, READY, FAILED, CANCELLED = 1, 2, 3, 4, 5
 

@@ -2,9 +2,8 @@
 
 import asyncio
 
-from tests.lensmith_registry.rig import Rig, refusal
-
 from lensmith_api.v1 import model_service_pb2 as pb
+from tests.lensmith_registry.rig import Rig, refusal
 
 QUEUED, TRAINING, READY, CANCELLED = 1, 2, 3, 5
 

@@ -17,7 +17,6 @@ import pytest
 import urllib3
 from minio import Minio
 from minio.error import S3Error
-from tests.conftest import Bucket, Database
 
 from lensmith_stack.background import BackgroundServers
 from lensmith_stack.errors import DirectoryUnusableError
@@ -26,6 +25,7 @@ from lensmith_stack.ports import reserve_ports
 from lensmith_stack.s3 import TWIN_PORTS
 from lensmith_stack.servers import SERVER_PORTS, Outside, Servers
 from lensmith_stack.supervisor import PartState, Supervisor
+from tests.conftest import Bucket, Database
 
 
 class Stack:

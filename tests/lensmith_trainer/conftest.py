@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.lensmith_registry.rig import Rig, rig_of
 
 from lensmith_platform.server import RunningService, running
 from lensmith_trainer.app import TrainerService, build
 from lensmith_trainer.settings import TrainerSettings
+from tests.lensmith_registry.rig import Rig, rig_of
 
 Train = Callable[..., AbstractAsyncContextManager[RunningService[TrainerService]]]
 

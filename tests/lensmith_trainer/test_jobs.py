@@ -4,8 +4,6 @@ import asyncio
 import signal
 
 import numpy as np
-from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig, until
-from tests.lensmith_trainer.conftest import Farm
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.internal.v1.events_pb2 import Event
@@ -13,6 +11,9 @@ from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_platform.bus import WorkConsumer, connect
 from lensmith_vision import heads
+from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig
+from tests.lensmith_trainer.conftest import Farm
+from tests.polling import until
 
 TRAINING, READY, FAILED, CANCELLED = 2, 3, 4, 5
 
@@ -174,7 +175,7 @@ async def test_one_version_is_ready_when_a_trainer_is_killed_while_it_fits(farm:
         now = await farm.rig.version(version.name)
         return now.progress.stage in ("evaluating", "fitting", "storing") or now.state == READY
 
-    await until(fitting, 60)
+    await until(fitting, seconds=60)
     first.send_signal(signal.SIGKILL)
     await asyncio.to_thread(first.wait)
     async with farm.trainer():

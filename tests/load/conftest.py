@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from tests.platform_process import PlatformProcess, platform_process
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
-from tests.platform_process import PlatformProcess
 
 from lensmith_api.internal.v1.key_resolver_service_pb2 import ResolveAppRequest
 from lensmith_api.internal.v1.key_resolver_service_pb2_grpc import KeyResolverServiceStub
@@ -16,6 +15,7 @@ from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDat
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_platform.service_auth import TokenSigner
 from lensmith_stack.commands import status
+from tests.platform_process import PlatformProcess
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub

@@ -13,14 +13,14 @@ from typing import Final
 import httpx
 import pytest
 from PIL import Image
-from tests.platform_process import PlatformProcess
-from tests.polling import until
 
 from lensmith import AsyncClient
 from lensmith.errors import LensmithError, UnauthenticatedError
 from lensmith.types import ModelType
 from lensmith_stack.commands import status
 from lensmith_stack.state import PartStatus
+from tests.platform_process import PlatformProcess
+from tests.polling import until
 
 pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(180)]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from PIL import Image
-from tests.load.feed import Feed, feed_of
-from tests.platform_process import PlatformProcess
 
 from lensmith import AsyncClient
 from lensmith.types import Annotation, NewInput
+from tests.load.feed import Feed, feed_of
+from tests.platform_process import PlatformProcess
 
 pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(300)]
 

@@ -14,12 +14,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
-from tests.platform_process import PlatformProcess
 
 import lensmith
 from lensmith.errors import from_rpc_error
 from lensmith_api.v1.access_pb2 import Access, access
 from lensmith_vision.materials import render
+from tests.platform_process import PlatformProcess
 
 pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
 
@@ -204,6 +204,19 @@ def test_no_rpc_answers_without_a_key_unless_it_is_public(tenants: Tenants, rpc:
         assert refusal is None
     else:
         assert isinstance(refusal, lensmith.UnauthenticatedError), refusal
+
+
+@pytest.mark.parametrize("rpc", APP_RPCS, ids=lambda rpc: rpc.path)
+def test_no_rpc_takes_a_text_that_the_database_cannot_keep(tenants: Tenants, rpc: Rpc) -> None:
+    asked = rpc.build(_names("first", tenants.ids))
+    for field in asked.DESCRIPTOR.fields:
+        if field.type != field.TYPE_STRING or field.is_repeated or field.name == rpc.app_field:
+            continue
+        request = rpc.build(_names("first", tenants.ids))
+        setattr(request, field.name, "a\0b")
+        refusal = _refusal(rpc, tenants, tenants.first, request)
+        assert isinstance(refusal, lensmith.InvalidInputError), (field.name, refusal)
+        assert (field.name, "must not hold the character NUL") in refusal.field_violations
 
 
 def test_internal_services_are_not_routed(tenants: Tenants, platform: PlatformProcess) -> None:

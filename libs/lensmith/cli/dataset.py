@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from lensmith import Client, labels
 from lensmith.cli.options import Json, Yes, confirm
-from lensmith.cli.output import console, errors, print_json, print_table
+from lensmith.cli.output import console, counted, errors, print_json, print_table
 from lensmith.cli.progress import counting_progress
 from lensmith.errors import InvalidInputError, LensmithError
 from lensmith.importer import ImportReport, Journal, import_files
@@ -40,6 +40,7 @@ def import_folder(
     ] = None,
     test: Annotated[bool, typer.Option(help="Keep the pictures out of training.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until all are ready to train on.")] = True,
+    again: Annotated[bool, typer.Option(help="Send what an earlier import brought in, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring a folder of pictures in, with labels. Broken off, it goes on where it stopped."""
@@ -47,15 +48,32 @@ def import_folder(
     files = [LabelledFile(path, tuple(label(path))) for path in labels.pictures(folder)]
     if not files:
         raise InvalidInputError("FOLDER_EMPTY", f"there are no pictures in {folder}")
-    with context.obj.client() as client, Journal.of(client, folder) as journal:
-        with counting_progress() as progress:
-            task = progress.add_task("importing", total=len(files))
-            report = import_files(client, files, journal, lambda count: progress.advance(task, count), test=test)
+    if labels_from == "folders" and (loose := sum(not item.annotations for item in files)):
+        errors.print(
+            f"[yellow]without label:[/] {counted(loose, 'picture')} directly in {escape(str(folder))}; "
+            "the name of a subfolder would be their label",
+            soft_wrap=True,
+        )
+    with context.obj.client() as client:
+        journal = Journal.of(client, folder)
+        if again:
+            journal.forget()
+        report = _import(client, files, journal, test=test)
         if wait:
             wait_until_ready(client)
     _print_report(report, as_json=as_json)
     if report.failed:
         raise typer.Exit(1)
+
+
+def _import(client: Client, files: Sequence[LabelledFile], journal: Journal, *, test: bool) -> ImportReport:
+    with journal, counting_progress() as progress:
+        task = progress.add_task("importing", total=len(files))
+        try:
+            return import_files(client, files, journal, lambda count: progress.advance(task, count), test=test)
+        except KeyboardInterrupt:
+            errors.print("interrupted: the same command goes on where it stopped")
+            raise
 
 
 def _labels(folder: Path, source: str, numbers: Sequence[str]) -> labels.Labels:
@@ -98,7 +116,7 @@ def _print_report(report: ImportReport, *, as_json: bool) -> None:
         errors.print(f"… and {len(report.failed) - SHOWN_FAILURES} more")
     parts = [f"[bold]{report.created}[/] new"]
     parts += [f"{report.duplicates} the app had already"] if report.duplicates else []
-    parts += [f"{report.skipped} brought in before"] if report.skipped else []
+    parts += [f"{report.skipped} brought in before (--again sends them again)"] if report.skipped else []
     parts += [f"[red]{len(report.failed)} failed[/]"] if report.failed else []
     console.print("pictures: " + ", ".join(parts))
 

@@ -79,17 +79,19 @@ def demo(
     The platform stays up, so that the calls printed at the end can be repeated by hand; `lensmith down` stops it.
     """
     shared = Path(os.environ.get("LENSMITH_SHARED", "../shared"))
-    with tempfile.TemporaryDirectory() as scratch, _platform(data_dir, port, stop=stop) as url:
+    with tempfile.TemporaryDirectory() as scratch:
+        # Before the platform starts: a folder that will not do is told at once.
         chosen = _choose_photos(photos, shared, Path(scratch))
-        secret = local_operator_key(data_dir)
-        with Client(url, secret) as operator:
-            base_model = _ensure_base_model(operator, shared / "models" / NETWORK, Path(scratch))
-            key = _fresh_app(operator)
-        with Client(url, key, APP) as client:
-            outcome = _run(client, chosen)
-        _print_outcome(outcome, chosen, base_model)
-        _print_calls(url, key, outcome.answers[0][0].path)
-        console.print(f"held-out accuracy {outcome.accuracy:.3f}")
+        with _platform(data_dir, port, stop=stop) as url:
+            secret = local_operator_key(data_dir)
+            with Client(url, secret) as operator:
+                base_model = _ensure_base_model(operator, shared / "models" / NETWORK, Path(scratch))
+                key = _fresh_app(operator)
+            with Client(url, key, APP) as client:
+                outcome = _run(client, chosen)
+            _print_outcome(outcome, chosen, base_model)
+            _print_calls(url, key, outcome.answers[0][0].path)
+            console.print(f"held-out accuracy {outcome.accuracy:.3f}")
 
 
 @contextmanager

@@ -51,32 +51,14 @@ async def test_nothing_acknowledged_is_lost_when_each_process_is_killed(
 async def test_nothing_acknowledged_is_lost_when_the_platform_is_stopped_and_started_during_an_import(
     platform: PlatformProcess, workload: Workload, record_property: Record
 ) -> None:
-    pid = (await standing(platform)).pid
-    assert pid is not None
-    before = family_of(pid)
-    async with workload.running():
-        await _all_roads_are_open(workload)
-        os.kill(pid, signal.SIGTERM)
-        await _until_gone(before)
-        await _up(platform)
-        await _all_roads_are_open(workload)
-    await assert_nothing_is_lost(workload)
+    await _restart_during_an_import(platform, workload, signal.SIGTERM)
     record_property("measured", _said(workload))
 
 
 async def test_no_orphan_is_left_and_nothing_is_lost_when_the_supervisor_is_killed(
     platform: PlatformProcess, workload: Workload, record_property: Record
 ) -> None:
-    pid = (await standing(platform)).pid
-    assert pid is not None
-    before = family_of(pid)
-    async with workload.running():
-        await _all_roads_are_open(workload)
-        os.kill(pid, signal.SIGKILL)
-        await _until_gone(before)
-        await _up(platform)
-        await _all_roads_are_open(workload)
-    await assert_nothing_is_lost(workload)
+    await _restart_during_an_import(platform, workload, signal.SIGKILL)
     record_property("measured", _said(workload))
 
 
@@ -102,6 +84,20 @@ async def test_nothing_acknowledged_is_lost_when_processes_are_killed_at_random(
     await until(lambda: all_healthy(platform), seconds=120)
     await assert_nothing_is_lost(workload)
     record_property("measured", f"killed {killed}; {_said(workload)}")
+
+
+async def _restart_during_an_import(platform: PlatformProcess, workload: Workload, end: signal.Signals) -> None:
+    """End the supervisor; once all its children are gone start it again, and look for everything."""
+    pid = (await standing(platform)).pid
+    assert pid is not None
+    before = family_of(pid)
+    async with workload.running():
+        await _all_roads_are_open(workload)
+        os.kill(pid, end)
+        await _until_gone(before)
+        await _up(platform)
+        await _all_roads_are_open(workload)
+    await assert_nothing_is_lost(workload)
 
 
 async def _all_roads_are_open(workload: Workload, *, seconds: float = 120) -> None:

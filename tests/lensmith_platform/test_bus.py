@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,25 +16,12 @@ from lensmith_api.internal.v1.events_pb2 import Event, ModelChanged, ModelVersio
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
 from lensmith_platform.db import Database
 from lensmith_platform.errors import DependencyUnavailableError, InternalError, InvalidInputError
+from tests.lensmith_platform.background import background
 
 if TYPE_CHECKING:
     from tests.lensmith_platform.conftest import Kill, Until
 
     OpenDatabase = Callable[..., Awaitable[Database]]
-
-
-@asynccontextmanager
-async def background(*coroutines: object) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        yield
-        for task in tasks:
-            assert not task.done(), task
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 def queued() -> Event:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -18,6 +18,7 @@ from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_platform.events import SUBJECTS, subject_of
 from lensmith_platform.outbox import OutboxRelay, publish
 from lensmith_platform.telemetry import trace_of_event
+from tests.lensmith_platform.background import background
 
 if TYPE_CHECKING:
     from tests.lensmith_platform.conftest import Kill, Until
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
     OpenDatabase = Callable[..., Awaitable[Database]]
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@asynccontextmanager
-async def background(*coroutines: object) -> AsyncIterator[None]:
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        yield
-        for task in tasks:
-            assert not task.done(), task
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
 
 def created(app_id: int) -> Event:

@@ -118,7 +118,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             if earlier is not None:
                 return model_to_proto(earlier)
             row = await store.insert_model(
-                connection, app.app_id, app.name, request.model_id, definition, created_by=call.principal.actor
+                connection, app.app_id, app.name, request.model_id, definition, actor=call.principal.actor
             )
             first = await store.insert_request(
                 connection, app.app_id, "CreateModel", request.request_id, fingerprint, row.uid

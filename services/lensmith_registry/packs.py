@@ -149,7 +149,7 @@ async def _publish_model(connection: Connection, row: BaseModelRow, card: Card, 
     except NotFoundError:
         definition = ModelDefinition(card.display_name, card.description, kind, (), False, "", None, None)
         model = await store.insert_model(
-            connection, MAIN_APP_ID, MAIN_APP, row.model, definition, created_by="services/registry", imported=True
+            connection, MAIN_APP_ID, MAIN_APP, row.model, definition, actor="services/registry", imported=True
         )
     if not model.imported:
         raise AlreadyExistsError("MODEL_EXISTS", f"{model.name} is a model of its own", metadata={"model": model.model})
@@ -167,7 +167,7 @@ async def _publish_model(connection: Connection, row: BaseModelRow, card: Card, 
             display_names=names,
             findings=[],
             note=f"classifier of {row.name} version {row.version}",
-            created_by="services/registry",
+            actor="services/registry",
             thresholds=[0.5] * len(concepts),
             ready=True,
         ),

@@ -94,7 +94,7 @@ async def insert_model(
     model: str,
     definition: ModelDefinition,
     *,
-    created_by: str,
+    actor: str,
     imported: bool = False,
 ) -> ModelRow:
     """Create a model.
@@ -107,7 +107,7 @@ async def insert_model(
         async with savepoint(connection):
             uid = await connection.fetchval(
                 """INSERT INTO models (app_id, app_name, model, display_name, description, type, concepts,
-                     closed_environment, negative_concept, min_value, max_value, created_by, imported)
+                     closed_environment, negative_concept, min_value, max_value, actor, imported)
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING uid""",
                 app_id,
                 app_name,
@@ -120,7 +120,7 @@ async def insert_model(
                 definition.negative_concept,
                 definition.min_value,
                 definition.max_value,
-                created_by,
+                actor,
                 imported,
             )
     except asyncpg.UniqueViolationError as error:

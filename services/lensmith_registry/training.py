@@ -114,7 +114,7 @@ class TrainingStart:
                     display_names=looked.display_names,
                     findings=json_from_messages([finding_to_proto(finding) for finding in looked.findings]),
                     note=request.note,
-                    created_by=request.actor,
+                    actor=request.actor,
                 ),
             )
             first = await store.insert_request(

@@ -114,7 +114,7 @@ class NewVersion:
     display_names: Sequence[str]
     findings: Json
     note: str
-    created_by: str
+    actor: str
     thresholds: Sequence[float] = ()
     ready: bool = False
 
@@ -123,7 +123,7 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
     """Queue a version of a locked model, or store one that is ready."""
     uid = await connection.fetchval(
         """INSERT INTO model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
-             concepts, display_names, thresholds, findings, note, created_by, fraction, completed_at, ended_at)
+             concepts, display_names, thresholds, findings, note, actor, fraction, completed_at, ended_at)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
              CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END)
            RETURNING uid""",
@@ -140,7 +140,7 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         list(new.thresholds),
         new.findings,
         new.note,
-        new.created_by,
+        new.actor,
         1.0 if new.ready else 0.0,
         new.ready,
     )

@@ -25,7 +25,7 @@ async def _version(service: Database, app_id: int) -> version_store.VersionRow:
     async with service.transaction(app_id) as connection:
         await base_model_store.insert_base_model(connection, BASE)
         await base_model_store.resolve_space(connection, app_id, "")
-        model = await store.insert_model(connection, app_id, f"app{app_id}", "sorter", DEFINITION, created_by="test")
+        model = await store.insert_model(connection, app_id, f"app{app_id}", "sorter", DEFINITION, actor="test")
         await store.insert_request(connection, app_id, "CreateModel", "r", b"x", model.uid)
         number = await store.next_number(connection, model)
         new = NewVersion(BASE.space, BASE.name, {"name": "x"}, 1, ("a", "b"), ("A", "B"), [], "", "test")
@@ -52,7 +52,7 @@ async def test_models_of_main_are_readable_but_not_writable_when_another_app_ask
 async def test_writing_a_row_of_another_app_is_refused_when_the_transaction_is_bound_to_one(service):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with service.transaction(8) as connection:
-            await store.insert_model(connection, 7, "trash", "sorter", DEFINITION, created_by="test")
+            await store.insert_model(connection, 7, "trash", "sorter", DEFINITION, actor="test")
 
 
 async def test_state_machine_refuses_every_step_that_it_does_not_know(service):

@@ -1,1 +1,0 @@
-"""SQL migrations of the schema `auth`, applied in order of their number."""

@@ -183,7 +183,7 @@ class TrainingJobs:
             _LOG.info("training of %s failed: %s", job.name, result)
             return "failed"
         await self._complete(result)
-        self._usage.record(job.app_id, "train", job.model.name.rpartition("/")[2], "", 1)
+        self._usage.record(job.app_id, "train", job.model.name, "", 1)
         _LOG.info("training of %s is done, %d images", job.name, result.input_count)
         return "ready"
 

@@ -103,6 +103,14 @@ def wait_until_ready(client: Client) -> None:
         progress.update(task, completed=total)
 
 
+def print_failed(report: ImportReport) -> None:
+    """Shows which files an import refused, and why."""
+    for path, error in report.failed[:SHOWN_FAILURES]:
+        errors.print(f"[red]failed[/] {escape(str(path))}: {escape(str(error))}", soft_wrap=True)
+    if len(report.failed) > SHOWN_FAILURES:
+        errors.print(f"… and {len(report.failed) - SHOWN_FAILURES} more")
+
+
 def _print_report(report: ImportReport, *, as_json: bool) -> None:
     if as_json:
         failed = [{"file": str(path), "reason": error.reason, "message": str(error)} for path, error in report.failed]
@@ -110,10 +118,7 @@ def _print_report(report: ImportReport, *, as_json: bool) -> None:
             "created": report.created, "duplicates": report.duplicates, "skipped": report.skipped, "failed": failed,
         })  # fmt: skip
         return
-    for path, error in report.failed[:SHOWN_FAILURES]:
-        errors.print(f"[red]failed[/] {escape(str(path))}: {escape(str(error))}", soft_wrap=True)
-    if len(report.failed) > SHOWN_FAILURES:
-        errors.print(f"… and {len(report.failed) - SHOWN_FAILURES} more")
+    print_failed(report)
     parts = [f"[bold]{report.created}[/] new"]
     parts += [f"{report.duplicates} the app had already"] if report.duplicates else []
     parts += [f"{report.skipped} brought in before (--again sends them again)"] if report.skipped else []

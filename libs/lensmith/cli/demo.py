@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from lensmith import Client
 from lensmith.cli.base_models import as_pack
-from lensmith.cli.dataset import wait_until_ready
+from lensmith.cli.dataset import print_failed, wait_until_ready
 from lensmith.cli.models import follow
 from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir
 from lensmith.cli.output import console, print_findings, print_table
@@ -201,6 +201,7 @@ def _run(client: Client, photos: Photos) -> Outcome:
     with counting_progress() as progress, Journal.of(client, Path(photos.title)) as journal:
         task = progress.add_task("taking in", total=len(photos.training))
         report = import_files(client, photos.training, journal, lambda count: progress.advance(task, count))
+    print_failed(report)
     wait_until_ready(client)
     imported = time.monotonic() - begin
     client.models.create(MODEL, ModelType.MULTI_CLASS)

@@ -181,6 +181,10 @@ def ensure_model(
                 "MODEL_TYPE_MISSING",
                 f"there is no model {model} yet: say what it shall answer with --type {' | '.join(ModelType)}",
             ) from error
+        if kind is ModelType.REGRESSION and len(concepts) != 1:
+            raise InvalidInputError(
+                "USAGE", "a regression learns the numbers of one concept: say which with --concept"
+            ) from error
         client.models.create(model, kind, concepts=concepts, closed_environment=closed)
         return
     if kind and found.type is not kind:

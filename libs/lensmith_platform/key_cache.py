@@ -196,10 +196,6 @@ class Authenticator:
         self._keys.pop(secret_sha256, None)
         self._asked.pop(secret_sha256, None)
 
-    def forget_app(self, name: str) -> None:
-        """Forget an app at once; auth does when it deletes one."""
-        self._apps.pop(name, None)
-
     @property
     def hears_revocations(self) -> bool:
         """Whether broadcasts arrive, so that cached keys may be relied on."""

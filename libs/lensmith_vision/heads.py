@@ -11,7 +11,7 @@ import math
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -296,9 +296,3 @@ class _Joined:
             return cls((), (), np.empty((0, 0), np.float32), np.empty(0, np.float32))
         weights = np.concatenate([head.weights for head in heads], axis=1)
         return cls(heads, starts, weights, np.concatenate([head.bias for head in heads]))
-
-
-def total_nbytes(heads: Iterable[Head] | Mapping[str, Head]) -> int:
-    """Sum the memory of heads, for budgets over several stacks."""
-    values = heads.values() if isinstance(heads, Mapping) else heads
-    return sum(head.nbytes for head in values)

@@ -25,12 +25,15 @@ __all__ = [
     "LABELS_FILE",
     "MODEL_FILE",
     "GOLDEN_COSINE",
+    "MAX_CARD_BYTES",
+    "MAX_LABEL_BYTES",
     "Card",
     "Space",
     "builtin_pack",
     "check_golden",
     "find_packs",
     "golden_images",
+    "is_space_id",
     "load_card",
     "load_labels",
     "scores_of_logits",
@@ -41,9 +44,9 @@ __all__ = [
 GOLDEN_COSINE = 0.9995
 """An engine whose vectors point elsewhere than the card's by more than this must not serve the space."""
 
-_MAX_CARD_BYTES = 4 * 1024 * 1024
-_MAX_LABEL_BYTES = 16 * 1024 * 1024
-_SPACE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]{0,199}\Z")
+MAX_CARD_BYTES = 4 * 1024 * 1024
+MAX_LABEL_BYTES = 16 * 1024 * 1024
+_SPACE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def space_of(card: Card) -> Space:
 
 def is_space_id(text: str) -> bool:
     """Tell whether a text can be the id of a space (it need not exist)."""
-    return _SPACE_ID.match(text) is not None
+    return _SPACE_ID.fullmatch(text) is not None
 
 
 def builtin_pack(name: str = "plain") -> Path:
@@ -105,8 +108,8 @@ def load_card(folder: Path) -> Card:
     """
     path = folder / CARD_FILE
     try:
-        if path.stat().st_size > _MAX_CARD_BYTES:
-            raise PackError("PACK_CARD_INVALID", f"{CARD_FILE} of {folder.name} is larger than {_MAX_CARD_BYTES} bytes")
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise PackError("PACK_CARD_INVALID", f"{CARD_FILE} of {folder.name} is larger than {MAX_CARD_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackError("PACK_NOT_FOUND", f"{CARD_FILE} of {folder.name} cannot be read: {error}") from error
@@ -122,7 +125,7 @@ def load_labels(folder: Path) -> list[str]:
     card = load_card(folder)
     path = folder / LABELS_FILE
     try:
-        if path.stat().st_size > _MAX_LABEL_BYTES:
+        if path.stat().st_size > MAX_LABEL_BYTES:
             raise PackError("PACK_LABELS_INVALID", f"{LABELS_FILE} of {folder.name} is too large")
         labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -136,21 +139,22 @@ def load_labels(folder: Path) -> list[str]:
 
 
 def scores_of_logits(card: Card, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Turn the logits [n, k] of a pack's own classifier into scores [n, k], 0 for those that name nothing.
+    """Turn the logits [n, k] of a pack's own classifier into scores [n, c] of those that name something.
+
+    What the card ignores (a background class) leaves before the scores are made, so that those of a softmax add up to 1
+    over what is shown.
 
     Raises:
         PackError: The pack has no classifier, or the logits are another's.
     """
     if card.logits is None or logits.ndim != 2 or logits.shape[1] != card.logits.dim:
         raise PackError("PACK_HAS_NO_LOGITS", f"{card.id} gives no logits of shape {list(logits.shape)}")
+    kept = np.setdiff1d(np.arange(card.logits.dim), np.asarray(card.logits.ignored, np.intp))
+    values = logits[:, kept].astype(np.float64)
     if card.logits.activation == "softmax":
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-    else:
-        scores = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
-    scores[:, list(card.logits.ignored)] = 0
-    result: npt.NDArray[np.float32] = scores
-    return result
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+    return np.asarray(1 / (1 + np.exp(-np.clip(values, -80, 80))), np.float32)
 
 
 def golden_images(seeds: Sequence[int], height: int, width: int) -> npt.NDArray[np.uint8]:

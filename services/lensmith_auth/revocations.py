@@ -14,8 +14,7 @@ from lensmith_auth.store import RevocationStore
 from lensmith_platform.bus import Bus
 from lensmith_platform.db import Database
 from lensmith_platform.errors import LensmithError
-
-SUBJECT = "auth.revocations"
+from lensmith_platform.key_cache import REVOCATIONS_SUBJECT
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +31,7 @@ class Revocations:
         """Tells all services of a committed revocation; where that fails, the heartbeat does."""
         try:
             await self._bus.publish_core(
-                SUBJECT, Revocation(number=number, secret_sha256=secret_sha256).SerializeToString()
+                REVOCATIONS_SUBJECT, Revocation(number=number, secret_sha256=secret_sha256).SerializeToString()
             )
         except LensmithError as error:
             log.warning("revocation_not_broadcast", number=number, reason=error.reason)

@@ -9,6 +9,8 @@ from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
 from lensmith_api.v1.inference_service_pb2 import ConceptScore, PredictRequest
 from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_vision.card import Card
+from lensmith_vision.errors import PackError
+from lensmith_vision.pack import scores_of_logits
 
 __all__ = ["Selection", "ServedVersion", "native_scores"]
 
@@ -121,9 +123,6 @@ def _none_known(wanted: set[str], name: str) -> InvalidInputError:
 def native_scores(logits: npt.NDArray[np.float32], card: Card, concepts: int) -> npt.NDArray[np.float32]:
     """Turn logits of a base model's own classifier into scores of its public model's concepts.
 
-    What the card says names nothing (a background class) leaves before the scores are made, so that those of a softmax
-    add up to 1 over the concepts that are shown.
-
     Args:
         logits: [n, k].
         card: The card of the base model.
@@ -135,14 +134,10 @@ def native_scores(logits: npt.NDArray[np.float32], card: Card, concepts: int) ->
     Raises:
         InternalError: The numbers of logits and concepts differ.
     """
-    if card.logits is None:
-        raise InternalError("BASE_MODEL_HAS_NO_CLASSIFIER", f"{card.id} has no classifier of its own")
-    kept = np.setdiff1d(np.arange(card.logits.dim), np.asarray(card.logits.ignored, np.intp))
-    if concepts != len(kept):
-        raise InternalError("MODEL_INVALID", f"{card.id} names {len(kept)} concepts, registry knows {concepts}")
-    values = logits[:, kept].astype(np.float64)
-    if card.logits.activation == "softmax":
-        powers = np.exp(values - values.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
-    powers = np.exp(-np.clip(values, -80, 80))
-    return np.asarray(1 / (1 + powers), np.float32)
+    try:
+        scores = scores_of_logits(card, logits)
+    except PackError as error:
+        raise InternalError(error.reason, str(error)) from error
+    if scores.shape[1] != concepts:
+        raise InternalError("MODEL_INVALID", f"{card.id} names {scores.shape[1]} concepts, registry knows {concepts}")
+    return scores

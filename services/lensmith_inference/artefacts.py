@@ -20,7 +20,18 @@ from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision import heads
 from lensmith_vision.errors import VisionError
 from lensmith_vision.heads import Head
-from lensmith_vision.pack import CARD_FILE, LABELS_FILE, MODEL_FILE, check_hash, load_card, load_labels, space_of
+from lensmith_vision.pack import (
+    CARD_FILE,
+    LABELS_FILE,
+    MAX_CARD_BYTES,
+    MAX_LABEL_BYTES,
+    MODEL_FILE,
+    check_hash,
+    is_space_id,
+    load_card,
+    load_labels,
+    space_of,
+)
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceAsyncStub
@@ -30,10 +41,7 @@ __all__ = ["Artefacts"]
 _SILENCE_SECONDS = 20.0
 _LEFTOVER_SECONDS = 3600.0
 _MAX_HEAD_BYTES = 256 * 1024 * 1024
-_MAX_CARD_BYTES = 4 * 1024 * 1024
-_MAX_LABEL_BYTES = 16 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SPACE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,199}")
 
 T = TypeVar("T")
 
@@ -60,7 +68,7 @@ class Artefacts:
         """
         space, sha256 = base_model.space, base_model.sha256
         # Both become part of a path.
-        if not _SPACE.fullmatch(space) or not _SHA256.fullmatch(sha256):
+        if not is_space_id(space) or not _SHA256.fullmatch(sha256):
             raise InternalError("BASE_MODEL_INVALID", f"{base_model.name} has an impossible space or hash")
         kept = self._folder / f"{space}-{sha256[:16]}"
         if await asyncio.to_thread(_is_whole, kept, space, sha256):
@@ -102,10 +110,10 @@ class Artefacts:
         await asyncio.to_thread(_sweep, self._folder)
         staging = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self._folder))
         try:
-            await self._fetch_file(base_model.space, CARD_FILE, staging, _MAX_CARD_BYTES)
+            await self._fetch_file(base_model.space, CARD_FILE, staging, MAX_CARD_BYTES)
             card = _checked(load_card, staging)
             if card.logits is not None:
-                await self._fetch_file(base_model.space, LABELS_FILE, staging, _MAX_LABEL_BYTES)
+                await self._fetch_file(base_model.space, LABELS_FILE, staging, MAX_LABEL_BYTES)
                 _checked(load_labels, staging)
             await self._fetch_file(base_model.space, MODEL_FILE, staging, base_model.size_bytes)
             if not await asyncio.to_thread(_is_whole, staging, base_model.space, base_model.sha256):

@@ -12,6 +12,8 @@ DataDir = Annotated[
     typer.Option(envvar="LENSMITH_DATA_DIR", help="Where the platform of this machine keeps its data."),
 ]
 DEFAULT_DATA_DIR = Path("~/.lensmith")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names of this machine for itself."""
 
 
 def confirm(question: str, *, yes: bool) -> None:

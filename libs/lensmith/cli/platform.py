@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir, Json
+from lensmith.cli.options import DEFAULT_DATA_DIR, LOOPBACK, DataDir, Json
 from lensmith.cli.output import cell, console, errors, print_table
 from lensmith.errors import InvalidInputError
 
@@ -40,6 +40,12 @@ def up(
     commands = stack_commands()
     from lensmith_stack.composition import UpOptions
 
+    if host not in LOOPBACK:
+        errors.print(
+            f"[yellow]open to the network:[/] keys and pictures travel unencrypted to {escape(host)}:{port}; "
+            "put TLS in front of it",
+            soft_wrap=True,
+        )
     options = UpOptions(data_dir=data_dir, host=host, port=port, cors_origins=tuple(cors_origin or ()))
     begin = time.monotonic()
     code = commands.up(options, _say, detach=detach)

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lensmith import Client
+from lensmith.cli.options import LOOPBACK
 from lensmith.config import DEFAULT_URL, Config
 
 
@@ -34,12 +35,9 @@ class Session:
             here = _local_url(data_dir)
             if config.url in (DEFAULT_URL, here):
                 return Client(here, secret, self.app)
-            if urlsplit(config.url).hostname in _LOOPBACK:
+            if urlsplit(config.url).hostname in LOOPBACK:
                 return Client(config.url, secret, self.app)
         return self.client()
-
-
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def _local_url(data_dir: Path) -> str:

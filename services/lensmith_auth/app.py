@@ -63,14 +63,14 @@ class AuthService:
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Registers the servicers."""
+        """Register the servicers."""
         add_AppServiceServicer_to_server(self._apps, server)
         add_KeyServiceServicer_to_server(self._keys, server)
         add_UsageServiceServicer_to_server(self._usage, server)
         add_KeyResolverServiceServicer_to_server(self._resolver, server)
 
     async def ready(self) -> None:
-        """Returns when keys can be resolved.
+        """Return when keys can be resolved.
 
         Raises:
             DependencyUnavailableError: Postgres is away.
@@ -79,7 +79,7 @@ class AuthService:
             await connection.execute("SELECT 1")
 
     async def run(self) -> None:
-        """Sends heartbeats, relays events and records usage until cancelled."""
+        """Send heartbeats, relay events and record usage until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._revocations.run())
             group.create_task(self._relay.run())
@@ -90,7 +90,7 @@ class AuthService:
 
 
 async def build(platform: Platform[AuthSettings]) -> AuthService:
-    """Builds the service, and the operator's key at the first start."""
+    """Build the service, and the operator's key at the first start."""
     settings = platform.settings
     tenant = await platform.enter(open_database(settings.postgres_url, settings))
     worker = await platform.enter(open_database(settings.worker_postgres_url, settings, size=WORKER_POOL_SIZE))

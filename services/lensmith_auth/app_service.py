@@ -33,7 +33,7 @@ class AppServicer(AppServiceServicer):
     async def CreateApp(
         self, request: pb.CreateAppRequest, context: ServicerContext[pb.CreateAppRequest, pb.CreateAppResponse]
     ) -> pb.CreateAppResponse:
-        """Creates an app with its first key."""
+        """Create an app with its first key."""
         actor = current_call().principal.actor
         async with self._worker.transaction(None) as connection:
             if request.request_id and (existing := await AppStore(connection).find_by_request(request.request_id)):
@@ -59,7 +59,7 @@ class AppServicer(AppServiceServicer):
         return pb.CreateAppResponse(app=app_to_proto(app), key=key_to_proto(key, app.name))
 
     async def GetApp(self, request: pb.GetAppRequest, context: ServicerContext[pb.GetAppRequest, App]) -> App:
-        """Returns one app."""
+        """Return one app."""
         app_id = addressed_app().app_id
         async with self._tenant.transaction(app_id) as connection:
             return app_to_proto(await AppStore(connection).get(app_id))
@@ -67,7 +67,7 @@ class AppServicer(AppServiceServicer):
     async def ListApps(
         self, request: pb.ListAppsRequest, context: ServicerContext[pb.ListAppsRequest, pb.ListAppsResponse]
     ) -> pb.ListAppsResponse:
-        """Lists all apps in order of creation."""
+        """List all apps in order of creation."""
         position = self._pager.decode(request.page_token, "apps")
         after = int(position[0]) if position else 0
         size = self._pager.size(request.page_size)
@@ -78,7 +78,7 @@ class AppServicer(AppServiceServicer):
         return pb.ListAppsResponse(apps=[app_to_proto(row) for row in page], next_page_token=token)
 
     async def UpdateApp(self, request: pb.UpdateAppRequest, context: ServicerContext[pb.UpdateAppRequest, App]) -> App:
-        """Changes display name and description."""
+        """Change display name and description."""
         paths = update_mask.apply(request.update_mask, UPDATABLE)
         values = {path: str(getattr(request.app, path)) for path in paths}
         call, app_id = current_call(), addressed_app().app_id
@@ -91,7 +91,7 @@ class AppServicer(AppServiceServicer):
     async def DeleteApp(
         self, request: pb.DeleteAppRequest, context: ServicerContext[pb.DeleteAppRequest, Empty]
     ) -> Empty:
-        """Deletes an app: its keys stop at once, the other services remove its data when the event reaches them."""
+        """Delete an app: its keys stop at once, the other services remove its data when the event reaches them."""
         call, app_id = current_call(), addressed_app().app_id
         if app_id == MAIN_APP_ID:
             raise PreconditionError("MAIN_APP_NEEDED", f"apps/{MAIN_APP} holds the public models and cannot be deleted")

@@ -10,7 +10,7 @@ OPERATOR_APP_ID = 0
 
 
 async def ensure_operator_key(worker: Database, secret_text: str) -> bool:
-    """Stores the hash of a secret as the operator's key, unless an operator's key exists.
+    """Store the hash of a secret as the operator's key, unless an operator's key exists.
 
     Returns:
         Whether the key was made.

@@ -15,7 +15,7 @@ class UsageRecorder:
         self._worker = worker
 
     async def __call__(self, event: Event) -> None:
-        """Handles `usage.recorded`."""
+        """Handle `usage.recorded`."""
         counts = [
             UsageCount(
                 app_id=entry.app_id,

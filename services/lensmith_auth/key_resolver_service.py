@@ -18,7 +18,7 @@ class KeyResolverServicer(KeyResolverServiceServicer):
     async def ResolveKey(
         self, request: pb.ResolveKeyRequest, context: ServicerContext[pb.ResolveKeyRequest, pb.ResolveKeyResponse]
     ) -> pb.ResolveKeyResponse:
-        """Tells what a key may do."""
+        """Tell what a key may do."""
         key = await self._source.resolve_key(request.secret_sha256)
         return pb.ResolveKeyResponse(
             key_uid=key.key_uid,
@@ -32,7 +32,7 @@ class KeyResolverServicer(KeyResolverServiceServicer):
     async def ResolveApp(
         self, request: pb.ResolveAppRequest, context: ServicerContext[pb.ResolveAppRequest, pb.AppIdentity]
     ) -> pb.AppIdentity:
-        """Finds an app by its own id."""
+        """Find an app by its own id."""
         return _identity(await self._source.resolve_app(request.app))
 
 

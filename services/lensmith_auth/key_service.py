@@ -44,7 +44,7 @@ class KeyServicer(KeyServiceServicer):
     async def CreateKey(
         self, request: pb.CreateKeyRequest, context: ServicerContext[pb.CreateKeyRequest, pb.CreateKeyResponse]
     ) -> pb.CreateKeyResponse:
-        """Creates a key and gives its secret away, once."""
+        """Create a key and give its secret away, once."""
         principal, app = current_call().principal, addressed_app()
         granted = _granted_scopes(list(request.key.scopes), principal)
         expires_at = _future(request.key) if request.key.HasField("expire_time") else None
@@ -67,7 +67,7 @@ class KeyServicer(KeyServiceServicer):
         return pb.CreateKeyResponse(key=key_to_proto(row, app.name), secret=secret.text)
 
     async def GetKey(self, request: pb.GetKeyRequest, context: ServicerContext[pb.GetKeyRequest, Key]) -> Key:
-        """Returns one key."""
+        """Return one key."""
         app, uid = addressed_app(), _uid(request.name)
         async with self._tenant.transaction(app.app_id) as connection:
             return key_to_proto(await KeyStore(connection, app.app_id).get(uid), app.name)
@@ -75,7 +75,7 @@ class KeyServicer(KeyServiceServicer):
     async def ListKeys(
         self, request: pb.ListKeysRequest, context: ServicerContext[pb.ListKeysRequest, pb.ListKeysResponse]
     ) -> pb.ListKeysResponse:
-        """Lists the keys of an app."""
+        """List the keys of an app."""
         app = addressed_app()
         query = f"keys of {app.app_id}"
         token = self._pager.decode(request.page_token, query)
@@ -89,7 +89,7 @@ class KeyServicer(KeyServiceServicer):
         return pb.ListKeysResponse(keys=[key_to_proto(row, app.name) for row in page], next_page_token=next_token)
 
     async def UpdateKey(self, request: pb.UpdateKeyRequest, context: ServicerContext[pb.UpdateKeyRequest, Key]) -> Key:
-        """Changes description, scopes and expiry; services forget what the key could do before.
+        """Change description, scopes and expiry; services forget what the key could do before.
 
         Only a key that may do all that the other may can change it: adding keys is no way to stop a stronger one.
         """
@@ -111,7 +111,7 @@ class KeyServicer(KeyServiceServicer):
     async def DeleteKey(
         self, request: pb.DeleteKeyRequest, context: ServicerContext[pb.DeleteKeyRequest, Empty]
     ) -> Empty:
-        """Deletes a key everywhere."""
+        """Delete a key everywhere."""
         app, uid = addressed_app(), _uid(request.name)
         async with self._tenant.transaction(app.app_id) as connection:
             row = await KeyStore(connection, app.app_id).delete(uid)
@@ -122,7 +122,7 @@ class KeyServicer(KeyServiceServicer):
     async def ListScopes(
         self, request: pb.ListScopesRequest, context: ServicerContext[pb.ListScopesRequest, pb.ListScopesResponse]
     ) -> pb.ListScopesResponse:
-        """Lists all scopes with what they allow."""
+        """List all scopes with what they allow."""
         return pb.ListScopesResponse(
             scopes=[
                 pb.Scope(
@@ -139,7 +139,7 @@ class KeyServicer(KeyServiceServicer):
     async def WhoAmI(
         self, request: pb.WhoAmIRequest, context: ServicerContext[pb.WhoAmIRequest, pb.WhoAmIResponse]
     ) -> pb.WhoAmIResponse:
-        """Tells a key what it is."""
+        """Tell a key what it is."""
         principal = current_call().principal
         if principal.key_uid is None:
             raise ForbiddenError("NOT_A_KEY", "only a key can ask who it is")
@@ -160,14 +160,14 @@ def _uid(name: str) -> UUID:
 
 
 def _granted_scopes(requested: list[str], principal: Principal) -> list[str]:
-    """Checks that the scopes exist and that whoever asks has them all."""
+    """Check that the scopes exist and that whoever asks has them all."""
     granted = scopes.validate(requested, field="key.scopes")
     _check_scopes(granted, principal, "grant only what it has itself")
     return list(granted)
 
 
 def _check_scopes(wanted: Iterable[str], principal: Principal, rule: str) -> None:
-    """Checks that whoever asks has all these scopes; `rule` says what a key can do with them."""
+    """Check that whoever asks has all these scopes; `rule` says what a key can do with them."""
     lacking = sorted(scopes.expand(wanted) - principal.scopes)
     if lacking and principal.kind != "operator":
         raise ForbiddenError(
@@ -178,7 +178,7 @@ def _check_scopes(wanted: Iterable[str], principal: Principal, rule: str) -> Non
 
 
 async def _check_expiry(store: KeyStore, expires_at: datetime | None, principal: Principal) -> None:
-    """Checks that a key that ends makes none that lives longer: whoever found a temporary key keeps nothing."""
+    """Check that a key that ends makes none that lives longer: whoever found a temporary key keeps nothing."""
     if principal.kind == "operator" or principal.key_uid is None:
         return
     end = (await store.get(uid_from_text(principal.key_uid))).expires_at

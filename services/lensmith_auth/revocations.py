@@ -28,7 +28,7 @@ class Revocations:
         self._heartbeat_seconds = heartbeat_seconds
 
     async def broadcast(self, number: int, secret_sha256: bytes = b"") -> None:
-        """Tells all services of a committed revocation; where that fails, the heartbeat does."""
+        """Tell all services of a committed revocation; where that fails, the heartbeat does."""
         try:
             await self._bus.publish_core(
                 REVOCATIONS_SUBJECT, Revocation(number=number, secret_sha256=secret_sha256).SerializeToString()
@@ -37,7 +37,7 @@ class Revocations:
             log.warning("revocation_not_broadcast", number=number, reason=error.reason)
 
     async def run(self) -> None:
-        """Sends heartbeats until cancelled. Without the database there is none: services then ask for every request."""
+        """Send heartbeats until cancelled. Without the database there is none: services then ask for every request."""
         while True:
             try:
                 async with self._worker.transaction(None) as connection:

@@ -22,12 +22,12 @@ class Secret:
 
 
 def new_secret() -> Secret:
-    """Makes a secret with 256 random bits."""
+    """Make a secret with 256 random bits."""
     return secret_from_text(SECRET_START + secrets.token_urlsafe(32))
 
 
 def secret_from_text(text: str) -> Secret:
-    """Returns what is stored of a secret made elsewhere.
+    """Return what is stored of a secret made elsewhere.
 
     Raises:
         ValueError: The text is too short to be a secret.

@@ -95,7 +95,7 @@ class AppStore:
         self._connection = connection
 
     async def create(self, app: NewApp) -> AppRow:
-        """Adds an app.
+        """Add an app.
 
         Raises:
             AlreadyExistsError: `APP_EXISTS`.
@@ -172,7 +172,7 @@ class AppStore:
         return _app(row)
 
     async def update(self, app_id: int, values: Mapping[str, str], actor: str) -> AppRow:
-        """Sets `display_name` and `description` of a locked app where given."""
+        """Set `display_name` and `description` of a locked app where given."""
         row = await self._connection.fetchrow(
             "UPDATE apps SET display_name = coalesce($2, display_name), description = coalesce($3, description), "
             "actor = $4, revision = revision + 1, updated_at = now() "
@@ -185,7 +185,7 @@ class AppStore:
         return _app(row)
 
     async def delete(self, app_id: int, actor: str) -> None:
-        """Makes a locked app a tombstone; its own id is free again."""
+        """Make a locked app a tombstone; its own id is free again."""
         await self._connection.execute(
             "UPDATE apps SET deleted_at = now(), actor = $2 WHERE app_id = $1", app_id, actor
         )
@@ -199,7 +199,7 @@ class KeyStore:
         self._app_id = app_id
 
     async def create(self, key: NewKey) -> KeyRow:
-        """Adds a key.
+        """Add a key.
 
         Raises:
             ConflictError: `REQUEST_IN_PROGRESS`.
@@ -211,7 +211,7 @@ class KeyStore:
         return _key(row)
 
     async def create_first(self, key: NewKey) -> bool:
-        """Adds a key unless the app has one; says whether it did. Two calls at once add one."""
+        """Add a key unless the app has one; say whether it did. Two calls at once add one."""
         await self._connection.execute(
             "SELECT pg_advisory_xact_lock(hashtext('auth.first_key'), $1::int)", self._app_id
         )
@@ -296,7 +296,7 @@ class KeyStore:
         return [_key(row) for row in rows]
 
     async def update(self, key: KeyRow, actor: str) -> KeyRow:
-        """Stores description, scopes and expiry of `key`, which is locked."""
+        """Store description, scopes and expiry of `key`, which is locked."""
         row = await self._connection.fetchrow(
             "UPDATE keys SET description = $3, scopes = $4, expires_at = $5, actor = $6, revision = revision + 1, "
             f"updated_at = now() WHERE app_id = $1 AND uid = $2 RETURNING {KEY_COLUMNS}",
@@ -310,7 +310,7 @@ class KeyStore:
         return _key(row)
 
     async def delete(self, uid: UUID) -> KeyRow:
-        """Removes a key and returns what it was.
+        """Remove a key and return what it was.
 
         Raises:
             NotFoundError: `KEY_NOT_FOUND`.
@@ -325,7 +325,7 @@ class KeyStore:
         return _key(row)
 
     async def delete_all(self) -> None:
-        """Removes all keys of the app."""
+        """Remove all keys of the app."""
         await self._connection.execute("DELETE FROM keys WHERE app_id = $1", self._app_id)
 
 
@@ -344,7 +344,7 @@ class SecretStore:
         return _key(row) if row else None
 
     async def touch(self, key: KeyRow) -> None:
-        """Notes that a key was used."""
+        """Note that a key was used."""
         await self._connection.execute(
             "UPDATE keys SET last_used_at = now() WHERE app_id = $1 AND uid = $2", key.app_id, key.uid
         )
@@ -357,7 +357,7 @@ class RevocationStore:
         self._connection = connection
 
     async def advance(self) -> int:
-        """Takes the next number; others wait until this transaction ends, so numbers become visible in order."""
+        """Take the next number; others wait until this transaction ends, so numbers become visible in order."""
         number: int = await self._connection.fetchval("UPDATE revocations SET number = number + 1 RETURNING number")
         return number
 
@@ -374,7 +374,7 @@ class UsageStore:
         self._connection = connection
 
     async def add_once(self, event_id: UUID, counts: Sequence[UsageCount]) -> bool:
-        """Adds counts unless this event was added before; says whether it did."""
+        """Add counts unless this event was added before; say whether it did."""
         fresh = await self._connection.fetchval(
             "INSERT INTO processed_events (id, consumer) VALUES ($1, 'auth--record-usage') "
             "ON CONFLICT DO NOTHING RETURNING true",

@@ -25,7 +25,7 @@ class UsageServicer(UsageServiceServicer):
     async def QueryUsage(
         self, request: pb.QueryUsageRequest, context: ServicerContext[pb.QueryUsageRequest, pb.QueryUsageResponse]
     ) -> pb.QueryUsageResponse:
-        """Sums the operations of an app by day, kind, model and key."""
+        """Sum the operations of an app by day, kind, model and key."""
         app_id = addressed_app().app_id
         first, last = _days(request)
         async with self._tenant.transaction(app_id) as connection:

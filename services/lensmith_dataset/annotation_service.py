@@ -37,7 +37,7 @@ class AnnotationServicer(AnnotationServiceServicer):
     async def Annotate(
         self, request: pb.AnnotateRequest, context: ServicerContext[pb.AnnotateRequest, pb.AnnotateResponse]
     ) -> pb.AnnotateResponse:
-        """Changes the annotations of inputs, each with a status of its own."""
+        """Change the annotations of inputs, each with a status of its own."""
         check_annotation_count(sum(len(item.annotations) for item in request.items), self._max_annotations)
         call, app_id = current_call(), addressed_app().app_id
         outcomes: dict[int, LensmithError | None] = {}
@@ -61,7 +61,7 @@ class AnnotationServicer(AnnotationServiceServicer):
         request: pb.ListAnnotationsRequest,
         context: ServicerContext[pb.ListAnnotationsRequest, pb.ListAnnotationsResponse],
     ) -> pb.ListAnnotationsResponse:
-        """Lists annotations, the ones changed last first."""
+        """List annotations, the ones changed last first."""
         app = addressed_app()
         concept, key = request.concept, request.input
         query = f"annotations|{app.app_id}|{concept}|{key}"

@@ -40,7 +40,7 @@ class ConceptServicer(ConceptServiceServicer):
         request: pb.CreateConceptsRequest,
         context: ServicerContext[pb.CreateConceptsRequest, pb.CreateConceptsResponse],
     ) -> pb.CreateConceptsResponse:
-        """Creates concepts; those that exist are returned with `existed`."""
+        """Create concepts; those that exist are returned with `existed`."""
         call, app = current_call(), addressed_app()
         new = [
             NewConcept(
@@ -70,7 +70,7 @@ class ConceptServicer(ConceptServiceServicer):
     async def GetConcept(
         self, request: pb.GetConceptRequest, context: ServicerContext[pb.GetConceptRequest, Concept]
     ) -> Concept:
-        """Returns one concept."""
+        """Return one concept."""
         app, own_id = addressed_app(), parse(_CONCEPT, request.name)["concept"]
         async with self._database.transaction(app.app_id) as connection:
             rows = await concepts.get_many(connection, app.app_id, [own_id])
@@ -84,7 +84,7 @@ class ConceptServicer(ConceptServiceServicer):
         request: pb.ListConceptsRequest,
         context: ServicerContext[pb.ListConceptsRequest, pb.ListConceptsResponse],
     ) -> pb.ListConceptsResponse:
-        """Lists concepts in order of their own id."""
+        """List concepts in order of their own id."""
         app, contains = addressed_app(), request.contains
         query = f"concepts|{app.app_id}|{contains}"
         position = self._pager.decode(request.page_token, query)
@@ -105,7 +105,7 @@ class ConceptServicer(ConceptServiceServicer):
     async def UpdateConcept(
         self, request: pb.UpdateConceptRequest, context: ServicerContext[pb.UpdateConceptRequest, Concept]
     ) -> Concept:
-        """Changes display name and description."""
+        """Change display name and description."""
         paths = update_mask.apply(request.update_mask, _UPDATABLE)
         values = request.concept
         change = concepts.Change(
@@ -128,7 +128,7 @@ class ConceptServicer(ConceptServiceServicer):
         request: pb.DeleteConceptsRequest,
         context: ServicerContext[pb.DeleteConceptsRequest, pb.DeleteConceptsResponse],
     ) -> pb.DeleteConceptsResponse:
-        """Deletes concepts with their annotations; a call that ends early is completed by repeating it."""
+        """Delete concepts with their annotations; a call that ends early is completed by repeating it."""
         app_id = addressed_app().app_id
         deleted = {own_id: await self._delete(app_id, own_id) for own_id in dict.fromkeys(request.concept_ids)}
         return pb.DeleteConceptsResponse(

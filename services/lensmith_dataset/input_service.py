@@ -67,7 +67,7 @@ class InputServicer(InputServiceServicer):
         request: pb.CreateInputsRequest,
         context: ServicerContext[pb.CreateInputsRequest, pb.CreateInputsResponse],
     ) -> pb.CreateInputsResponse:
-        """Adds pictures, each with a status of its own."""
+        """Add pictures, each with a status of its own."""
         self._check_size(request)
         call, app = current_call(), addressed_app()
         origin = Origin(
@@ -146,7 +146,7 @@ class InputServicer(InputServiceServicer):
         self._metrics.inputs.labels("refused").inc(len(results) - added)
 
     async def GetInput(self, request: pb.GetInputRequest, context: ServicerContext[pb.GetInputRequest, Input]) -> Input:
-        """Returns one input with its annotations."""
+        """Return one input with its annotations."""
         app, key = addressed_app(), parse(_INPUT, request.name)["input"]
         async with self._database.transaction(app.app_id) as connection:
             row = await _get(connection, app.app_id, key)
@@ -156,7 +156,7 @@ class InputServicer(InputServiceServicer):
     async def ListInputs(
         self, request: pb.ListInputsRequest, context: ServicerContext[pb.ListInputsRequest, pb.ListInputsResponse]
     ) -> pb.ListInputsResponse:
-        """Lists inputs, newest first."""
+        """List inputs, newest first."""
         app = addressed_app()
         query = f"inputs|{app.app_id}|{request.status}|{request.concept}"
         position = self._pager.decode(request.page_token, query)
@@ -180,7 +180,7 @@ class InputServicer(InputServiceServicer):
     async def UpdateInput(
         self, request: pb.UpdateInputRequest, context: ServicerContext[pb.UpdateInputRequest, Input]
     ) -> Input:
-        """Changes metadata and test."""
+        """Change metadata and test."""
         paths = update_mask.apply(request.update_mask, _UPDATABLE)
         change = inputs.Change(
             metadata=metadata_from_proto(request.input.metadata, self._settings.max_metadata_bytes)
@@ -202,7 +202,7 @@ class InputServicer(InputServiceServicer):
         request: pb.DeleteInputsRequest,
         context: ServicerContext[pb.DeleteInputsRequest, pb.DeleteInputsResponse],
     ) -> pb.DeleteInputsResponse:
-        """Deletes inputs with their annotations; their bytes go after the grace period."""
+        """Delete inputs with their annotations; their bytes go after the grace period."""
         app_id = addressed_app().app_id
         keys = list(dict.fromkeys(request.input_ids))
 
@@ -231,7 +231,7 @@ class InputServicer(InputServiceServicer):
     async def GetImage(
         self, request: pb.GetImageRequest, context: ServicerContext[pb.GetImageRequest, pb.GetImageResponse]
     ) -> pb.GetImageResponse:
-        """Makes a short-lived signed link to a picture's bytes."""
+        """Make a short-lived signed link to a picture's bytes."""
         app, key = addressed_app(), parse(_INPUT, request.name)["input"]
         async with self._database.transaction(app.app_id) as connection:
             row = await _get(connection, app.app_id, key)

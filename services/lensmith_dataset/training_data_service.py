@@ -51,7 +51,7 @@ class TrainingDataServicer(TrainingDataServiceServicer):
         request: pb.StreamTrainingDataRequest,
         context: ServicerContext[pb.StreamTrainingDataRequest, pb.StreamTrainingDataResponse],
     ) -> AsyncIterator[pb.StreamTrainingDataResponse]:
-        """Streams what has changed since a cursor, with all that was committed when it began, then the new cursor.
+        """Stream what has changed since a cursor, with all that was committed when it began, then the new cursor.
 
         Raises:
             DependencyUnavailableError: FEED_BEHIND: a transaction wrote for so long that what was committed meanwhile

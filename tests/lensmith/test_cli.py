@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lensmith.cli.output import print_table
+
 LENSMITH = Path(sys.executable).parent / "lensmith"
 
 
@@ -61,3 +63,8 @@ def test_completion_is_there_for_the_shell(tmp_path: Path) -> None:
 
 def test_the_version_is_told(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout.startswith("lensmith 0.")
+
+
+def test_texts_of_others_command_no_terminal_when_they_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["name"], [("red\x1b[31m\x07[bold]\u202e",)])
+    assert capsys.readouterr().out.split() == ["name", "red\ufffd[31m\ufffd[bold]\ufffd"]

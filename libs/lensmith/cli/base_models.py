@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir, Json
-from lensmith.cli.output import console, print_json, print_table
+from lensmith.cli.output import console, print_json, print_table, safe
 from lensmith.errors import InvalidInputError
 
 base_models = typer.Typer(help="Networks that models are trained on top of.", no_args_is_help=True)
@@ -51,8 +50,8 @@ def import_base_model(
     if as_json:
         print_json(installed)
         return
-    console.print(f"installed base model [bold]{escape(installed.id)}[/] {installed.version}")
-    console.print(f"[dim]licence {escape(installed.licence)}; from {escape(installed.source)}[/]")
+    console.print(f"installed base model [bold]{safe(installed.id)}[/] {installed.version}")
+    console.print(f"[dim]licence {safe(installed.licence)}; from {safe(installed.source)}[/]")
 
 
 def as_pack(folder: Path, scratch: Path) -> Path:

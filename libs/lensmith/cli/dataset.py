@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from lensmith import Client, labels
 from lensmith.cli.options import Json, Yes, confirm
-from lensmith.cli.output import console, counted, errors, print_json, print_table
+from lensmith.cli.output import console, counted, errors, print_json, print_table, safe
 from lensmith.cli.progress import counting_progress
 from lensmith.errors import InvalidInputError, LensmithError
 from lensmith.importer import ImportReport, Journal, import_files
@@ -50,7 +49,7 @@ def import_folder(
         raise InvalidInputError("FOLDER_EMPTY", f"there are no pictures in {folder}")
     if labels_from == "folders" and (loose := sum(not item.annotations for item in files)):
         errors.print(
-            f"[yellow]without label:[/] {counted(loose, 'picture')} directly in {escape(str(folder))}; "
+            f"[yellow]without label:[/] {counted(loose, 'picture')} directly in {safe(str(folder))}; "
             "the name of a subfolder would be their label",
             soft_wrap=True,
         )
@@ -106,7 +105,7 @@ def wait_until_ready(client: Client) -> None:
 def print_failed(report: ImportReport) -> None:
     """Shows which files an import refused, and why."""
     for path, error in report.failed[:SHOWN_FAILURES]:
-        errors.print(f"[red]failed[/] {escape(str(path))}: {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[red]failed[/] {safe(str(path))}: {safe(str(error))}", soft_wrap=True)
     if len(report.failed) > SHOWN_FAILURES:
         errors.print(f"… and {len(report.failed) - SHOWN_FAILURES} more")
 
@@ -195,7 +194,7 @@ def create_concepts(context: typer.Context, ids: Annotated[list[str], typer.Argu
     """Create concepts; those that exist stay as they are."""
     with context.obj.client() as client:
         created = client.concepts.create(ids)
-    console.print(f"{len(created)} concepts: " + escape(", ".join(concept.id for concept in created)))
+    console.print(f"{len(created)} concepts: " + safe(", ".join(concept.id for concept in created)))
 
 
 @concepts.command("delete")
@@ -244,7 +243,7 @@ def _said(annotations: Sequence[Annotation]) -> str:
 def _print_failures(ids: Sequence[str], failures: Sequence[LensmithError | None], done: str) -> None:
     failed = [(name, error) for name, error in zip(ids, failures, strict=True) if error]
     for name, error in failed:
-        errors.print(f"[red]failed[/] {escape(name)}: {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[red]failed[/] {safe(name)}: {safe(str(error))}", soft_wrap=True)
     console.print(f"{done} {len(ids) - len(failed)}")
     if failed:
         raise typer.Exit(1)

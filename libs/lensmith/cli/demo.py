@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.markup import escape
 
 from lensmith import Client
 from lensmith.cli.base_models import as_pack
 from lensmith.cli.dataset import print_failed, wait_until_ready
 from lensmith.cli.models import follow
 from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir
-from lensmith.cli.output import console, print_findings, print_table
+from lensmith.cli.output import console, print_findings, print_table, safe
 from lensmith.cli.platform import stack_commands
 from lensmith.cli.progress import counting_progress
 from lensmith.cli.session import local_operator_key
@@ -107,14 +106,14 @@ def _platform(data_dir: Path, port: int, *, stop: bool) -> Iterator[str]:
         return
     options = UpOptions(data_dir=data_dir, port=port if port and _free(port) else _any_free_port())
     begin = time.monotonic()
-    if commands.up(options, lambda line: console.print(f"[dim]{escape(line)}[/]", soft_wrap=True), detach=True):
+    if commands.up(options, lambda line: console.print(f"[dim]{safe(line)}[/]", soft_wrap=True), detach=True):
         raise UnavailableError("PLATFORM_NOT_STARTED", "the platform did not start; `lensmith logs` may tell why")
     console.print(f"the platform is up after {time.monotonic() - begin:.1f} s")
     try:
         yield commands.status(data_dir).url
     finally:
         if stop:
-            commands.down(data_dir, lambda line: console.print(f"[dim]{escape(line)}[/]"))
+            commands.down(data_dir, lambda line: console.print(f"[dim]{safe(line)}[/]"))
 
 
 def _free(port: int) -> bool:

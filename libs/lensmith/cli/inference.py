@@ -4,10 +4,9 @@ import time
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from lensmith.cli.options import Json
-from lensmith.cli.output import console, counted, errors, print_json, print_table
+from lensmith.cli.output import console, counted, errors, print_json, print_table, safe
 from lensmith.types import Prediction, Predictions
 
 BATCH = 32
@@ -52,7 +51,7 @@ def predict(
     else:
         print_predictions(images, answers)
         seconds = time.perf_counter() - begin
-        console.print(f"[dim]{escape(asked)}, {counted(len(images), 'picture')} in {seconds:.2f} s[/]", soft_wrap=True)
+        console.print(f"[dim]{safe(asked)}, {counted(len(images), 'picture')} in {seconds:.2f} s[/]", soft_wrap=True)
     if any(answer.error for answer in answers):
         raise typer.Exit(1)
 
@@ -63,7 +62,7 @@ def print_predictions(images: list[str], answers: list[Prediction]) -> None:
     print_table("", ["picture", "answer", "#score", "then"], [(image, *_answer(answer)) for image, answer in both])
     for image, answer in both:
         if answer.error:
-            errors.print(f"[red]failed[/] {escape(image)}: {escape(str(answer.error))}", soft_wrap=True)
+            errors.print(f"[red]failed[/] {safe(image)}: {safe(str(answer.error))}", soft_wrap=True)
 
 
 def _answer(answer: Prediction) -> tuple[object, object, object]:

@@ -3,11 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from lensmith import Client
 from lensmith.cli.options import Json, Yes, confirm
-from lensmith.cli.output import console, counted, print_findings, print_json, print_table, summary_text
+from lensmith.cli.output import console, counted, print_findings, print_json, print_table, safe, summary_text
 from lensmith.cli.progress import fraction_progress
 from lensmith.cli.session import Session
 from lensmith.errors import InvalidInputError, NotFoundError
@@ -47,7 +46,7 @@ def create_model(
         client.models.create(
             model, type, concepts=concept or (), closed_environment=closed, min_value=min_value, max_value=max_value
         )
-    console.print(f"created model [bold]{escape(model)}[/]")
+    console.print(f"created model [bold]{safe(model)}[/]")
 
 
 @models.command("list")
@@ -96,9 +95,7 @@ def promote(context: typer.Context, model: ModelArgument, version: VersionArgume
     """Put a version into production and keep it there."""
     with context.obj.client() as client:
         client.models.promote(model, version)
-    console.print(
-        f"version {version} of [bold]{escape(model)}[/] answers from now on, also when newer ones are trained"
-    )
+    console.print(f"version {version} of [bold]{safe(model)}[/] answers from now on, also when newer ones are trained")
 
 
 @models.command("unpin")
@@ -106,9 +103,7 @@ def unpin(context: typer.Context, model: ModelArgument) -> None:
     """Let production follow the newest success again."""
     with context.obj.client() as client:
         changed = client.models.unpin(model)
-    console.print(
-        f"version {changed.production_version} of [bold]{escape(model)}[/] answers, until a newer one is ready"
-    )
+    console.print(f"version {changed.production_version} of [bold]{safe(model)}[/] answers, until a newer one is ready")
 
 
 @models.command("cancel")
@@ -116,7 +111,7 @@ def cancel(context: typer.Context, model: ModelArgument, version: VersionArgumen
     """Stop a version that is not ready yet."""
     with context.obj.client() as client:
         stopped = client.models.cancel(model, version)
-    console.print(f"version {version} of [bold]{escape(model)}[/] is {stopped.state}")
+    console.print(f"version {version} of [bold]{safe(model)}[/] is {stopped.state}")
 
 
 @models.command("delete")
@@ -134,7 +129,7 @@ def delete_model(
             client.models.delete_version(model, version)
         else:
             client.models.delete(model)
-    console.print(f"deleted {escape(what)}")
+    console.print(f"deleted {safe(what)}")
 
 
 def train(
@@ -157,7 +152,7 @@ def train(
         if watch:
             version = follow(client, model, version)
         elif not as_json:
-            console.print(f"version {version.number} of [bold]{escape(model)}[/] is {version.state}")
+            console.print(f"version {version.number} of [bold]{safe(model)}[/] is {version.state}")
             print_findings(version.findings)
         evaluation = client.models.evaluation(model, version.number) if version.state is VersionState.READY else None
     _finish(version, evaluation, as_json=as_json)
@@ -255,7 +250,7 @@ def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
     if version.base_model == PLAIN:
         console.print("  hint: `plain` has learnt nothing; `lensmith base-models import` installs a network that has")
     if version.error:
-        console.print(f"  {escape(str(version.error))}", style="red")
+        console.print(f"  {safe(str(version.error))}", style="red")
     print_findings(version.findings)
     if evaluation:
         print_evaluation(evaluation)

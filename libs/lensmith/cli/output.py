@@ -28,6 +28,11 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
 
 
+def safe(text: str) -> str:
+    """A text of somebody else as it may be printed: neither markup nor a command to the terminal."""
+    return escape("".join(mark if mark.isprintable() or mark == "\n" else "\ufffd" for mark in text))
+
+
 def plain(value: object) -> Any:
     """What JSON can say of a value of the SDK."""
     if isinstance(value, LensmithError):
@@ -79,22 +84,22 @@ def cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, bool):
         return "yes" if value else ""
-    return escape(str(value))
+    return safe(str(value))
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
     """Prints what was noticed about the data, gravest first."""
     order = list(reversed(Severity))
     for finding in sorted(findings, key=lambda item: order.index(item.severity)):
-        console.print(f"  {finding.severity}: {escape(finding.message)}", style=SEVERITY_STYLE[finding.severity])
+        console.print(f"  {finding.severity}: {safe(finding.message)}", style=SEVERITY_STYLE[finding.severity])
 
 
 def print_error(error: LensmithError) -> None:
     """Prints why a command failed, and what may help."""
-    errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {safe(str(error))}", soft_wrap=True)
     if hint := _HINTS.get(error.reason):
-        errors.print(f"[dim]{escape(hint)}[/]", soft_wrap=True)
-    errors.print(f"[dim]({escape(error.reason)}{_request(error)})[/]")
+        errors.print(f"[dim]{safe(hint)}[/]", soft_wrap=True)
+    errors.print(f"[dim]({safe(error.reason)}{_request(error)})[/]")
 
 
 def _request(error: LensmithError) -> str:

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from lensmith.cli.options import DEFAULT_DATA_DIR, LOOPBACK, DataDir, Json
-from lensmith.cli.output import cell, console, errors, print_table
+from lensmith.cli.output import cell, console, errors, print_table, safe
 from lensmith.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def up(
 
     if host not in LOOPBACK:
         errors.print(
-            f"[yellow]open to the network:[/] keys and pictures travel unencrypted to {escape(host)}:{port}; "
+            f"[yellow]open to the network:[/] keys and pictures travel unencrypted to {safe(host)}:{port}; "
             "put TLS in front of it",
             soft_wrap=True,
         )
@@ -61,16 +60,16 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False) -> None:
         sys.stdout.write(told.to_json() + "\n")
     else:
         started = datetime.fromtimestamp(told.started, UTC) if told.pid else None
-        console.print(f"[bold]{told.phase}[/] {escape(told.url)}" if told.pid else f"[bold]{told.phase}[/]")
+        console.print(f"[bold]{told.phase}[/] {safe(told.url)}" if told.pid else f"[bold]{told.phase}[/]")
         if told.error:
-            console.print(escape(told.error), style="red")
+            console.print(safe(told.error), style="red")
         if told.pid:
             print_table(
                 "", ["part", "state", "healthy", "#pid", "#memory", "#port", "#restarts"], map(_row, told.parts)
             )
             total = f"{told.total_memory_bytes / 1e6:.0f} MB"
             console.print(
-                f"[dim]{total} in all, since {cell(started)}, data in {escape(told.data_dir)}[/]", soft_wrap=True
+                f"[dim]{total} in all, since {cell(started)}, data in {safe(told.data_dir)}[/]", soft_wrap=True
             )
         else:
             console.print("[dim]`lensmith up` starts it[/]")
@@ -113,7 +112,7 @@ def logs(
             if follow:
                 sys.stdout.flush()
         if not told:
-            errors.print(f"nothing is logged in {escape(str(data_dir))} yet", style="dim", soft_wrap=True)
+            errors.print(f"nothing is logged in {safe(str(data_dir))} yet", style="dim", soft_wrap=True)
     except StackError as error:
         raise InvalidInputError("LOG_NOT_FOUND", str(error)) from error
 
@@ -153,4 +152,4 @@ def stack_commands() -> "ModuleType":
 
 
 def _say(line: str) -> None:
-    errors.print(escape(line), soft_wrap=True)
+    errors.print(safe(line), soft_wrap=True)

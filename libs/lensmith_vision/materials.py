@@ -36,7 +36,7 @@ def render(folder: Path, pictures: int, seed: int = 0) -> list[Path]:
 
 
 def _finish(picture: Array, rng: Rng) -> npt.NDArray[np.uint8]:
-    """Adds light from one side and the noise of a camera; `picture` is [side, side, 3] in 0..1."""
+    """Add light from one side and the noise of a camera; `picture` is [side, side, 3] in 0..1."""
     x, y = _grid(rng.uniform(0, 2 * np.pi))
     light = 1 + rng.uniform(0, 0.35) * (x + y)
     noisy = picture * light[..., None] * rng.uniform(0.75, 1.15) + rng.normal(0, 0.02, picture.shape)

@@ -134,7 +134,7 @@ def _servicers(
     )
     threads = ThreadPoolExecutor(settings.check_threads, thread_name_prefix="check")
     platform.closers.callback(threads.shutdown, wait=False, cancel_futures=True)
-    ingest = Ingest(database, files, fetcher, limits, threads, settings.fetch_at_once)
+    ingest = Ingest(database, files, fetcher, limits, threads, settings.fetch_concurrency)
     links = ImageLinkSigner(settings.service_key_file, platform.clock, settings.image_link_seconds)
     pager = Pager(settings.service_key_file)
     return (

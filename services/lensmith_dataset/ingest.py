@@ -97,7 +97,7 @@ class Ingest:
         fetcher: fetches URLs.
         limits: which pictures are taken.
         threads: checks pictures.
-        fetch_at_once: URLs fetched at once by this process.
+        fetch_concurrency: URLs fetched at once by this process.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Ingest:
         fetcher: Fetcher,
         limits: ImageLimits,
         threads: Executor,
-        fetch_at_once: int,
+        fetch_concurrency: int,
     ) -> None:
         self._database = database
         self._files = files
@@ -115,7 +115,7 @@ class Ingest:
         self._limits = limits
         self._threads = threads
         # Fetched bytes are held until they are stored, so this bounds memory, not only sockets.
-        self._fetching = asyncio.Semaphore(max(1, fetch_at_once // _GROUP_URLS))
+        self._fetching = asyncio.Semaphore(max(1, fetch_concurrency // _GROUP_URLS))
         self._remembered: dict[int, AppRef] = {}
 
     async def add(self, origin: Origin, drafts: Sequence[Draft]) -> Results:

@@ -41,7 +41,7 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     """Longest time to fetch a picture by URL, redirects included."""
     fetch_redirects: int = Field(default=3, ge=0, le=20)
     """Most redirects to follow."""
-    fetch_at_once: int = Field(default=32, ge=1)
+    fetch_concurrency: int = Field(default=32, ge=1)
     """URLs fetched at once by this process; each may hold `max_image_bytes` of memory."""
     allow_private_urls: bool = False
     """Whether URLs may name addresses that are not public: only where every user may reach the whole local network."""

@@ -69,7 +69,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     if count or not empty:
         if title:
             console.print(title, style="bold", markup=False)
-        console.print(table)
+        with console.capture() as drawn:
+            console.print(table)
+        # Cells are filled up to the width of their column; at the end of a line, nothing reads that.
+        console.file.write("".join(line.rstrip() + "\n" for line in drawn.get().splitlines()))
     else:
         console.print(empty, style="dim")
 

@@ -26,12 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 import lensmith
-from lensmith_vision import decode, resize
-from lensmith_vision.engine import OnnxRuntimeEngine
-from lensmith_vision.pack import load_card, space_of
 from lensmith_vision.pack_builder import build_pack, read_source
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bare_process import CORES, BareProcess
 from running_platform import RunningPlatform, running_platform
 
 PACK = "mobilenetv2-features"
@@ -39,7 +37,6 @@ TARGET = 0.5
 BATCH = 32
 SENDERS = 3
 """Calls under way at once: enough that the platform never waits for the client."""
-CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -55,28 +52,14 @@ class Ingest:
     cpu_ms_per_image: dict[str, float]
 
 
-class BareProcess:
-    """Decodes and embeds in one process, a thread for each core."""
-
-    def __init__(self, pack: Path) -> None:
-        self._card = load_card(pack)
-        self._space = space_of(self._card).id
-        self._engine = OnnxRuntimeEngine(threads=1)
-        self._engine.load(self._space, pack)
-
-    def images_per_second(self, photographs: Sequence[bytes]) -> float:
-        """Works on all photographs once."""
-        parts = [photographs[start : start + 8] for start in range(0, len(photographs), 8)]
-        with ThreadPoolExecutor(CORES) as pool:
-            list(pool.map(self._work, parts[: 2 * CORES]))
-            begin = time.perf_counter()
-            list(pool.map(self._work, parts))
-        return len(photographs) / (time.perf_counter() - begin)
-
-    def _work(self, part: Sequence[bytes]) -> None:
-        policy = self._card.resize
-        pixels = [resize.apply(decode.decode(data, min_side_hint=policy.min_side_hint), policy) for data in part]
-        self._engine.run(self._space, np.stack(pixels))
+def bare_images_per_second(bare: BareProcess, photographs: Sequence[bytes]) -> float:
+    """Decodes and embeds all photographs once in this process, a thread for each core."""
+    parts = [photographs[start : start + 8] for start in range(0, len(photographs), 8)]
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(bare.work, parts[: 2 * CORES]))
+        begin = time.perf_counter()
+        list(pool.map(bare.work, parts))
+    return len(photographs) / (time.perf_counter() - begin)
 
 
 async def ingest(running: RunningPlatform, app: str, photographs: Sequence[bytes], ceiling: float) -> Ingest:
@@ -167,7 +150,7 @@ def main() -> None:
         with running_platform(LENSMITH_REGISTRY_PACK_FOLDERS=scratch) as running:
             asyncio.run(ingest(running, "warm", photographs[:64], 1.0))
             rounds = [
-                asyncio.run(ingest(running, f"round-{number}", photographs, bare.images_per_second(photographs)))
+                asyncio.run(ingest(running, f"round-{number}", photographs, bare_images_per_second(bare, photographs)))
                 for number in range(1 if options.quick else 3)
             ]
     ratio = float(np.median([one.images_per_second / one.ceiling_images_per_second for one in rounds]))

@@ -32,12 +32,10 @@ from rich.table import Table
 from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.input_pb2 import Image as ImageMessage
-from lensmith_vision import decode, resize
-from lensmith_vision.engine import OnnxRuntimeEngine
-from lensmith_vision.pack import load_card, space_of
 from lensmith_vision.pack_builder import build_pack, read_source
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bare_process import CORES, BareProcess
 from running_platform import RunningPlatform, running_platform
 
 if TYPE_CHECKING:
@@ -50,7 +48,6 @@ CONCURRENCIES = (1, 16)
 DECISIVE = ("1600x1200", 8)
 """The case whose ratio is the benchmark's answer: picture size and batch."""
 TARGET = 0.6
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -98,35 +95,21 @@ def photographs(shared: Path, count: int) -> dict[str, list[bytes]]:
     return made
 
 
-class BareProcess:
-    """Decoding and ONNX Runtime without anything around them, by the services' own library."""
+def measure_ceiling(bare: BareProcess, size: str, batch: int, jpegs: Sequence[bytes], seconds: float) -> Ceiling:
+    """Work on batches in this process, in one thread for each core."""
 
-    def __init__(self, pack: Path) -> None:
-        self._card = load_card(pack)
-        self._space = space_of(self._card).id
-        self._engine = OnnxRuntimeEngine(threads=1)
-        self._engine.load(self._space, pack)
+    def one_batch(number: int) -> None:
+        bare.work(picked(jpegs, number, batch), logits=True)
 
-    def measure(self, size: str, batch: int, jpegs: Sequence[bytes], seconds: float) -> Ceiling:
-        """Work on batches in one thread for each core."""
-
-        def one_batch(number: int) -> None:
-            policy = self._card.resize
-            pixels = [
-                resize.apply(decode.decode(jpeg, min_side_hint=policy.min_side_hint), policy)
-                for jpeg in picked(jpegs, number, batch)
-            ]
-            self._engine.run(self._space, np.stack(pixels), logits=True)
-
-        with ThreadPoolExecutor(CORES) as pool:
-            list(pool.map(one_batch, range(CORES)))
-            begin, cpu, done = time.perf_counter(), own_cpu(), 0
-            while time.perf_counter() - begin < seconds:
-                list(pool.map(one_batch, range(done, done + 2 * CORES)))
-                done += 2 * CORES
-            wall, cpu = time.perf_counter() - begin, own_cpu() - cpu
-        images = done * batch
-        return Ceiling(size, batch, images / wall, cpu / images * 1000)
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(one_batch, range(CORES)))
+        begin, cpu, done = time.perf_counter(), own_cpu(), 0
+        while time.perf_counter() - begin < seconds:
+            list(pool.map(one_batch, range(done, done + 2 * CORES)))
+            done += 2 * CORES
+        wall, cpu = time.perf_counter() - begin, own_cpu() - cpu
+    images = done * batch
+    return Ceiling(size, batch, images / wall, cpu / images * 1000)
 
 
 @asynccontextmanager
@@ -222,7 +205,7 @@ async def measure_all(
     async with client(running) as load:
         await load.warm(jpegs["341x256"][0])
         for size, batch in cases:
-            ceiling = bare.measure(size, batch, jpegs[size], seconds / 2)
+            ceiling = measure_ceiling(bare, size, batch, jpegs[size], seconds / 2)
             ceilings.append(ceiling)
             measurements += [
                 await load.measure(size, batch, concurrency, jpegs[size], seconds, ceiling)

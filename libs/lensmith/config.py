@@ -62,6 +62,12 @@ def path() -> Path:
     return (Path(folder) if folder else Path.home() / ".config") / "lensmith" / "config.toml"
 
 
+def cache_folder() -> Path:
+    """Where the client keeps what it can make again: `lensmith` in the user's cache folder."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path.home() / ".cache") / "lensmith"
+
+
 def _read(file: Path) -> dict[str, str]:
     try:
         values = tomllib.loads(file.read_text())

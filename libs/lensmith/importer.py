@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self, TextIO
 
 from lensmith import Client
+from lensmith.config import cache_folder
 from lensmith.errors import LensmithError
 from lensmith.labels import LabelledFile
 from lensmith.types import NewInput
@@ -50,8 +50,7 @@ class Journal:
         name = hashlib.sha256(
             f"{client.url}\n{client.apps.get(client.app).uid}\n{folder.resolve()}".encode()
         ).hexdigest()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cls(cache / "lensmith" / "imports" / f"{name[:32]}.txt")
+        return cls(cache_folder() / "imports" / f"{name[:32]}.txt")
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)

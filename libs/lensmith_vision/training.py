@@ -228,10 +228,10 @@ def _counts(data: TrainingSet) -> list[ConceptCount]:
 
 
 _LEFT_OUT_TEXTS = {
-    "SEVERAL_CONCEPTS": "{} images carry several of the model's concepts and are left out",
-    "NO_CONCEPT": "{} images carry none of the model's concepts and are left out",
-    "NO_LABEL": "{} images have no label for any of the model's concepts and are left out",
-    "NO_NUMBER": "{} images have no number and are left out",
+    "SEVERAL_CONCEPTS": "left out: {} of several of the model's concepts at once",
+    "NO_CONCEPT": "left out: {} of none of the model's concepts",
+    "NO_LABEL": "left out: {} without a label for any of the model's concepts",
+    "NO_NUMBER": "left out: {} without a number",
 }
 
 
@@ -241,7 +241,9 @@ def _left_out_findings(left_out: dict[str, str]) -> list[Finding]:
         count = sum(1 for value in left_out.values() if value == reason)
         if count:
             severity = Severity.WARNING if reason == "SEVERAL_CONCEPTS" else Severity.HINT
-            findings.append(Finding(f"LEFT_OUT_{reason}", severity, text.format(count)))
+            findings.append(
+                Finding(f"LEFT_OUT_{reason}", severity, text.format("1 image" if count == 1 else f"{count} images"))
+            )
     return findings
 
 

@@ -10,7 +10,7 @@ from lensmith_api.v1.app_service_pb2_grpc import AppServiceServicer
 from lensmith_auth.converters import app_to_proto, key_to_proto
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.secrets import new_secret
-from lensmith_auth.store import AppRow, AppStore, KeyStore, NewApp, NewKey, RevocationStore
+from lensmith_auth.store import AppRow, AppStore, KeyStore, NewApp, NewKey, RevocationStore, request_id_reused
 from lensmith_platform import etags, outbox, update_mask
 from lensmith_platform.db import Connection, Database
 from lensmith_platform.db.pagination import Pager
@@ -37,6 +37,8 @@ class AppServicer(AppServiceServicer):
         actor = current_call().principal.actor
         async with self._worker.transaction(None) as connection:
             if request.request_id and (existing := await AppStore(connection).find_by_request(request.request_id)):
+                if existing.name != request.app_id:
+                    raise request_id_reused(request.request_id)
                 return await self._replay(connection, existing)
             app = await AppStore(connection).create(
                 NewApp(

@@ -15,7 +15,7 @@ from lensmith_auth.bootstrap import OPERATOR_APP_ID
 from lensmith_auth.converters import key_to_proto, uid_from_text
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.secrets import new_secret
-from lensmith_auth.store import KeyRow, KeyStore, NewKey, RevocationStore
+from lensmith_auth.store import KeyRow, KeyStore, NewKey, RevocationStore, request_id_reused
 from lensmith_platform import etags, resource_names, scopes, timestamps, update_mask
 from lensmith_platform.db import Database
 from lensmith_platform.db.pagination import Pager
@@ -53,6 +53,8 @@ class KeyServicer(KeyServiceServicer):
             store = KeyStore(connection, app.app_id)
             await _check_expiry(store, expires_at, principal)
             if request.request_id and (existing := await store.find_by_request(request.request_id)):
+                if (existing.description, existing.scopes) != (request.key.description, list(granted)):
+                    raise request_id_reused(request.request_id)
                 return pb.CreateKeyResponse(key=key_to_proto(existing, app.name), already_issued=True)
             row = await store.create(
                 NewKey(

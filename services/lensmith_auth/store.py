@@ -402,6 +402,13 @@ class UsageStore:
         return [UsageCount(**dict(row)) for row in rows]
 
 
+def request_id_reused(request_id: str) -> AlreadyExistsError:
+    """The error for a request_id that stood in another request before."""
+    return AlreadyExistsError(
+        "REQUEST_ID_REUSED", "this request_id was used for another request", metadata={"request_id": request_id}
+    )
+
+
 def key_not_found() -> NotFoundError:
     """The error for a key that the app does not have."""
     return NotFoundError("KEY_NOT_FOUND", "this app has no such key")

@@ -43,13 +43,15 @@ def test_a_folder_that_is_no_network_is_refused(platform: PlatformProcess, tmp_p
 
 
 def test_every_app_may_ask_a_public_model(platform: PlatformProcess, installed: list[str], shared: Path) -> None:
-    photo = next((shared / "datasets" / "fruit-multilabel" / "test").glob("banana_*.jpg"))
+    photos = sorted((shared / "datasets" / "fruit-multilabel" / "test").glob("banana_*.jpg"))
     client = platform.new_app("asker")
     try:
         assert NETWORKS[1] in {model.id for model in client.models.list(public=True)}
-        answer = client.predict(f"main/{NETWORKS[1]}", [photo], max_concepts=3)
+        answer = client.predict(f"main/{NETWORKS[1]}", photos, max_concepts=5)
         assert answer.model_version == f"apps/main/models/{NETWORKS[1]}/versions/1"
-        assert "banana" in {score.display_name for score in answer.items[0].concepts}
+        # A network whose pictures were prepared wrongly would hardly see one of them.
+        seen = ["banana" in {score.display_name for score in item.concepts} for item in answer.items]
+        assert sum(seen) > 0.7 * len(seen)
         with pytest.raises(lensmith.ForbiddenError):
             client.models.delete(f"main/{NETWORKS[1]}")
     finally:

@@ -49,6 +49,12 @@ async def test_a_repeated_request_returns_the_first_app_without_its_secret(opera
     assert not again.secret
 
 
+async def test_a_request_id_is_refused_for_another_app(operator: Caller) -> None:
+    await operator.create_app("trash", request_id="once")
+    with failing(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await operator.create_app("other", request_id="once")
+
+
 async def test_apps_are_listed_in_pages_in_order_of_creation(operator: Caller) -> None:
     names = [f"app-{number}" for number in range(5)]
     for name in names:

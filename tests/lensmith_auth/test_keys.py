@@ -169,6 +169,12 @@ async def test_a_repeated_request_returns_the_key_without_its_secret(owner: Call
     assert not again.secret
 
 
+async def test_a_request_id_is_refused_for_another_key(owner: Caller) -> None:
+    await owner.create_key("trash", ["Predict"], request_id="once")
+    with failing(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await owner.create_key("trash", ["Models:Train"], request_id="once")
+
+
 async def test_use_of_a_key_is_noted(owner: Caller) -> None:
     made = await owner.create_key("trash", ["Predict"])
     assert not made.key.HasField("last_used_time")

@@ -53,7 +53,7 @@ CREATE TABLE models (
   last_number integer NOT NULL DEFAULT 0,
   imported boolean NOT NULL DEFAULT false,
   revision bigint NOT NULL DEFAULT 1,
-  created_by text NOT NULL,
+  actor text NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
   updated_at timestamptz NOT NULL DEFAULT now(),
   deleted_at timestamptz,
@@ -93,7 +93,7 @@ CREATE TABLE model_versions (
   -- Key of the head among the blobs; empty: none yet, or the base model's own classifier.
   head text NOT NULL DEFAULT '',
   note text NOT NULL,
-  created_by text NOT NULL,
+  actor text NOT NULL,
   -- Fencing number: grows with every claim, and a trainer that carries an older one may write no more.
   lease bigint NOT NULL DEFAULT 0,
   lease_expires_at timestamptz,

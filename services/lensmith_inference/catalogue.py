@@ -127,18 +127,21 @@ class Remembered(Generic[K, V]):
             del self._asking[key]
         if task.cancelled():
             return
-        error = task.exception()
-        if not newest:
-            return
-        if error is None:
-            now = monotonic()
-            self._memories[key] = _Memory(task.result(), now, now + self._fresh)
-            self._memories.move_to_end(key)
-            while len(self._memories) > self._most:
-                self._memories.popitem(last=False)
-        elif isinstance(error, _REFUSALS):
+        error, now = task.exception(), monotonic()
+        if error is None and newest:
+            self._remember(key, _Memory(task.result(), now, now + self._fresh))
+        elif error is None and key not in self._memories:
+            # It may be from before a change, so it is not believed; while registry is away it is better than nothing.
+            self._remember(key, _Memory(task.result(), now, 0.0))
+        elif newest and isinstance(error, _REFUSALS):
             # What was known is no longer so.
             self._memories.pop(key, None)
+
+    def _remember(self, key: K, memory: "_Memory[V]") -> None:
+        self._memories[key] = memory
+        self._memories.move_to_end(key)
+        while len(self._memories) > self._most:
+            self._memories.popitem(last=False)
 
 
 class Catalogue:

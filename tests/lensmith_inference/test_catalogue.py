@@ -88,6 +88,24 @@ async def test_answer_on_its_way_is_not_remembered_when_it_was_forgotten_meanwhi
     assert await remembered.get("a") == 2
 
 
+async def test_answer_from_before_a_change_is_given_only_while_the_source_is_away() -> None:
+    source = Source()
+    source.values["a"] = 1
+    remembered = source.remembered()
+    source.gate.clear()
+    asked = asyncio.create_task(remembered.get("a"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    remembered.forget(everything)
+    source.gate.set()
+    assert await asked == 1
+    source.error = DependencyUnavailableError("AWAY", "away")
+    assert await remembered.get("a") == 1
+    source.error, source.values["a"] = None, 2
+    remembered.forget(everything)
+    assert await remembered.get("a") == 2
+
+
 async def test_old_value_is_given_when_the_source_is_away() -> None:
     source = Source()
     source.values["a"] = 1

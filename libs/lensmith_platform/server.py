@@ -227,7 +227,6 @@ async def _background(work: "Awaitable[None]") -> AsyncIterator[asyncio.Task[Non
         yield task
     finally:
         task.cancel()
-        # What it failed with was reported by whoever waited for it.
         await asyncio.wait([task], timeout=_STOP_SECONDS)
         while not task.done():
             # A library swallowed the cancellation on its way (asyncio.wait_for does before Python 3.12), and a task
@@ -235,3 +234,5 @@ async def _background(work: "Awaitable[None]") -> AsyncIterator[asyncio.Task[Non
             for child in asyncio.all_tasks() - before - {asyncio.current_task()}:
                 child.cancel()
             await asyncio.wait([task], timeout=_STOP_SECONDS)
+        # What it failed with was reported by whoever waited for it.
+        await asyncio.gather(task, return_exceptions=True)

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_LABEL_BYTES",
     "Card",
     "Space",
+    "BUILTIN_PACKS",
     "builtin_pack",
     "check_golden",
     "find_packs",
@@ -43,6 +44,9 @@ __all__ = [
 
 GOLDEN_COSINE = 0.9995
 """An engine whose vectors point elsewhere than the card's by more than this must not serve the space."""
+
+BUILTIN_PACKS = Path(__file__).parent / "packs"
+"""The folder of the packs that ship with the code."""
 
 MAX_CARD_BYTES = 4 * 1024 * 1024
 MAX_LABEL_BYTES = 16 * 1024 * 1024
@@ -85,7 +89,7 @@ def builtin_pack(name: str = "plain") -> Path:
     Raises:
         PackError: No such pack.
     """
-    folder = Path(__file__).parent / "packs" / name
+    folder = BUILTIN_PACKS / name
     if not re.fullmatch(r"[a-z0-9-]+", name) or not (folder / CARD_FILE).is_file():
         raise PackError("PACK_NOT_FOUND", f"no pack {name!r} ships with the code")
     return folder

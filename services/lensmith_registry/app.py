@@ -30,7 +30,7 @@ from lensmith_registry.settings import RegistrySettings
 from lensmith_registry.training import TrainingStart
 from lensmith_registry.training_job_service import TrainingJobServicer
 from lensmith_registry.watch import Watchers
-from lensmith_vision.pack import builtin_pack
+from lensmith_vision.pack import BUILTIN_PACKS
 
 __all__ = ["RegistryService", "build"]
 
@@ -135,7 +135,8 @@ class RegistryService:
 
     async def _install_packs(self) -> None:
         """Install the packs of the start; while a dependency is away, again."""
-        roots = [builtin_pack(), *self._settings.pack_roots]
+        builtin = [BUILTIN_PACKS] if self._settings.install_builtin_packs else []
+        roots = [*builtin, *self._settings.pack_roots]
         while True:
             try:
                 await self._installer.install_folders(roots)

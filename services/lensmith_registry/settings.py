@@ -20,6 +20,8 @@ class RegistrySettings(ServiceSettings, PostgresSettings, BusSettings, BlobSetti
 
     pack_folders: str = ""
     """Folders whose subfolders are model packs to install at start, separated by `:` (`;` on Windows)."""
+    install_builtin_packs: bool = True
+    """Whether to install the model packs that ship with the code."""
     max_pack_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Largest model pack that may be imported; its largest file is held in memory once."""
     lease_seconds: float = Field(default=15.0, gt=0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import lensmith
+from lensmith_vision.pack import BUILTIN_PACKS, find_packs
 from tests.platform_process import PlatformProcess
 
 pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
@@ -24,7 +25,7 @@ def installed(platform: PlatformProcess, shared: Path) -> list[str]:
 
 def test_the_best_network_stands_first(installed: list[str]) -> None:
     assert installed[0] == "mobilenetv2-features"
-    assert set(installed) == {*NETWORKS, "plain"}
+    assert set(installed) == {*NETWORKS, *(folder.name for folder in find_packs(BUILTIN_PACKS))}
 
 
 def test_an_import_changes_nothing_when_it_is_repeated(

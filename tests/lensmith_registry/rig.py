@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
@@ -223,7 +224,10 @@ async def rig_of(
                 "nats_url": nats_url,
                 "s3_url": s3_url,
                 "grace_seconds": 1.0,
+                # Whatever else ships with the code: apps of these tests learn on `plain` unless a test says otherwise.
+                "install_builtin_packs": False,
                 **settings,
+                "pack_folders": os.pathsep.join([str(builtin_pack()), str(settings.get("pack_folders", ""))]),
             }
         )
         try:

@@ -13,7 +13,7 @@ from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.v1 import base_model_service_pb2 as pb
 from lensmith_api.v1 import model_service_pb2 as model_pb
 from lensmith_registry.packs import concept_ids
-from lensmith_vision.pack import builtin_pack, load_card
+from lensmith_vision.pack import BUILTIN_PACKS, builtin_pack, find_packs, load_card
 from tests.lensmith_registry.rig import OPERATOR_KEY, OTHER, PLAIN, SPACE, TRASH, Rig, refusal
 from tests.polling import until
 
@@ -55,6 +55,15 @@ async def test_plain_is_installed_at_start(rig: Rig):
     assert await rig.base_models.GetBaseModel(request, metadata=rig.token("inference")) == base
     request.name = "baseModels/none"
     assert (await refusal(rig.base_models.GetBaseModel(request, metadata=rig.key()))).reason == "BASE_MODEL_NOT_FOUND"
+
+
+async def test_every_pack_that_ships_with_the_code_is_installed_at_start(make_rig):
+    shipped = {f"baseModels/{folder.name}" for folder in find_packs(BUILTIN_PACKS)}
+    async with make_rig(install_builtin_packs=True) as rig:
+        listed = [base.name for base in (await _list(rig)).base_models]
+    assert "baseModels/plain" in shipped
+    assert set(listed) == shipped
+    assert listed[-1] == "baseModels/plain"
 
 
 async def test_service_starts_when_a_pack_folder_is_broken(make_rig, tmp_path: Path):

@@ -12,7 +12,9 @@ SUBJECTS: Mapping[str, str] = {
     "model_version_changed": "models.version_changed",
     "model_version_completed": "models.version_completed",
     "model_changed": "models.changed",
+    "upgrade_changed": "models.upgrade_changed",
     "app_deleted": "apps.deleted",
+    "app_space_changed": "apps.space_changed",
     "usage_recorded": "usage.recorded",
 }
 """Subject on the bus of each payload of an event."""

@@ -28,6 +28,7 @@ OWNERS: Mapping[str, str] = {
     "ModelService": "registry",
     "InferenceService": "inference",
     "BaseModelService": "registry",
+    "UpgradeService": "registry",
     "UsageService": "auth",
 }
 """Which of the platform's services answers which public proto service. The only place that says so.

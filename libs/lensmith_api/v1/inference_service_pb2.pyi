@@ -205,10 +205,13 @@ class EmbedRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`apps/{app}` that asks."""
     base_model: _builtins.str
-    """`baseModels/{base_model}`; empty: the app's own."""
+    """`baseModels/{base_model}`; empty: the app's own, unless `space` names one."""
+    space: _builtins.str
+    """Space of the vectors, for a base model of which several versions are installed; empty: of the newest one."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageQuery]:
         """The pictures, at most 128 and 64 MiB together."""
@@ -219,10 +222,11 @@ class EmbedRequest(_message.Message):
         parent: _builtins.str = ...,
         base_model: _builtins.str = ...,
         inputs: _abc.Iterable[Global___ImageQuery] | None = ...,
+        space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "inputs", b"inputs", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "inputs", b"inputs", "parent", b"parent", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -239,6 +239,7 @@ class ModelVersion(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}`."""
     uid: _builtins.str
@@ -259,6 +260,10 @@ class ModelVersion(_message.Message):
     """Note of whoever started the training."""
     production: _builtins.bool
     """Whether it answers when no version is named."""
+    upgrade: _builtins.str
+    """Upgrade that it was trained for, `apps/{app}/upgrades/{upgrade}`; empty: none. Until the app is switched, production
+    does not follow it.
+    """
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed, when FAILED."""
@@ -317,10 +322,11 @@ class ModelVersion(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        upgrade: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "findings", b"findings", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "thresholds", b"thresholds", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "findings", b"findings", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "thresholds", b"thresholds", "uid", b"uid", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,8 @@ class Event(_message.Message):
     APP_DELETED_FIELD_NUMBER: _builtins.int
     USAGE_RECORDED_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_COMPLETED_FIELD_NUMBER: _builtins.int
+    UPGRADE_CHANGED_FIELD_NUMBER: _builtins.int
+    APP_SPACE_CHANGED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique id (UUID v4); a repeated delivery has the same."""
     app_id: _builtins.int
@@ -74,6 +76,14 @@ class Event(_message.Message):
     def model_version_completed(self) -> Global___ModelVersionCompleted:
         """`models.version_completed`: an artefact is stored; READY follows once serving has been told."""
 
+    @_builtins.property
+    def upgrade_changed(self) -> Global___UpgradeChanged:
+        """`models.upgrade_changed`: an upgrade changed; watchers look again."""
+
+    @_builtins.property
+    def app_space_changed(self) -> Global___AppSpaceChanged:
+        """`apps.space_changed`: an app has another base model; whoever knew the one before asks again."""
+
     def __init__(
         self,
         *,
@@ -88,12 +98,14 @@ class Event(_message.Message):
         app_deleted: Global___AppDeleted | None = ...,
         usage_recorded: Global___UsageRecorded | None = ...,
         model_version_completed: Global___ModelVersionCompleted | None = ...,
+        upgrade_changed: Global___UpgradeChanged | None = ...,
+        app_space_changed: Global___AppSpaceChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "create_time", b"create_time", "inputs_created", b"inputs_created", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "usage_recorded", b"usage_recorded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "inputs_created", b"inputs_created", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_id", b"app_id", "create_time", b"create_time", "id", b"id", "inputs_created", b"inputs_created", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "traceparent", b"traceparent", "usage_recorded", b"usage_recorded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_id", b"app_id", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "id", b"id", "inputs_created", b"inputs_created", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "traceparent", b"traceparent", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inputs_created", "model_version_queued", "model_version_changed", "model_changed", "app_deleted", "usage_recorded", "model_version_completed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inputs_created", "model_version_queued", "model_version_changed", "model_changed", "app_deleted", "usage_recorded", "model_version_completed", "upgrade_changed", "app_space_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -188,6 +200,50 @@ class ModelVersionCompleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersionCompleted: _TypeAlias = ModelVersionCompleted  # noqa: Y015
+
+@_typing.final
+class UpgradeChanged(_message.Message):
+    """An upgrade changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPGRADE_UID_FIELD_NUMBER: _builtins.int
+    upgrade_uid: _builtins.str
+    """Its uid."""
+    def __init__(
+        self,
+        *,
+        upgrade_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upgrade_uid", b"upgrade_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeChanged: _TypeAlias = UpgradeChanged  # noqa: Y015
+
+@_typing.final
+class AppSpaceChanged(_message.Message):
+    """An app has another base model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    space: _builtins.str
+    """Its space now."""
+    def __init__(
+        self,
+        *,
+        space: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppSpaceChanged: _TypeAlias = AppSpaceChanged  # noqa: Y015
 
 @_typing.final
 class ModelChanged(_message.Message):

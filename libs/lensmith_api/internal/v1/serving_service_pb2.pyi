@@ -120,19 +120,23 @@ class ResolveSpaceRequest(_message.Message):
 
     APP_ID_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     base_model: _builtins.str
     """Base model the app asked for when it was created; empty: the best one installed."""
+    space: _builtins.str
+    """Space to tell the base model of; empty: the app's own."""
     def __init__(
         self,
         *,
         app_id: _builtins.int = ...,
         base_model: _builtins.str = ...,
+        space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "base_model", b"base_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "base_model", b"base_model", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,7 +151,7 @@ class ResolveSpaceResponse(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def base_model(self) -> _base_model_pb2.BaseModel:
-        """The base model of the app."""
+        """The base model of the app, or of the space asked about."""
 
     def __init__(
         self,

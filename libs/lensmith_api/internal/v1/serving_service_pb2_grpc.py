@@ -64,7 +64,8 @@ class ServingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResolveSpace(self, request, context):
-        """Tells the space that an app's inputs are embedded in. The first call of an app decides it.
+        """Tells the base model that an app's inputs are embedded with, or the one of a given space. The first call of an app
+        decides it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

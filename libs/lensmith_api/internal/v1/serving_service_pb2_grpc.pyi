@@ -36,7 +36,9 @@ class ServingServiceStub:
     ResolveModel: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveModelRequest, _serving_service_pb2.ServedModel]
     """Finds the version that answers for a model, and what is needed to run it."""
     ResolveSpace: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveSpaceRequest, _serving_service_pb2.ResolveSpaceResponse]
-    """Tells the space that an app's inputs are embedded in. The first call of an app decides it."""
+    """Tells the base model that an app's inputs are embedded with, or the one of a given space. The first call of an app
+    decides it.
+    """
     FetchArtefact: _grpc.UnaryStreamMultiCallable[_serving_service_pb2.FetchArtefactRequest, _serving_service_pb2.FetchArtefactResponse]
     """Streams the bytes of an artefact: a head, or a file of a base model's pack."""
 
@@ -48,7 +50,9 @@ class ServingServiceAsyncStub(ServingServiceStub):
     ResolveModel: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveModelRequest, _serving_service_pb2.ServedModel]  # type: ignore[assignment]
     """Finds the version that answers for a model, and what is needed to run it."""
     ResolveSpace: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveSpaceRequest, _serving_service_pb2.ResolveSpaceResponse]  # type: ignore[assignment]
-    """Tells the space that an app's inputs are embedded in. The first call of an app decides it."""
+    """Tells the base model that an app's inputs are embedded with, or the one of a given space. The first call of an app
+    decides it.
+    """
     FetchArtefact: _aio.UnaryStreamMultiCallable[_serving_service_pb2.FetchArtefactRequest, _serving_service_pb2.FetchArtefactResponse]  # type: ignore[assignment]
     """Streams the bytes of an artefact: a head, or a file of a base model's pack."""
 
@@ -69,7 +73,9 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _serving_service_pb2.ResolveSpaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_serving_service_pb2.ResolveSpaceResponse, _abc.Awaitable[_serving_service_pb2.ResolveSpaceResponse]]:
-        """Tells the space that an app's inputs are embedded in. The first call of an app decides it."""
+        """Tells the base model that an app's inputs are embedded with, or the one of a given space. The first call of an app
+        decides it.
+        """
 
     @_abc_1.abstractmethod
     def FetchArtefact(

@@ -23,6 +23,7 @@ _VARIABLE = re.compile(r"\{([\w.]+)=([^}]+)\}")
 _SINGULAR = {"apps": "app", "inputs": "input", "models": "model", "versions": "version", "keys": "key"} | {
     "concepts": "concept",
     "baseModels": "baseModel",
+    "upgrades": "upgrade",
 }
 _INTRODUCTION = """\
 Teach computers to see by your own taxonomy: upload pictures, label them with concepts, train a private model in
@@ -176,6 +177,7 @@ def _path_parameter(variable: str) -> Schema:
         "input": "Own id or uid of the input.",
         "model": "Own id of the model.",
         "version": "Number of the version.",
+        "upgrade": "Number of the upgrade.",
         "key": "uid of the key.",
         "concept": "Own id of the concept.",
         "baseModel": "Id of the base model.",

@@ -1,0 +1,267 @@
+"""Teach the student what its teachers say of random views.
+
+`distill.py learn` runs until it is stopped, at a constant rate of learning, and goes on where it stopped; it writes a
+checkpoint every few minutes and at SIGTERM. `distill.py anneal` copies a checkpoint and brings the rate down to zero
+in a given number of steps: that is the network worth exporting, while `learn` can go on from its own checkpoint.
+
+Views with what the teachers said of them lie in a ring in memory. A step replaces the oldest 32 of them and learns from
+128 drawn at random, so that each is seen four times: the teachers are as dear as the student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+import network
+import pool
+from teachers import Lesson, Teachers
+from views import Views, for_student
+
+SIDE = 128
+"""Side of the student's picture, in pixels."""
+
+_FRESH, _BATCH = 32, 128
+_COMPONENTS = 128
+_WARM_UP = 300
+_SECONDS_BETWEEN_CHECKPOINTS = 300
+_STEPS_BETWEEN_LINES = 50
+
+
+@dataclass
+class Norms:
+    """What makes the teachers' outputs comparable, measured on the first views.
+
+    Attributes:
+        mean, scale: Of the square roots of each teacher's features, [2, 1280].
+        map_mean: Of each teacher's map, [2, 1280].
+        map_basis: Principal components of each teacher's map over their own spread, [2, 1280, 128].
+    """
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    map_mean: NDArray[np.float32]
+    map_basis: NDArray[np.float32]
+
+    @classmethod
+    def measured(cls, lessons: list[Lesson]) -> Norms:
+        """Measure on some lessons."""
+        mean, scale, map_mean, map_basis = [], [], [], []
+        for teacher in range(2):
+            roots = np.sqrt(np.concatenate([lesson.features[teacher] for lesson in lessons]))
+            mean.append(roots.mean(0))
+            scale.append(roots.std(0) + 0.02)
+            cells = np.concatenate([lesson.maps[teacher].transpose(0, 2, 3, 1).reshape(-1, 1280)[::3] for lesson in lessons])
+            centre = cells.mean(0)
+            values, vectors = np.linalg.eigh(np.cov((cells - centre).T))
+            best = np.argsort(values)[::-1][:_COMPONENTS]
+            map_mean.append(centre)
+            # Half-way to whitening: strong components count more than weak ones, but not alone.
+            map_basis.append(vectors[:, best] / np.sqrt(np.sqrt(values[best]) * np.sqrt(values[best[0]])))
+        return cls(*(np.stack(part).astype(np.float32) for part in (mean, scale, map_mean, map_basis)))
+
+
+class Ring:
+    """Views for the student, with what its teachers said of them.
+
+    Args:
+        views: Where they come from.
+        teachers: Who is asked.
+        size: How many are kept.
+    """
+
+    def __init__(self, views: Views, teachers: Teachers, norms: Norms | None, size: int) -> None:
+        self._views, self._teachers = views, teachers
+        first = [self._lesson() for _ in range(64)] if norms is None else []
+        self.norms = norms or Norms.measured([lesson for _, lesson in first])
+        self._pictures = torch.empty((size, SIDE, SIDE, 3), dtype=torch.uint8)
+        self._features = torch.empty((size, 2, 1280), dtype=torch.float16)
+        self._maps = torch.empty((size, 2 * _COMPONENTS, 7, 7), dtype=torch.float16)
+        self._logits = torch.empty((size, network.CLASSES), dtype=torch.float16)
+        self._next, self.filled = 0, 0
+        for pictures, lesson in first:
+            self._put(pictures, lesson)
+
+    def refresh(self) -> None:
+        """Replace the oldest views."""
+        self._put(*self._lesson())
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return pictures, features, maps and logits of a random batch."""
+        rows = torch.randint(self.filled, (_BATCH,), generator=generator)
+        parts = self._pictures[rows], self._features[rows], self._maps[rows], self._logits[rows]
+        return parts[0], parts[1].float(), parts[2].float(), parts[3].float()
+
+    def _lesson(self) -> tuple[NDArray[np.uint8], Lesson]:
+        views = self._views.render(_FRESH)
+        return for_student(views, SIDE), self._teachers.teach(views)
+
+    def _put(self, pictures: NDArray[np.uint8], lesson: Lesson) -> None:
+        norms = self.norms
+        features = [(np.sqrt(f) - norms.mean[t]) / norms.scale[t] for t, f in enumerate(lesson.features)]
+        maps = []
+        for teacher, values in enumerate(lesson.maps):
+            cells = values.transpose(0, 2, 3, 1) - norms.map_mean[teacher]
+            maps.append((cells @ norms.map_basis[teacher]).transpose(0, 3, 1, 2))
+        rows = slice(self._next, self._next + _FRESH)
+        self._pictures[rows] = torch.from_numpy(pictures)
+        self._features[rows] = torch.from_numpy(np.stack(features, 1))
+        self._maps[rows] = torch.from_numpy(np.concatenate(maps, 1))
+        self._logits[rows] = torch.from_numpy(lesson.logits)
+        self.filled = max(self.filled, rows.stop)
+        self._next = rows.stop % len(self._pictures)
+
+
+class Pupil(nn.Module):
+    """The student with the projections that are thrown away after school."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = network.Starter()
+        self.to_features = nn.Linear(network.FEATURES, 2 * 1280)
+        self.to_maps = nn.Conv2d(network.FEATURES, 2 * _COMPONENTS, 1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features [n, 2, 1280], maps [n, 256, 7, 7] and logits [n, 1001] in the teachers' terms."""
+        maps, features, logits = self.student(pictures)
+        small = functional.interpolate(self.to_maps(maps).float(), (7, 7), mode="bilinear", align_corners=False)
+        return self.to_features(features).unflatten(1, (2, 1280)).float(), small, logits.float()
+
+
+def losses(pupil: Pupil, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how far the pupil is from its teachers: features, maps (mean squares), classes (divergence, in nats)."""
+    pictures, features, maps, logits = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        own_features, own_maps, own_logits = pupil(network.scaled(pictures).contiguous(memory_format=torch.channels_last))
+    divergence = functional.kl_div(
+        functional.log_softmax(own_logits, 1), functional.log_softmax(logits, 1), reduction="batchmean", log_target=True
+    )
+    spread = maps.pow(2).mean()
+    return (own_features - features).pow(2).mean(), (own_maps - maps).pow(2).mean() / spread, divergence
+
+
+class School:
+    """A pupil with all that a checkpoint holds.
+
+    Args:
+        rate: Rate of learning at its highest.
+        seed: Of weights, views and draws.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.pupil = Pupil().to(memory_format=torch.channels_last).train()
+        decayed = [p for p in self.pupil.parameters() if p.ndim > 1]
+        others = [p for p in self.pupil.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        self.rate, self.step, self.norms = rate, 0, None
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = {
+            "pupil": self.pupil.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "norms": {name: torch.from_numpy(value) for name, value in vars(self.norms).items()},
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(path, weights_only=True)
+        self.pupil.load_state_dict(state["pupil"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        self.norms = Norms(**{name: value.numpy() for name, value in state["norms"].items()})
+        self.generator.manual_seed(self.step)
+
+    def learn(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], rate: float) -> tuple[float, ...]:
+        """Take one step; return the losses."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        parts = losses(self.pupil, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        (parts[0] + 0.5 * parts[1] + 0.4 * parts[2]).backward()
+        nn.utils.clip_grad_norm_(self.pupil.parameters(), 2.0)
+        self.optimiser.step()
+        self.step += 1
+        return tuple(float(part.detach()) for part in parts)
+
+
+def run(school: School, ring: Ring, checkpoint: Path, last: int | None) -> None:
+    """Learn until stopped, or until `last` steps with the rate falling to zero."""
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    begun, saved, lines = school.step, time.monotonic(), []
+    clock = time.monotonic()
+    while not stopping and (last is None or school.step < last):
+        ring.refresh()
+        rate = school.rate * min(1.0, (school.step + 1) / _WARM_UP)
+        if last is not None:
+            rate *= (last - school.step) / (last - begun)
+        lines.append(school.learn(ring.draw(school.generator), rate))
+        if len(lines) == _STEPS_BETWEEN_LINES:
+            means = np.mean(lines, 0)
+            speed = _BATCH * len(lines) / (time.monotonic() - clock)
+            print(
+                f"step {school.step}  features {means[0]:.3f}  maps {means[1]:.3f}  classes {means[2]:.3f}  "
+                f"{speed:.0f} views/s  rate {rate:.5f}",
+                flush=True,
+            )
+            lines, clock = [], time.monotonic()
+        if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            school.save(checkpoint)
+            saved = time.monotonic()
+    school.save(checkpoint)
+
+
+def main() -> None:
+    """Parse, learn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=("learn", "anneal"))
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with distill/ and models/")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="where it goes on and is kept")
+    parser.add_argument("--to", type=Path, help="anneal: the checkpoint to write")
+    parser.add_argument("--steps", type=int, default=2000, help="anneal: steps until the rate is zero")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--ring", type=int, default=32768, help="views kept in memory, 80 kB each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    school = School(options.rate, options.seed)
+    if options.checkpoint.exists():
+        school.load(options.checkpoint)
+    out = pool.held_out()
+    files = [picture.file for picture in pool.manifest(options.shared / "distill") if picture.file not in out]
+    views = Views(pool.load(options.shared / "distill", files), options.seed + school.step)
+    ring = Ring(views, Teachers(options.shared / "models", _FRESH), school.norms, options.ring)
+    school.norms = ring.norms
+    while ring.filled < min(2048, options.ring):
+        ring.refresh()
+    print(f"{len(files)} pictures, {network.parameters(school.pupil.student):,} parameters, from step {school.step}", flush=True)
+    annealing = options.mode == "anneal"
+    run(school, ring, options.to if annealing else options.checkpoint, school.step + options.steps if annealing else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.errors import PackError
+from lensmith_vision.general.concepts import LEAVES, TAXONOMY
 from lensmith_vision.resize import ResizePolicy
 
 __all__ = ["CARD_FILE", "MODEL_FILE", "LABELS_FILE", "FORMAT_VERSION", "Card", "Golden", "Logits", "card_from_json"]
@@ -36,11 +37,14 @@ class Logits:
         dim: Number of logits; ``labels.txt`` names them line by line.
         activation: What turns them into scores.
         ignored: Logits that name nothing a user wants to read, such as ``background``.
+        taxonomy: ``imagenet-1k`` where the others are the classes of ImageNet in their usual order: the classifier is
+            then a version of General (:mod:`lensmith_vision.general`); empty: names of its own.
     """
 
     dim: int
     activation: Literal["softmax", "sigmoid"]
     ignored: tuple[int, ...] = ()
+    taxonomy: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,14 @@ class Card:
         if self.feature_map is not None:
             outputs["feature_map"] = {"shape": list(self.feature_map)}
         if self.logits is not None:
-            outputs["logits"] = {
+            logits: dict[str, object] = {
                 "dim": self.logits.dim,
                 "activation": self.logits.activation,
                 "ignored": list(self.logits.ignored),
             }
+            if self.logits.taxonomy:
+                logits["taxonomy"] = self.logits.taxonomy
+            outputs["logits"] = logits
         vectors = base64.b64encode(self.golden.features.astype("<f4").tobytes()).decode("ascii")
         document = {
             "format": FORMAT_VERSION,
@@ -195,8 +202,14 @@ def _logits(outputs: _Fields) -> Logits | None:
     dim = fields.integer("dim", 1, 1_000_000)
     activation = cast(Literal["softmax", "sigmoid"], fields.one_of("activation", ("softmax", "sigmoid")))
     ignored = tuple(fields.integers("ignored", None, 0, dim - 1))
+    taxonomy = fields.one_of("taxonomy", (TAXONOMY,)) if fields.has("taxonomy") else ""
+    if taxonomy and (activation != "softmax" or dim - len(set(ignored)) != LEAVES):
+        raise PackError(
+            "PACK_CARD_INVALID",
+            f"card.outputs.logits of {TAXONOMY} must be a softmax over {LEAVES} that are not ignored",
+        )
     fields.done()
-    return Logits(dim, activation, ignored)
+    return Logits(dim, activation, ignored, taxonomy)
 
 
 def _golden(fields: _Fields, dim: int) -> Golden:

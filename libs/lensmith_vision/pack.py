@@ -1,7 +1,7 @@
 """Model packs: a base network in a folder, with everything needed to serve it and to trust it.
 
 The format is described in ``docs/model-packs.md``: ``card.json``, ``model.onnx`` and, where the network names concepts,
-``labels.txt``.
+``labels.txt``; where these are General's, maybe ``calibration.json``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import numpy.typing as npt
 
 from lensmith_vision.card import CARD_FILE, LABELS_FILE, MODEL_FILE, Card, card_from_json
 from lensmith_vision.errors import PackError
+from lensmith_vision.general.calibration import CALIBRATION_FILE, Calibration, calibration_from_json
+from lensmith_vision.general.concepts import check_labels
 from lensmith_vision.session import Session, open_session
 
 __all__ = [
+    "CALIBRATION_FILE",
     "CARD_FILE",
     "LABELS_FILE",
     "MODEL_FILE",
     "GOLDEN_COSINE",
+    "MAX_CALIBRATION_BYTES",
     "MAX_CARD_BYTES",
     "MAX_LABEL_BYTES",
     "Card",
@@ -35,6 +39,8 @@ __all__ = [
     "find_packs",
     "golden_images",
     "is_space_id",
+    "kept_logits",
+    "load_calibration",
     "load_card",
     "load_labels",
     "scores_of_logits",
@@ -50,6 +56,7 @@ BUILTIN_PACKS = Path(__file__).parent / "packs"
 
 MAX_CARD_BYTES = 4 * 1024 * 1024
 MAX_LABEL_BYTES = 16 * 1024 * 1024
+MAX_CALIBRATION_BYTES = 1024 * 1024
 _SPACE_ID = re.compile(r"[a-z0-9][a-z0-9.\-]{0,199}")
 
 
@@ -142,6 +149,35 @@ def load_labels(folder: Path) -> list[str]:
     return labels
 
 
+def load_calibration(folder: Path) -> Calibration | None:
+    """Read how the logits of a network become General's probabilities; None where the folder has no calibration.
+
+    Raises:
+        PackError: The file breaks its format.
+    """
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_CALIBRATION_BYTES:
+            raise PackError("PACK_CALIBRATION_INVALID", f"{CALIBRATION_FILE} of {folder.name} is too large")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PackError("PACK_CALIBRATION_INVALID", f"{CALIBRATION_FILE} of {folder.name}: {error}") from error
+    return calibration_from_json(text)
+
+
+def kept_logits(card: Card, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the logits [n, k] of a pack's own classifier without those that its card ignores.
+
+    Raises:
+        PackError: The pack has no classifier, or the logits are another's.
+    """
+    if card.logits is None or logits.ndim != 2 or logits.shape[1] != card.logits.dim:
+        raise PackError("PACK_HAS_NO_LOGITS", f"{card.id} gives no logits of shape {list(logits.shape)}")
+    return logits[:, np.setdiff1d(np.arange(card.logits.dim), np.asarray(card.logits.ignored, np.intp))]
+
+
 def scores_of_logits(card: Card, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Turn the logits [n, k] of a pack's own classifier into scores [n, c] of those that name something.
 
@@ -151,11 +187,8 @@ def scores_of_logits(card: Card, logits: npt.NDArray[np.float32]) -> npt.NDArray
     Raises:
         PackError: The pack has no classifier, or the logits are another's.
     """
-    if card.logits is None or logits.ndim != 2 or logits.shape[1] != card.logits.dim:
-        raise PackError("PACK_HAS_NO_LOGITS", f"{card.id} gives no logits of shape {list(logits.shape)}")
-    kept = np.setdiff1d(np.arange(card.logits.dim), np.asarray(card.logits.ignored, np.intp))
-    values = logits[:, kept].astype(np.float64)
-    if card.logits.activation == "softmax":
+    values = kept_logits(card, logits).astype(np.float64)
+    if card.logits is not None and card.logits.activation == "softmax":
         powers = np.exp(values - values.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -80, 80))), np.float32)
@@ -221,7 +254,7 @@ def check_graph(session: Session, card: Card) -> None:
 
 
 def verify(folder: Path) -> Card:
-    """Prove a pack: the hash of the graph, its inputs and outputs, its labels and its golden vectors.
+    """Prove a pack: the hash of the graph, its inputs and outputs, its labels, calibration and golden vectors.
 
     Raises:
         PackError: What does not hold.
@@ -229,7 +262,11 @@ def verify(folder: Path) -> Card:
     card = load_card(folder)
     check_hash(folder, card)
     if card.logits is not None:
-        load_labels(folder)
+        labels = load_labels(folder)
+        if card.logits.taxonomy:
+            check_labels([label for index, label in enumerate(labels) if index not in card.logits.ignored])
+    if load_calibration(folder) is not None and (card.logits is None or not card.logits.taxonomy):
+        raise PackError("PACK_CALIBRATION_INVALID", f"{card.id} has no classifier that {CALIBRATION_FILE} is for")
     session = open_session(folder / MODEL_FILE, threads=1)
     check_graph(session, card)
     check_golden(session, card)

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_api.internal.v1.serving_service_pb2 import ServedModel
-from lensmith_api.v1.inference_service_pb2 import ConceptScore, PredictRequest
+from lensmith_api.v1.concept_score_pb2 import ConceptScore
+from lensmith_api.v1.inference_service_pb2 import PredictRequest
 from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_vision.card import Card
 from lensmith_vision.errors import PackError

@@ -24,6 +24,7 @@ from lensmith_api.v1 import (
     base_model_service_pb2,
     base_model_service_pb2_grpc,
     concept_pb2,
+    concept_score_pb2,
     concept_service_pb2,
     concept_service_pb2_grpc,
     inference_service_pb2,
@@ -184,7 +185,7 @@ class Inference(inference_service_pb2_grpc.InferenceServiceServicer):
         self, request: inference_service_pb2.PredictRequest, context: Context
     ) -> inference_service_pb2.PredictResponse:
         self.received.note(request, context)
-        score = inference_service_pb2.ConceptScore(concept="dog", value=0.0)
+        score = concept_score_pb2.ConceptScore(concept="dog", value=0.0)
         return inference_service_pb2.PredictResponse(
             predictions=[
                 inference_service_pb2.Prediction(status=status_pb2.Status(), concepts=[score]) for _ in request.inputs

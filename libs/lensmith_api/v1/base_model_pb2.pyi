@@ -62,7 +62,7 @@ class BaseModel(_message.Message):
     rank: _builtins.int
     """Rank among the installed ones: an app without a choice of its own gets the highest."""
     model: _builtins.str
-    """Public model that its own classifier became, `apps/main/models/{model}`; empty where it has none."""
+    """Public model that its own classifier is a version of, `apps/main/models/{model}`; empty where it has none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was installed."""

@@ -104,7 +104,7 @@ class ImportBaseModelRequest(_message.Message):
     FILE_NAME_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     file_name: _builtins.str
-    """Name of the file that begins: `card.json`, `model.onnx` or `labels.txt`."""
+    """Name of the file that begins: `card.json`, `model.onnx`, `labels.txt` or `calibration.json`."""
     chunk: _builtins.bytes
     """The next bytes of the file, at most 1 MiB."""
     def __init__(

@@ -85,7 +85,7 @@ class BaseModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBaseModel(self, request, context):
-        """Removes a base model that no app uses.
+        """Removes a base model that no app uses, with the versions of public models that came with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class BaseModelServiceStub:
     ImportBaseModel: _grpc.StreamUnaryMultiCallable[_base_model_service_pb2.ImportBaseModelRequest, _base_model_pb2.BaseModel]
     """Installs a model pack: its card first, then its files in chunks. Installing the same pack again changes nothing."""
     DeleteBaseModel: _grpc.UnaryUnaryMultiCallable[_base_model_service_pb2.DeleteBaseModelRequest, _empty_pb2.Empty]
-    """Removes a base model that no app uses."""
+    """Removes a base model that no app uses, with the versions of public models that came with it."""
 
 @_typing.type_check_only
 class BaseModelServiceAsyncStub(BaseModelServiceStub):
@@ -56,7 +56,7 @@ class BaseModelServiceAsyncStub(BaseModelServiceStub):
     ImportBaseModel: _aio.StreamUnaryMultiCallable[_base_model_service_pb2.ImportBaseModelRequest, _base_model_pb2.BaseModel]  # type: ignore[assignment]
     """Installs a model pack: its card first, then its files in chunks. Installing the same pack again changes nothing."""
     DeleteBaseModel: _aio.UnaryUnaryMultiCallable[_base_model_service_pb2.DeleteBaseModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Removes a base model that no app uses."""
+    """Removes a base model that no app uses, with the versions of public models that came with it."""
 
 class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Base models installed on this platform."""
@@ -91,6 +91,6 @@ class BaseModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _base_model_service_pb2.DeleteBaseModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Removes a base model that no app uses."""
+        """Removes a base model that no app uses, with the versions of public models that came with it."""
 
 def add_BaseModelServiceServicer_to_server(servicer: BaseModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

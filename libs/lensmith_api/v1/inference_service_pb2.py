@@ -26,10 +26,11 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
+from lensmith_api.v1 import concept_score_pb2 as lensmith_dot_v1_dot_concept__score__pb2
 from lensmith_api.v1 import input_pb2 as lensmith_dot_v1_dot_input__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lensmith/v1/inference_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x17lensmith/v1/input.proto\"J\n\nImageQuery\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xb2\xd4\x18\x03\x08\x80\x02\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x12.lensmith.v1.ImageB\x04\xe2\x41\x01\x02\"\xf6\x01\n\x0ePredictRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x07version\x18\x02 \x01(\x05\x42\r\xb2\xd4\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12 \n\x0fselect_concepts\x18\x04 \x03(\tB\x07\xb2\xd4\x18\x03\x10\xe8\x07\x12)\n\tmin_value\x18\x05 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?\x12,\n\x0cmax_concepts\x18\x06 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x88\xc3@\"W\n\x0c\x43onceptScore\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x11\n\tpredicted\x18\x04 \x01(\x08\"\x89\x01\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12+\n\x08\x63oncepts\x18\x03 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\x12\x13\n\x06number\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_number\"V\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12,\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x17.lensmith.v1.Prediction\"\x86\x01\n\x0c\x45mbedRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12\x16\n\x05space\x18\x04 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xac\x02\"K\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06vector\x18\x03 \x03(\x02\"J\n\rEmbedResponse\x12\r\n\x05space\x18\x01 \x01(\t\x12*\n\nembeddings\x18\x02 \x03(\x0b\x32\x16.lensmith.v1.Embedding2\x94\x02\n\x10InferenceService\x12\x83\x01\n\x07Predict\x12\x1b.lensmith.v1.PredictRequest\x1a\x1c.lensmith.v1.PredictResponse\"=\xaa\xd4\x18\x0b\n\x07Predict8\x01\x82\xd3\xe4\x93\x02(\"#/v1/{model=apps/*/models/*}:predict:\x01*\x12z\n\x05\x45mbed\x12\x19.lensmith.v1.EmbedRequest\x1a\x1a.lensmith.v1.EmbedResponse\":\xaa\xd4\x18\x12\n\x07Predict2\x07\x64\x61taset\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/{parent=apps/*}:embed:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lensmith/v1/inference_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1flensmith/v1/concept_score.proto\x1a\x17lensmith/v1/input.proto\"J\n\nImageQuery\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xb2\xd4\x18\x03\x08\x80\x02\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x12.lensmith.v1.ImageB\x04\xe2\x41\x01\x02\"\xf6\x01\n\x0ePredictRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x07version\x18\x02 \x01(\x05\x42\r\xb2\xd4\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12 \n\x0fselect_concepts\x18\x04 \x03(\tB\x07\xb2\xd4\x18\x03\x10\xe8\x07\x12)\n\tmin_value\x18\x05 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?\x12,\n\x0cmax_concepts\x18\x06 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x88\xc3@\"\x89\x01\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12+\n\x08\x63oncepts\x18\x03 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\x12\x13\n\x06number\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_number\"V\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12,\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x17.lensmith.v1.Prediction\"\xa5\x01\n\x0c\x45mbedRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12\x16\n\x05space\x18\x04 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xac\x02\x12\x1d\n\x15with_general_concepts\x18\x05 \x01(\x08\"\x80\x01\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06vector\x18\x03 \x03(\x02\x12\x33\n\x10general_concepts\x18\x04 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\"c\n\rEmbedResponse\x12\r\n\x05space\x18\x01 \x01(\t\x12*\n\nembeddings\x18\x02 \x03(\x0b\x32\x16.lensmith.v1.Embedding\x12\x17\n\x0fgeneral_version\x18\x03 \x01(\t2\x94\x02\n\x10InferenceService\x12\x83\x01\n\x07Predict\x12\x1b.lensmith.v1.PredictRequest\x1a\x1c.lensmith.v1.PredictResponse\"=\xaa\xd4\x18\x0b\n\x07Predict8\x01\x82\xd3\xe4\x93\x02(\"#/v1/{model=apps/*/models/*}:predict:\x01*\x12z\n\x05\x45mbed\x12\x19.lensmith.v1.EmbedRequest\x1a\x1a.lensmith.v1.EmbedResponse\":\xaa\xd4\x18\x12\n\x07Predict2\x07\x64\x61taset\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/{parent=apps/*}:embed:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,22 +63,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['Predict']._serialized_options = b'\252\324\030\013\n\007Predict8\001\202\323\344\223\002(\"#/v1/{model=apps/*/models/*}:predict:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['Embed']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['Embed']._serialized_options = b'\252\324\030\022\n\007Predict2\007dataset\202\323\344\223\002\036\"\031/v1/{parent=apps/*}:embed:\001*'
-  _globals['_IMAGEQUERY']._serialized_start=191
-  _globals['_IMAGEQUERY']._serialized_end=265
-  _globals['_PREDICTREQUEST']._serialized_start=268
-  _globals['_PREDICTREQUEST']._serialized_end=514
-  _globals['_CONCEPTSCORE']._serialized_start=516
-  _globals['_CONCEPTSCORE']._serialized_end=603
-  _globals['_PREDICTION']._serialized_start=606
-  _globals['_PREDICTION']._serialized_end=743
-  _globals['_PREDICTRESPONSE']._serialized_start=745
-  _globals['_PREDICTRESPONSE']._serialized_end=831
-  _globals['_EMBEDREQUEST']._serialized_start=834
-  _globals['_EMBEDREQUEST']._serialized_end=968
-  _globals['_EMBEDDING']._serialized_start=970
-  _globals['_EMBEDDING']._serialized_end=1045
-  _globals['_EMBEDRESPONSE']._serialized_start=1047
-  _globals['_EMBEDRESPONSE']._serialized_end=1121
-  _globals['_INFERENCESERVICE']._serialized_start=1124
-  _globals['_INFERENCESERVICE']._serialized_end=1400
+  _globals['_IMAGEQUERY']._serialized_start=224
+  _globals['_IMAGEQUERY']._serialized_end=298
+  _globals['_PREDICTREQUEST']._serialized_start=301
+  _globals['_PREDICTREQUEST']._serialized_end=547
+  _globals['_PREDICTION']._serialized_start=550
+  _globals['_PREDICTION']._serialized_end=687
+  _globals['_PREDICTRESPONSE']._serialized_start=689
+  _globals['_PREDICTRESPONSE']._serialized_end=775
+  _globals['_EMBEDREQUEST']._serialized_start=778
+  _globals['_EMBEDREQUEST']._serialized_end=943
+  _globals['_EMBEDDING']._serialized_start=946
+  _globals['_EMBEDDING']._serialized_end=1074
+  _globals['_EMBEDRESPONSE']._serialized_start=1076
+  _globals['_EMBEDRESPONSE']._serialized_end=1175
+  _globals['_INFERENCESERVICE']._serialized_start=1178
+  _globals['_INFERENCESERVICE']._serialized_end=1454
 # @@protoc_insertion_point(module_scope)

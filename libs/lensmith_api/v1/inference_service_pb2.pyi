@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from lensmith_api.v1 import concept_score_pb2 as _concept_score_pb2
 from lensmith_api.v1 import input_pb2 as _input_pb2
 import builtins as _builtins
 import sys
@@ -95,40 +96,6 @@ class PredictRequest(_message.Message):
 Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 
 @_typing.final
-class ConceptScore(_message.Message):
-    """How likely one concept is."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONCEPT_FIELD_NUMBER: _builtins.int
-    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
-    VALUE_FIELD_NUMBER: _builtins.int
-    PREDICTED_FIELD_NUMBER: _builtins.int
-    concept: _builtins.str
-    """Own id of the concept."""
-    display_name: _builtins.str
-    """Its name for people."""
-    value: _builtins.float
-    """Probability, 0 to 1."""
-    predicted: _builtins.bool
-    """Whether the score reaches the version's threshold for the concept."""
-    def __init__(
-        self,
-        *,
-        concept: _builtins.str = ...,
-        display_name: _builtins.str = ...,
-        value: _builtins.float = ...,
-        predicted: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "display_name", b"display_name", "predicted", b"predicted", "value", b"value"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ConceptScore: _TypeAlias = ConceptScore  # noqa: Y015
-
-@_typing.final
 class Prediction(_message.Message):
     """The answer about one picture."""
 
@@ -147,7 +114,7 @@ class Prediction(_message.Message):
         """OK, or why there is no answer."""
 
     @_builtins.property
-    def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptScore]:
+    def concepts(self) -> _containers.RepeatedCompositeFieldContainer[_concept_score_pb2.ConceptScore]:
         """Concepts by falling score."""
 
     def __init__(
@@ -155,7 +122,7 @@ class Prediction(_message.Message):
         *,
         id: _builtins.str = ...,
         status: _status_pb2.Status | None = ...,
-        concepts: _abc.Iterable[Global___ConceptScore] | None = ...,
+        concepts: _abc.Iterable[_concept_score_pb2.ConceptScore] | None = ...,
         number: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "number", b"number", "status", b"status"]  # noqa: Y015
@@ -206,12 +173,17 @@ class EmbedRequest(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    WITH_GENERAL_CONCEPTS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`apps/{app}` that asks."""
     base_model: _builtins.str
     """`baseModels/{base_model}`; empty: the app's own, unless `space` names one."""
     space: _builtins.str
     """Space of the vectors, for a base model of which several versions are installed; empty: of the newest one."""
+    with_general_concepts: _builtins.bool
+    """Also say what General sees in the pictures: in the same pass where the base model has General's classes, and else
+    with the cheapest installed base model that has them.
+    """
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageQuery]:
         """The pictures, at most 128 and 64 MiB together."""
@@ -223,10 +195,11 @@ class EmbedRequest(_message.Message):
         base_model: _builtins.str = ...,
         inputs: _abc.Iterable[Global___ImageQuery] | None = ...,
         space: _builtins.str = ...,
+        with_general_concepts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "inputs", b"inputs", "parent", b"parent", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "inputs", b"inputs", "parent", b"parent", "space", b"space", "with_general_concepts", b"with_general_concepts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +214,7 @@ class Embedding(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    GENERAL_CONCEPTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The query's id."""
     @_builtins.property
@@ -251,16 +225,21 @@ class Embedding(_message.Message):
     def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The vector."""
 
+    @_builtins.property
+    def general_concepts(self) -> _containers.RepeatedCompositeFieldContainer[_concept_score_pb2.ConceptScore]:
+        """General's concepts by falling score, where they were asked for: at most 32, none below 0.02."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         status: _status_pb2.Status | None = ...,
         vector: _abc.Iterable[_builtins.float] | None = ...,
+        general_concepts: _abc.Iterable[_concept_score_pb2.ConceptScore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "status", b"status", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["general_concepts", b"general_concepts", "id", b"id", "status", b"status", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,8 +253,13 @@ class EmbedResponse(_message.Message):
 
     SPACE_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    GENERAL_VERSION_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     """Space of the vectors."""
+    general_version: _builtins.str
+    """Version of General that answered, `apps/main/models/general/versions/{version}`; empty where it was not asked, or no
+    installed base model has its classes.
+    """
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """One vector for each picture, in the order of the request."""
@@ -285,10 +269,11 @@ class EmbedResponse(_message.Message):
         *,
         space: _builtins.str = ...,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
+        general_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "general_version", b"general_version", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,9 +28,10 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 from lensmith_api.v1 import annotation_pb2 as lensmith_dot_v1_dot_annotation__pb2
+from lensmith_api.v1 import concept_score_pb2 as lensmith_dot_v1_dot_concept__score__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lensmith/v1/input.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/annotation.proto\"G\n\x05Image\x12\x1c\n\x07\x63ontent\x18\x01 \x01(\x0c\x42\t\xb2\xd4\x18\x05\x08\x80\x80\x80 H\x00\x12\x16\n\x03url\x18\x02 \x01(\tB\x07\xb2\xd4\x18\x03\x08\x80 H\x00\x42\x08\n\x06source\"\xfe\x03\n\x05Input\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x18.lensmith.v1.InputStatusB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\tmime_type\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05width\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06height\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsource_url\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12)\n\x08metadata\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04test\x18\x0c \x01(\x08\x12\x32\n\x0b\x61nnotations\x18\r \x03(\x0b\x32\x17.lensmith.v1.AnnotationB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x10 \x01(\t*v\n\x0bInputStatus\x12\x1c\n\x18INPUT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14INPUT_STATUS_PENDING\x10\x01\x12\x16\n\x12INPUT_STATUS_READY\x10\x02\x12\x17\n\x13INPUT_STATUS_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lensmith/v1/input.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/annotation.proto\x1a\x1flensmith/v1/concept_score.proto\"G\n\x05Image\x12\x1c\n\x07\x63ontent\x18\x01 \x01(\x0c\x42\t\xb2\xd4\x18\x05\x08\x80\x80\x80 H\x00\x12\x16\n\x03url\x18\x02 \x01(\tB\x07\xb2\xd4\x18\x03\x08\x80 H\x00\x42\x08\n\x06source\"\xd8\x04\n\x05Input\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x06status\x18\x03 \x01(\x0e\x32\x18.lensmith.v1.InputStatusB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x14\n\x06sha256\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x17\n\tmime_type\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05width\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06height\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x18\n\nsource_url\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x12)\n\x08metadata\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04test\x18\x0c \x01(\x08\x12\x32\n\x0b\x61nnotations\x18\r \x03(\x0b\x32\x17.lensmith.v1.AnnotationB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x10 \x01(\t\x12\x39\n\x10general_concepts\x18\x11 \x03(\x0b\x32\x19.lensmith.v1.ConceptScoreB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fgeneral_version\x18\x12 \x01(\tB\x04\xe2\x41\x01\x03*v\n\x0bInputStatus\x12\x1c\n\x18INPUT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14INPUT_STATUS_PENDING\x10\x01\x12\x16\n\x12INPUT_STATUS_READY\x10\x02\x12\x17\n\x13INPUT_STATUS_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,10 +68,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INPUT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_INPUT'].fields_by_name['update_time']._loaded_options = None
   _globals['_INPUT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
-  _globals['_INPUTSTATUS']._serialized_start=803
-  _globals['_INPUTSTATUS']._serialized_end=921
-  _globals['_IMAGE']._serialized_start=217
-  _globals['_IMAGE']._serialized_end=288
-  _globals['_INPUT']._serialized_start=291
-  _globals['_INPUT']._serialized_end=801
+  _globals['_INPUT'].fields_by_name['general_concepts']._loaded_options = None
+  _globals['_INPUT'].fields_by_name['general_concepts']._serialized_options = b'\342A\001\003'
+  _globals['_INPUT'].fields_by_name['general_version']._loaded_options = None
+  _globals['_INPUT'].fields_by_name['general_version']._serialized_options = b'\342A\001\003'
+  _globals['_INPUTSTATUS']._serialized_start=926
+  _globals['_INPUTSTATUS']._serialized_end=1044
+  _globals['_IMAGE']._serialized_start=250
+  _globals['_IMAGE']._serialized_end=321
+  _globals['_INPUT']._serialized_start=324
+  _globals['_INPUT']._serialized_end=924
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from lensmith_api.v1 import annotation_pb2 as _annotation_pb2
+from lensmith_api.v1 import concept_score_pb2 as _concept_score_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -101,6 +102,8 @@ class Input(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    GENERAL_CONCEPTS_FIELD_NUMBER: _builtins.int
+    GENERAL_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/inputs/{input}`; the last part is the own id, or the uid where none was given."""
     uid: _builtins.str
@@ -123,6 +126,8 @@ class Input(_message.Message):
     """Whether it is kept out of training, for testing."""
     etag: _builtins.str
     """Changes with every change of the input; send it back in an update to refuse a lost update."""
+    general_version: _builtins.str
+    """Version of General that gave these, `apps/main/models/general/versions/{version}`; empty with them."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed, when FAILED."""
@@ -143,6 +148,12 @@ class Input(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def general_concepts(self) -> _containers.RepeatedCompositeFieldContainer[_concept_score_pb2.ConceptScore]:
+        """What the public model General saw in it when it was embedded, by falling score: at most 32 concepts, none below 0.02.
+        Empty until it is READY, and in lists that did not ask for it.
+        """
+
     def __init__(
         self,
         *,
@@ -162,10 +173,12 @@ class Input(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        general_concepts: _abc.Iterable[_concept_score_pb2.ConceptScore] | None = ...,
+        general_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "metadata", b"metadata", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "create_time", b"create_time", "error", b"error", "etag", b"etag", "height", b"height", "metadata", b"metadata", "mime_type", b"mime_type", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_url", b"source_url", "status", b"status", "test", b"test", "uid", b"uid", "update_time", b"update_time", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "create_time", b"create_time", "error", b"error", "etag", b"etag", "general_concepts", b"general_concepts", "general_version", b"general_version", "height", b"height", "metadata", b"metadata", "mime_type", b"mime_type", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_url", b"source_url", "status", b"status", "test", b"test", "uid", b"uid", "update_time", b"update_time", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -195,6 +195,7 @@ class ListInputsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     CONCEPT_FIELD_NUMBER: _builtins.int
+    WITH_GENERAL_CONCEPTS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`apps/{app}`."""
     page_size: _builtins.int
@@ -205,6 +206,8 @@ class ListInputsRequest(_message.Message):
     """Only inputs of this status."""
     concept: _builtins.str
     """Only inputs annotated positive with this concept (own id)."""
+    with_general_concepts: _builtins.bool
+    """Whether to return `general_concepts` as well; without, pages are smaller."""
     def __init__(
         self,
         *,
@@ -213,10 +216,11 @@ class ListInputsRequest(_message.Message):
         page_token: _builtins.str = ...,
         status: _input_pb2.InputStatus.ValueType = ...,
         concept: _builtins.str = ...,
+        with_general_concepts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "status", b"status", "with_general_concepts", b"with_general_concepts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,7 +86,7 @@ class InputServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInput(self, request, context):
-        """Returns one input with its annotations.
+        """Returns one input with its annotations and what General saw in it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class InputServiceStub:
     `allow_duplicate`, bytes that the app already has return the existing input with `duplicate`.
     """
     GetInput: _grpc.UnaryUnaryMultiCallable[_input_service_pb2.GetInputRequest, _input_pb2.Input]
-    """Returns one input with its annotations."""
+    """Returns one input with its annotations and what General saw in it."""
     ListInputs: _grpc.UnaryUnaryMultiCallable[_input_service_pb2.ListInputsRequest, _input_service_pb2.ListInputsResponse]
     """Lists inputs, newest first."""
     UpdateInput: _grpc.UnaryUnaryMultiCallable[_input_service_pb2.UpdateInputRequest, _input_pb2.Input]
@@ -61,7 +61,7 @@ class InputServiceAsyncStub(InputServiceStub):
     `allow_duplicate`, bytes that the app already has return the existing input with `duplicate`.
     """
     GetInput: _aio.UnaryUnaryMultiCallable[_input_service_pb2.GetInputRequest, _input_pb2.Input]  # type: ignore[assignment]
-    """Returns one input with its annotations."""
+    """Returns one input with its annotations and what General saw in it."""
     ListInputs: _aio.UnaryUnaryMultiCallable[_input_service_pb2.ListInputsRequest, _input_service_pb2.ListInputsResponse]  # type: ignore[assignment]
     """Lists inputs, newest first."""
     UpdateInput: _aio.UnaryUnaryMultiCallable[_input_service_pb2.UpdateInputRequest, _input_pb2.Input]  # type: ignore[assignment]
@@ -92,7 +92,7 @@ class InputServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _input_service_pb2.GetInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_input_pb2.Input, _abc.Awaitable[_input_pb2.Input]]:
-        """Returns one input with its annotations."""
+        """Returns one input with its annotations and what General saw in it."""
 
     @_abc_1.abstractmethod
     def ListInputs(

@@ -51,6 +51,30 @@ class ResolveModelRequest(_message.Message):
 Global___ResolveModelRequest: _TypeAlias = ResolveModelRequest  # noqa: Y015
 
 @_typing.final
+class ResolveGeneralRequest(_message.Message):
+    """Request of ResolveGeneral."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    space: _builtins.str
+    """Space that the pictures are embedded in: its own version of General, where it has one, costs nothing more. Otherwise
+    the version on the smallest base model.
+    """
+    def __init__(
+        self,
+        *,
+        space: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveGeneralRequest: _TypeAlias = ResolveGeneralRequest  # noqa: Y015
+
+@_typing.final
 class ServedModel(_message.Message):
     """A version ready to be asked."""
 
@@ -65,6 +89,8 @@ class ServedModel(_message.Message):
     CONCEPTS_FIELD_NUMBER: _builtins.int
     DISPLAY_NAMES_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    TAXONOMY_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     model_uid: _builtins.str
     """uid of the model."""
     version_uid: _builtins.str
@@ -75,6 +101,10 @@ class ServedModel(_message.Message):
     """What it answers."""
     head_artefact: _builtins.str
     """Key of its head among the artefacts; empty: the base model's own classifier answers."""
+    taxonomy: _builtins.str
+    """Taxonomy of the base model's own classifier, where its concepts are sums over classes (`imagenet-1k`); else empty."""
+    temperature: _builtins.float
+    """What the logits of that classifier are divided by."""
     @_builtins.property
     def base_model(self) -> _base_model_pb2.BaseModel:
         """Its base model."""
@@ -103,10 +133,12 @@ class ServedModel(_message.Message):
         concepts: _abc.Iterable[_builtins.str] | None = ...,
         display_names: _abc.Iterable[_builtins.str] | None = ...,
         thresholds: _abc.Iterable[_builtins.float] | None = ...,
+        taxonomy: _builtins.str = ...,
+        temperature: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "display_names", b"display_names", "head_artefact", b"head_artefact", "model_uid", b"model_uid", "name", b"name", "thresholds", b"thresholds", "type", b"type", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "display_names", b"display_names", "head_artefact", b"head_artefact", "model_uid", b"model_uid", "name", b"name", "taxonomy", b"taxonomy", "temperature", b"temperature", "thresholds", b"thresholds", "type", b"type", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,11 @@ class ServingServiceStub:
                 request_serializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveModelRequest.SerializeToString,
                 response_deserializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ServedModel.FromString,
                 _registered_method=True)
+        self.ResolveGeneral = channel.unary_unary(
+                '/lensmith.internal.v1.ServingService/ResolveGeneral',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveGeneralRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ServedModel.FromString,
+                _registered_method=True)
         self.ResolveSpace = channel.unary_unary(
                 '/lensmith.internal.v1.ServingService/ResolveSpace',
                 request_serializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveSpaceRequest.SerializeToString,
@@ -58,6 +63,13 @@ class ServingServiceServicer:
 
     def ResolveModel(self, request, context):
         """Finds the version that answers for a model, and what is needed to run it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveGeneral(self, request, context):
+        """Finds the version of the public model General that sees most cheaply what the pictures of a space show.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +96,11 @@ def add_ServingServiceServicer_to_server(servicer, server):
             'ResolveModel': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveModel,
                     request_deserializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveModelRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ServedModel.SerializeToString,
+            ),
+            'ResolveGeneral': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveGeneral,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveGeneralRequest.FromString,
                     response_serializer=lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ServedModel.SerializeToString,
             ),
             'ResolveSpace': grpc.unary_unary_rpc_method_handler(
@@ -124,6 +141,33 @@ class ServingService:
             target,
             '/lensmith.internal.v1.ServingService/ResolveModel',
             lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveModelRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ServedModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveGeneral(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.internal.v1.ServingService/ResolveGeneral',
+            lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ResolveGeneralRequest.SerializeToString,
             lensmith_dot_internal_dot_v1_dot_serving__service__pb2.ServedModel.FromString,
             options,
             channel_credentials,

@@ -35,6 +35,8 @@ class ServingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ServingServiceAsyncStub: ...
     ResolveModel: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveModelRequest, _serving_service_pb2.ServedModel]
     """Finds the version that answers for a model, and what is needed to run it."""
+    ResolveGeneral: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveGeneralRequest, _serving_service_pb2.ServedModel]
+    """Finds the version of the public model General that sees most cheaply what the pictures of a space show."""
     ResolveSpace: _grpc.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveSpaceRequest, _serving_service_pb2.ResolveSpaceResponse]
     """Tells the base model that an app's inputs are embedded with, or the one of a given space. The first call of an app
     decides it.
@@ -49,6 +51,8 @@ class ServingServiceAsyncStub(ServingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResolveModel: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveModelRequest, _serving_service_pb2.ServedModel]  # type: ignore[assignment]
     """Finds the version that answers for a model, and what is needed to run it."""
+    ResolveGeneral: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveGeneralRequest, _serving_service_pb2.ServedModel]  # type: ignore[assignment]
+    """Finds the version of the public model General that sees most cheaply what the pictures of a space show."""
     ResolveSpace: _aio.UnaryUnaryMultiCallable[_serving_service_pb2.ResolveSpaceRequest, _serving_service_pb2.ResolveSpaceResponse]  # type: ignore[assignment]
     """Tells the base model that an app's inputs are embedded with, or the one of a given space. The first call of an app
     decides it.
@@ -66,6 +70,14 @@ class ServingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_serving_service_pb2.ServedModel, _abc.Awaitable[_serving_service_pb2.ServedModel]]:
         """Finds the version that answers for a model, and what is needed to run it."""
+
+    @_abc_1.abstractmethod
+    def ResolveGeneral(
+        self,
+        request: _serving_service_pb2.ResolveGeneralRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_service_pb2.ServedModel, _abc.Awaitable[_serving_service_pb2.ServedModel]]:
+        """Finds the version of the public model General that sees most cheaply what the pictures of a space show."""
 
     @_abc_1.abstractmethod
     def ResolveSpace(

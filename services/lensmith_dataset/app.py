@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import grpc.aio
 
+from lensmith_api.internal.v1.space_service_pb2_grpc import add_SpaceServiceServicer_to_server
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import add_TrainingDataServiceServicer_to_server
 from lensmith_api.v1.annotation_service_pb2_grpc import add_AnnotationServiceServicer_to_server
 from lensmith_api.v1.concept_service_pb2_grpc import add_ConceptServiceServicer_to_server
 from lensmith_api.v1.input_service_pb2_grpc import add_InputServiceServicer_to_server
 from lensmith_dataset.annotation_service import AnnotationServicer
+from lensmith_dataset.backfill import Backfill
 from lensmith_dataset.concept_service import ConceptServicer
 from lensmith_dataset.embedder import Embedder
 from lensmith_dataset.events import Background
@@ -21,6 +24,7 @@ from lensmith_dataset.metrics import IndexMetrics, IngestMetrics
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
+from lensmith_dataset.space_service import SpaceServicer
 from lensmith_dataset.training_data_service import TrainingDataServicer
 from lensmith_dataset.vectors import pass_halfvec
 from lensmith_platform.blobs import Blobs
@@ -34,7 +38,9 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 
 PUBLIC = ("lensmith.v1.InputService", "lensmith.v1.ConceptService", "lensmith.v1.AnnotationService")
-INTERNAL = ("lensmith.internal.v1.TrainingDataService",)
+INTERNAL = ("lensmith.internal.v1.TrainingDataService", "lensmith.internal.v1.SpaceService")
+
+Servicers: TypeAlias = tuple[InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer, SpaceServicer]
 
 
 class DatasetService:
@@ -51,7 +57,7 @@ class DatasetService:
     def __init__(
         self,
         database: Database,
-        servicers: tuple[InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer] | None,
+        servicers: Servicers | None,
         background: Background,
     ) -> None:
         self._database = database
@@ -63,11 +69,12 @@ class DatasetService:
         """Register the servicers; none where this process only indexes."""
         if self._servicers is None:
             return
-        inputs, concepts, annotations, training_data = self._servicers
+        inputs, concepts, annotations, training_data, spaces = self._servicers
         add_InputServiceServicer_to_server(inputs, server)
         add_ConceptServiceServicer_to_server(concepts, server)
         add_AnnotationServiceServicer_to_server(annotations, server)
         add_TrainingDataServiceServicer_to_server(training_data, server)
+        add_SpaceServiceServicer_to_server(spaces, server)
 
     async def ready(self) -> None:
         """Return when Postgres answers: everything but storing bytes can be served then."""
@@ -89,7 +96,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
     worker = await platform.enter(open_database(settings.worker_postgres_url, settings, prepare=pass_halfvec))
     bus = await platform.enter(await connect(settings.nats_url.get_secret_value(), name="dataset"))
     files = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
-    indexer = None
+    indexer = backfill = None
     recent = RecentBlobs(files, settings.recent_blob_bytes if settings.has_role("indexer") else 0)
     if settings.has_role("indexer"):
         embedder = Embedder(
@@ -98,7 +105,9 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
             platform.clock,
             settings.embed_seconds,
         )
-        indexer = Indexer(worker, recent, embedder, settings, IndexMetrics(platform.registry))
+        metrics = IndexMetrics(platform.registry)
+        indexer = Indexer(worker, recent, embedder, settings, metrics)
+        backfill = Backfill(worker, recent, embedder, indexer, settings, metrics)
     meter = UsageMeter(bus)
     api = settings.has_role("api")
     background = Background(
@@ -107,6 +116,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
         relay=OutboxRelay(worker, bus),
         purge=Purge(worker, files, settings) if api else None,
         indexer=indexer,
+        backfill=backfill,
         meter=meter,
         settings=settings,
     )
@@ -116,7 +126,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
 
 def _servicers(
     platform: Platform[DatasetSettings], database: Database, files: RecentBlobs, meter: UsageMeter
-) -> tuple[InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer]:
+) -> Servicers:
     settings = platform.settings
     limits = ImageLimits(
         max_bytes=settings.max_image_bytes,
@@ -142,4 +152,5 @@ def _servicers(
         ConceptServicer(database, pager),
         AnnotationServicer(database, pager, settings.max_annotations),
         TrainingDataServicer(database, settings.feed_wait_seconds),
+        SpaceServicer(database, settings.retired_space_grace),
     )

@@ -15,6 +15,7 @@ from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.inference_service_pb2 import Embedding, EmbedRequest, ImageQuery
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.input_pb2 import Image
+from lensmith_dataset.store.spaces import Space
 from lensmith_dataset.vectors import halfvec_from_numbers
 from lensmith_platform.clock import Clock
 from lensmith_platform.errors import (
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _LOG = structlog.get_logger(__name__)
 
 _SPACE_SECONDS = 60.0
-"""How long an answer of registry is used: the space of an app changes only together with a re-index."""
+"""How long an answer of registry is used. When an app moves to another base model, dataset is told of it itself."""
 _MAX_SPACES = 10_000
 
 _PICTURE_IS_WRONG = frozenset(
@@ -102,17 +103,24 @@ class Embedder:
         self._seconds = seconds
         self._spaces: dict[int, tuple[float, BaseModel]] = {}
 
-    async def embed(self, app: AppRef, pictures: Sequence[Picture]) -> Embedded:
+    async def embed(self, app: AppRef, pictures: Sequence[Picture], space: Space | None) -> Embedded:
         """Embed a batch of one app's pictures.
+
+        Args:
+            app: the app.
+            pictures: the batch.
+            space: where to; None: where registry says.
 
         Raises:
             LensmithError: registry or inference does not answer, or not as it should; try again later.
         """
         with service_call_app(app):
-            base_model = await self._base_model(app)
+            base_model = await self._base_model(app) if space is None else _base_model_of(space)
             request = EmbedRequest(
                 parent=build("apps/{app}", app=app.name),
                 base_model=base_model.name,
+                # A base model of which a newer version is installed is found by its space only.
+                space=base_model.space,
                 inputs=[ImageQuery(id=str(picture.id), image=Image(content=picture.data)) for picture in pictures],
             )
             try:
@@ -178,6 +186,10 @@ def _outcome(base_model: BaseModel, pictures: Sequence[Picture], embeddings: Seq
         else:
             _LOG.warning("embed_failed", input_id=picture.id, code=code, message=embedding.status.message)
     return Embedded(base_model.space, vectors, failures, broken)
+
+
+def _base_model_of(space: Space) -> BaseModel:
+    return BaseModel(name=space.base_model, space=space.space, dimensions=space.dimensions)
 
 
 def _gave_up() -> Status:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from nats.js.errors import NotFoundError
 
+from lensmith_dataset.backfill import Backfill
 from lensmith_dataset.indexer import Indexer
 from lensmith_dataset.purge import Purge
 from lensmith_dataset.settings import DatasetSettings
@@ -34,6 +35,7 @@ class Background:
         relay: publishes this service's events.
         purge: removes what was deleted; None where another process does.
         indexer: has inputs embedded; None where another process does.
+        backfill: has inputs embedded anew; None where another process does.
         meter: tells of usage.
         settings: how often.
     """
@@ -46,6 +48,7 @@ class Background:
         relay: OutboxRelay,
         purge: Purge | None,
         indexer: Indexer | None,
+        backfill: Backfill | None,
         meter: UsageMeter,
         settings: DatasetSettings,
     ) -> None:
@@ -54,6 +57,7 @@ class Background:
         self._relay = relay
         self.purge = purge
         self._indexer = indexer
+        self._backfill = backfill
         self._meter = meter
         self._settings = settings
 
@@ -63,6 +67,8 @@ class Background:
         if self.purge is not None:
             work.append(self._delete_apps(self.purge).run())
             work.append(Reconciler("purge", self._settings.purge_interval_seconds, self.purge.run_once).run())
+        if self._backfill is not None:
+            work.append(self._backfill.run())
         if self._indexer is not None:
             work.append(self._index(self._indexer))
             interval = self._settings.index_poll_seconds

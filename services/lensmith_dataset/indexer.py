@@ -17,7 +17,7 @@ from lensmith_dataset.embedder import Embedded, Embedder, Picture
 from lensmith_dataset.metrics import IndexMetrics
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.store import apps, blobs, indexing
+from lensmith_dataset.store import apps, blobs, indexing, spaces
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import outbox
 from lensmith_platform.blobs import blob_key
@@ -226,7 +226,9 @@ class Indexer:
     async def _embed(self, app: AppRef, pictures: list[Picture]) -> Embedded:
         try:
             async with self._embedding:
-                embedded = await self._embedder.embed(app, pictures)
+                async with self._database.transaction(app.app_id) as connection:
+                    space = await spaces.current(connection, app.app_id)
+                embedded = await self._embedder.embed(app, pictures, space)
         except (QuotaExceededError, ConflictError):
             raise  # Inference is busy: no picture is to blame, and small batches would make it busier.
         except LensmithError:
@@ -240,11 +242,21 @@ class Indexer:
             async with self._database.transaction(app.app_id) as connection:
                 if missing:
                     await blobs.mark_missing(connection, app.app_id, missing)
-                return await indexing.finish(connection, app.app_id, embedded.space, embedded.vectors, failures)
+                others = await spaces.others_wanted(connection, app.app_id, embedded.space) if embedded.vectors else []
+                done = await indexing.finish(connection, app.app_id, embedded.space, embedded.vectors, failures)
+                await spaces.note_missing(connection, app.app_id, others, list(embedded.vectors))
+                return done
 
         ready, failed = await self._database.retry(write)
         self._metrics.inputs.labels("ready").inc(ready)
         self._metrics.inputs.labels("failed").inc(failed)
+
+    async def quiet(self, seconds: float) -> None:
+        """Return when no input is on its way, or after `seconds`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self._known and (left := until - loop.time()) > 0:
+            await asyncio.wait(set(self._known.values()), timeout=left)
 
     async def republish(self, age: timedelta) -> None:
         """Tell again of inputs that have waited for `age` without progress: their message was lost or given up."""

@@ -11,6 +11,12 @@ class IndexMetrics:
         self.inputs = Counter(
             "lensmith_indexed_inputs", "Inputs that the indexer settled, by outcome.", ["outcome"], registry=registry
         )
+        self.backfilled = Counter(
+            "lensmith_backfilled_embeddings",
+            "Vectors of a new base model that inputs were given afterwards, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
 
 
 class IngestMetrics:

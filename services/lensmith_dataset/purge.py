@@ -6,7 +6,7 @@ import structlog
 
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.store import apps, blobs, indexing
+from lensmith_dataset.store import apps, blobs, indexing, spaces
 from lensmith_platform.blobs import Blobs, blob_key
 from lensmith_platform.db.unit_of_work import Database
 
@@ -40,6 +40,8 @@ class Purge:
             await self._delete_rows(app_id)
         while await self._purge_blobs():
             pass
+        while await self._remove_retired():
+            pass
         await self._forget_requests()
 
     async def delete_app(self, event: Event) -> None:
@@ -72,6 +74,11 @@ class Purge:
             await blobs.forget(connection, claimed)
         _LOG.info("blobs_purged", blobs=len(claimed))
         return len(claimed) == _BLOBS_AT_ONCE
+
+    async def _remove_retired(self) -> bool:
+        """Delete some vectors of spaces that apps have left; return whether there may be more."""
+        async with self._database.transaction(None) as connection:
+            return await spaces.remove_retired(connection, _ROWS_AT_ONCE)
 
     async def _forget_requests(self) -> None:
         age = timedelta(hours=self._settings.request_id_hours)

@@ -77,6 +77,15 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     embed_seconds: float = Field(default=60.0, gt=0)
     """Deadline of one Embed call."""
 
+    backfill_batch: int = Field(default=16, ge=1, le=128)
+    """Most pictures that are embedded anew at once, for an app that moves to another base model."""
+    backfill_poll_seconds: float = Field(default=1.0, gt=0)
+    """How often the process looks for such pictures while there are none."""
+    backfill_lease_seconds: float = Field(default=30.0, gt=0)
+    """After which time the pictures of a process that died are taken by another."""
+    retired_space_hours: float = Field(default=24.0, ge=0)
+    """How long the vectors of a base model are kept that an app has left: so long moving back is quick."""
+
     feed_wait_seconds: float = Field(default=10.0, ge=0)
     """How long a trainer that asks what changed waits for transactions that hold the newest changes back."""
 
@@ -84,6 +93,11 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     def deletion_grace(self) -> timedelta:
         """`deletion_grace_hours` as a duration."""
         return timedelta(hours=self.deletion_grace_hours)
+
+    @property
+    def retired_space_grace(self) -> timedelta:
+        """`retired_space_hours` as a duration."""
+        return timedelta(hours=self.retired_space_hours)
 
     def has_role(self, role: Role) -> bool:
         """Tell whether this process does a kind of work."""

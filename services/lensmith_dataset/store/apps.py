@@ -6,7 +6,16 @@ from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.principal import AppRef
 
 # Children before parents: foreign keys hold at every moment.
-_TABLES = ("embeddings", "annotations", "requests", "inputs", "concepts", "input_changes")
+_TABLES = (
+    "missing_embeddings",
+    "spaces",
+    "embeddings",
+    "annotations",
+    "requests",
+    "inputs",
+    "concepts",
+    "input_changes",
+)
 
 
 async def remember(connection: Connection, app: AppRef) -> bool:

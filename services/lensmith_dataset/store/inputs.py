@@ -213,7 +213,8 @@ async def delete(connection: Connection, app_id: int, keys: Sequence[str]) -> se
         app_id,
         ids,
     )
-    for table, column in (("annotations", "input_id"), ("embeddings", "input_id"), ("inputs", "id")):
+    columns = {"annotations": "input_id", "embeddings": "input_id", "missing_embeddings": "input_id", "inputs": "id"}
+    for table, column in columns.items():
         await connection.execute(
             f"DELETE FROM {table} WHERE app_id = $1 AND {column} = ANY($2::bigint[])",
             app_id,

@@ -85,7 +85,14 @@ async def count_inputs(
         space,
         concepts,
     )
-    pending = await connection.fetchval("SELECT count(*) FROM inputs WHERE app_id = $1 AND status = 1", app_id)
+    pending = await connection.fetchval(
+        """
+        SELECT (SELECT count(*) FROM inputs WHERE app_id = $1 AND status = 1)
+             + (SELECT count(*) FROM missing_embeddings WHERE app_id = $1 AND space = $2 AND error IS NULL)
+        """,
+        app_id,
+        space,
+    )
     return annotated, pending
 
 

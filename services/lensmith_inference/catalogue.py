@@ -181,6 +181,7 @@ class Catalogue:
         self._models: Remembered[tuple[int, str, int], ServedVersion] = remembered(self._resolve_model)
         self._spaces: Remembered[tuple[int, str], BaseModel] = remembered(self._resolve_space)
         self._named: Remembered[str, BaseModel] = remembered(self._get_base_model)
+        self._by_space: Remembered[str, BaseModel] = remembered(self._base_model_of_space)
 
     async def model(self, app_id: int, model: str, version: int) -> ServedVersion:
         """Return what answers for a model; version 0 is the one in production.
@@ -210,6 +211,14 @@ class Catalogue:
         """
         return await self._named.get(name)
 
+    async def base_model_of_space(self, space: str) -> BaseModel:
+        """Return the base model of a space, also one of which a newer version is installed.
+
+        Raises:
+            LensmithError: Registry is away or no installed base model has this space.
+        """
+        return await self._by_space.get(space)
+
     async def best_base_model(self) -> BaseModel | None:
         """Return the installed base model of the highest rank, asked afresh.
 
@@ -223,6 +232,10 @@ class Catalogue:
         """Believe nothing known about a model any more."""
         self._models.forget(lambda key: key[:2] == (app_id, model))
 
+    def space_changed(self, app_id: int) -> None:
+        """Believe no longer which base model an app has."""
+        self._spaces.forget(lambda key: key[0] == app_id)
+
     def app_deleted(self, app_id: int) -> None:
         """Believe nothing known about an app any more."""
         self._models.forget(lambda key: key[0] == app_id)
@@ -230,7 +243,7 @@ class Catalogue:
 
     def everything_changed(self) -> None:
         """Believe nothing any more: news may have been missed."""
-        for memory in (self._models, self._spaces, self._named):
+        for memory in (self._models, self._spaces, self._named, self._by_space):
             memory.forget(lambda _: True)
 
     async def _resolve_model(self, key: tuple[int, str, int]) -> ServedVersion:
@@ -242,6 +255,9 @@ class Catalogue:
         app_id, wanted = key
         response = await self._serving.ResolveSpace(ResolveSpaceRequest(app_id=app_id, base_model=wanted))
         return response.base_model
+
+    async def _base_model_of_space(self, space: str) -> BaseModel:
+        return (await self._serving.ResolveSpace(ResolveSpaceRequest(space=space))).base_model
 
     async def _get_base_model(self, name: str) -> BaseModel:
         return await self._base_models.GetBaseModel(GetBaseModelRequest(name=name))

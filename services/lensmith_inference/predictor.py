@@ -25,7 +25,7 @@ from lensmith_inference.heads_cache import HeadsCache
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.pipeline import Pipeline
 from lensmith_inference.spaces import Spaces
-from lensmith_platform.errors import OK, InternalError, LensmithError, to_status
+from lensmith_platform.errors import OK, InternalError, InvalidInputError, LensmithError, to_status
 from lensmith_platform.principal import AppRef, Call
 from lensmith_platform.resource_names import parse
 from lensmith_platform.service_auth import service_call_app
@@ -102,6 +102,14 @@ class Predictor:
         """
         if request.base_model:
             parse("baseModels/{base_model}", request.base_model, field="base_model")
+        if request.space:
+            base_model = await self.catalogue.base_model_of_space(request.space)
+            if request.base_model not in ("", base_model.name):
+                raise InvalidInputError(
+                    "SPACE_OTHER_BASE_MODEL",
+                    f"the space {request.space} is of {base_model.name}, not {request.base_model}",
+                )
+        elif request.base_model:
             base_model = await self.catalogue.base_model(request.base_model)
         else:
             base_model = await self.catalogue.space_of_app(app.app_id, app.base_model)

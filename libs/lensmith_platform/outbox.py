@@ -14,6 +14,7 @@ import structlog
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_platform.bus.connection import Bus
 from lensmith_platform.bus.streams import LONGEST_DAYS
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import DependencyUnavailableError, InternalError, LensmithError
 from lensmith_platform.events import complete, subject_of
@@ -92,6 +93,7 @@ class OutboxRelay:
                 _LOG.warning("outbox_waits", reason=error.reason)
             except asyncpg.PostgresError:
                 _LOG.exception("outbox_failed")
+            heed_cancellation()
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def relay_once(self) -> int:
@@ -125,6 +127,7 @@ class OutboxRelay:
         await connection.add_listener(channel, self._announced)
         try:
             while not connection.is_closed():
+                heed_cancellation()
                 await self._forget_processed(connection)
                 self._wake.clear()
                 if await self._finish_batch() < _BATCH:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import LensmithError
 
 _log = structlog.get_logger("lensmith.readiness")
@@ -39,6 +40,7 @@ class Readiness:
         told: str | None = None
         while True:
             cause = await self._ask()
+            heed_cancellation()
             if cause is None:
                 ever_ready = True
                 if not self.is_ready:

@@ -11,11 +11,12 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from lensmith_platform.bus.cancellation import ending_when_cancelled
+from lensmith_platform.cancellation import ending_when_cancelled, heed_cancellation
 from lensmith_platform.key_cache import REVOCATIONS_SUBJECT
 
 _log = structlog.get_logger("lensmith.revocations")
 _RETRY_SECONDS = 0.25
+_CLOSE_SECONDS = 5.0
 
 
 class RevocationListener:
@@ -41,6 +42,7 @@ class RevocationListener:
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 # The address may hold a password, so only the kind of error is told.
                 _log.warning("not hearing revocations", cause=type(error).__name__)
+            heed_cancellation()
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _listen(self) -> None:
@@ -82,7 +84,9 @@ class RevocationListener:
             )
             await client.subscribe(REVOCATIONS_SUBJECT, cb=on_message)
             _log.info("hearing revocations")
+            heed_cancellation()
             await closed.wait()
         finally:
             leaving = True
-            await client.close()
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await client.close()

@@ -30,9 +30,6 @@ __all__ = ["Platform", "RunningService", "Service", "StartError", "main", "run_s
 
 _log = structlog.get_logger("lensmith.server")
 
-_STOP_SECONDS = 15.0
-"""Longer than background work takes to finish what it has in hand."""
-
 
 class Service(Protocol):
     """What a service's `app.py` builds."""
@@ -221,18 +218,10 @@ async def _serve(platform: Platform[SettingsT], service: ServiceT, closers: Asyn
 @asynccontextmanager
 async def _background(work: "Awaitable[None]") -> AsyncIterator[asyncio.Task[None]]:
     """Work in a task that ends with the block."""
-    before = asyncio.all_tasks()
     task = asyncio.ensure_future(work)
     try:
         yield task
     finally:
         task.cancel()
-        await asyncio.wait([task], timeout=_STOP_SECONDS)
-        while not task.done():
-            # A library swallowed the cancellation on its way (asyncio.wait_for does before Python 3.12), and a task
-            # group passes it on only once.
-            for child in asyncio.all_tasks() - before - {asyncio.current_task()}:
-                child.cancel()
-            await asyncio.wait([task], timeout=_STOP_SECONDS)
         # What it failed with was reported by whoever waited for it.
         await asyncio.gather(task, return_exceptions=True)

@@ -12,6 +12,7 @@ import structlog
 
 from lensmith_api.internal.v1.events_pb2 import Event, UsageEntry, UsageRecorded
 from lensmith_platform.bus import Bus
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import LensmithError
 from lensmith_platform.events import complete
 
@@ -56,6 +57,7 @@ class UsageMeter:
             while True:
                 await asyncio.sleep(self._interval)
                 await self._report()
+                heed_cancellation()
         finally:
             try:
                 async with asyncio.timeout(_LAST_REPORT_SECONDS):

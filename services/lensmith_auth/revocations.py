@@ -12,6 +12,7 @@ import structlog
 from lensmith_api.internal.v1.events_pb2 import Revocation
 from lensmith_auth.store import RevocationStore
 from lensmith_platform.bus import Bus
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db import Database
 from lensmith_platform.errors import LensmithError
 from lensmith_platform.key_cache import REVOCATIONS_SUBJECT
@@ -46,4 +47,5 @@ class Revocations:
                 log.warning("heartbeat_missed", reason=error.reason)
             else:
                 await self.broadcast(number)
+            heed_cancellation()
             await asyncio.sleep(self._heartbeat_seconds)

@@ -20,6 +20,7 @@ from lensmith_dataset.store import apps, spaces
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_dataset.store.spaces import Claim
 from lensmith_platform.blobs import blob_key
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import DependencyUnavailableError, LensmithError, NotFoundError, to_status
 from lensmith_platform.principal import AppRef
@@ -64,17 +65,16 @@ class Backfill:
     async def run(self) -> None:
         """Embed what is missing, batch after batch, until cancelled."""
         while True:
+            pause = _ERROR_SECONDS
             try:
                 worked = await self._step()
+                pause = 0.0 if worked else self._settings.backfill_poll_seconds
             except LensmithError as error:
                 _LOG.warning("backfill_waits", reason=error.reason, message=error.message)
-                await asyncio.sleep(_ERROR_SECONDS)
             except Exception:
                 _LOG.exception("backfill_failed")
-                await asyncio.sleep(_ERROR_SECONDS)
-            else:
-                if not worked:
-                    await asyncio.sleep(self._settings.backfill_poll_seconds)
+            heed_cancellation()
+            await asyncio.sleep(pause)
 
     async def _step(self) -> bool:
         """Do one batch; return whether there was anything to do."""

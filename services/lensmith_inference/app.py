@@ -23,6 +23,7 @@ from lensmith_inference.service import InferenceServicer
 from lensmith_inference.settings import InferenceSettings
 from lensmith_inference.spaces import Spaces
 from lensmith_platform.bus import BroadcastConsumer, Bus, connect
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import DependencyUnavailableError, LensmithError
 from lensmith_platform.fetcher import Fetcher, FetchLimits
 from lensmith_platform.server import Platform
@@ -117,6 +118,7 @@ class InferenceService:
                 _LOG.info("base_model_not_preloaded", reason=error.reason)
                 if not self._engine.loaded():
                     await self._spaces.warm_kept()
+            heed_cancellation()
             await asyncio.sleep(_PRELOAD_AGAIN_SECONDS)
 
 

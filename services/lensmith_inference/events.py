@@ -7,6 +7,7 @@ import structlog
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.predictor import Predictor
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import LensmithError
 
 __all__ = ["ModelNews"]
@@ -57,3 +58,4 @@ class ModelNews:
                 _LOG.info("model_not_warmed", app_id=app_id, model=model, reason=error.reason)
             except Exception:
                 _LOG.exception("warming_failed", app_id=app_id, model=model)
+            heed_cancellation()

@@ -16,6 +16,7 @@ from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceStub
 from lensmith_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Database, open_database
 from lensmith_platform.errors import LensmithError, PreconditionError
@@ -142,6 +143,7 @@ class RegistryService:
                 await self._installer.install_folders(roots)
             except LensmithError as error:
                 _LOG.warning("packs are not installed yet: %s", error)
+                heed_cancellation()
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._installed = True

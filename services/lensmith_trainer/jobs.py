@@ -23,6 +23,7 @@ from lensmith_api.internal.v1.training_job_service_pb2 import (
     TrainingJob,
 )
 from lensmith_api.v1.model_version_pb2 import EvaluationSummary, Finding, FindingSeverity, TrainingProgress
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -228,6 +229,7 @@ class TrainingJobs:
                     raise
                 _LOG.warning("%s waits for its data: %s", job.name, error)
                 state.message = "waiting for the training data, which cannot be had now"
+                heed_cancellation()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
@@ -250,6 +252,7 @@ class TrainingJobs:
             else:
                 if answer.cancelled:
                     raise PreconditionError("VERSION_CANCELLED", f"{job.name} was cancelled")
+            heed_cancellation()
             await asyncio.sleep(min(self._report_seconds, job.lease_seconds / 3))
 
     async def _complete(self, request: CompleteModelVersionRequest) -> None:
@@ -264,6 +267,7 @@ class TrainingJobs:
                 if error.reason == "LEASE_LOST" or loop.time() >= until:
                     raise
                 _LOG.warning("a head is not handed in yet: %s", error)
+                heed_cancellation()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
             else:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from lensmith_platform.bus.cancellation import ending_when_cancelled
+from lensmith_platform.cancellation import ending_when_cancelled
 
 
 async def test_work_ends_when_it_swallows_the_first_cancellation() -> None:

@@ -10,10 +10,10 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_platform.bus.cancellation import heeding_cancellation
 from lensmith_platform.bus.connection import UNREACHABLE, Bus
 from lensmith_platform.bus.pulling import pull
 from lensmith_platform.bus.streams import stream_of
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import LensmithError
 from lensmith_platform.telemetry import trace_of_event
 
@@ -51,6 +51,7 @@ class BroadcastConsumer:
         """Listen until cancelled; outages are waited out."""
         pause = _RETRY_SECONDS
         while True:
+            heed_cancellation()
             await self._bus.wait_connected()
             generation = self._bus.generation
             try:
@@ -67,6 +68,7 @@ class BroadcastConsumer:
                 _LOG.exception("broadcast_failed", subject=self._subject)
             else:
                 continue
+            heed_cancellation()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
@@ -81,14 +83,14 @@ class BroadcastConsumer:
             mem_storage=True,
             num_replicas=1,
         )
-        with heeding_cancellation():
-            consumer = await jetstream.add_consumer(stream, config)
+        consumer = await jetstream.add_consumer(stream, config)
         return await jetstream.pull_subscribe_bind(consumer=consumer.name, stream=stream)
 
     async def _follow(self, subscription: JetStreamContext.PullSubscription, generation: int) -> None:
         """Handle events until something may have been missed."""
         number = 0
         while self._bus.generation == generation:
+            heed_cancellation()
             for message in await pull(subscription, _BATCH):
                 number += 1
                 if message.metadata.sequence.consumer != number:

@@ -14,8 +14,8 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_platform.bus.cancellation import ending_when_cancelled, heeding_cancellation
 from lensmith_platform.bus.streams import ensure_streams
+from lensmith_platform.cancellation import ending_when_cancelled, heed_cancellation
 from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.events import complete, subject_of
 
@@ -28,7 +28,7 @@ _RECONNECT_SECONDS = 0.25
 _CONNECT_SECONDS = 2
 _PUBLISH_SECONDS = 5.0
 _PING_SECONDS = 5
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 5
 
 CoreCallback = Callable[[bytes], Awaitable[None]]
 
@@ -102,8 +102,7 @@ class Bus:
         """
         jetstream = self.jetstream()
         try:
-            with heeding_cancellation():
-                await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
+            await jetstream.publish(subject, payload, headers={"Nats-Msg-Id": message_id})
         except UNREACHABLE as error:
             raise _unavailable(f"The bus did not confirm a message: {error!r}.") from error
 
@@ -139,13 +138,13 @@ class Bus:
 
     async def close(self) -> None:
         """Send what is still buffered and disconnect; for ever."""
+        # From here on, whatever the client still does begins nothing new.
         client, self._client = self._client, None
         self._connected.clear()
-        for task in (self._preparation, self._keeper):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._keeper, self._preparation) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if client is not None:
             await _close(client)
 
@@ -170,8 +169,7 @@ class Bus:
             client = Client()
             closed = asyncio.Event()
             try:
-                with heeding_cancellation():
-                    await self._connect(client, closed)
+                await self._connect(client, closed)
                 self._client = client
                 self._prepare(client)
                 await closed.wait()
@@ -193,7 +191,8 @@ class Bus:
                 _LOG.warning("bus_disconnected")
 
         async def on_reconnect() -> None:
-            self._prepare(client)
+            if self._client is client:
+                self._prepare(client)
 
         async def on_close() -> None:
             closed.set()
@@ -227,9 +226,9 @@ class Bus:
             if active is None:
                 await self._activate(client, subscription)
         while client.is_connected:
+            heed_cancellation()
             try:
-                with heeding_cancellation():
-                    await ensure_streams(client.jetstream(timeout=_PUBLISH_SECONDS), self._replicas)
+                await ending_when_cancelled(ensure_streams(client.jetstream(timeout=_PUBLISH_SECONDS), self._replicas))
             except UNREACHABLE as error:
                 # JetStream answers a little later than the server itself.
                 _LOG.info("bus_streams_missing", error=repr(error))
@@ -288,10 +287,12 @@ async def connect(url: str, *, name: str = "lensmith", replicas: int = 1, wait_s
 
 
 async def _close(client: Client) -> None:
+    # A limit for each: one cancellation of both could be lost in the first.
+    if client.is_connected:
+        with suppress(*UNREACHABLE):
+            await client.flush(_CLOSE_SECONDS)
     with suppress(*UNREACHABLE):
         async with asyncio.timeout(_CLOSE_SECONDS):
-            if client.is_connected:
-                await client.flush()
             await client.close()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import LensmithError
 
 _LOG = structlog.get_logger(__name__)
@@ -35,4 +36,5 @@ class Reconciler:
                 _LOG.warning("reconciler_failed", reconciler=self._name, reason=error.reason)
             except Exception:
                 _LOG.exception("reconciler_failed", reconciler=self._name)
+            heed_cancellation()
             await asyncio.sleep(self._interval * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret

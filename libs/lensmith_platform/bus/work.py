@@ -28,10 +28,10 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_platform.bus.cancellation import heeding_cancellation
 from lensmith_platform.bus.connection import UNREACHABLE, Bus
 from lensmith_platform.bus.pulling import pull
 from lensmith_platform.bus.streams import stream_of
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import (
     AlreadyExistsError,
@@ -104,11 +104,13 @@ class WorkConsumer:
         """Take and do work until cancelled, then let what is in work finish within `grace`; outages are waited out."""
         try:
             while True:
+                heed_cancellation()
                 await self._bus.wait_connected()
                 try:
                     await self._take(self._bus.generation)
                 except (LensmithError, *UNREACHABLE) as error:
                     _LOG.warning("work_interrupted", consumer=self._durable, error=str(error))
+                    heed_cancellation()
                     await asyncio.sleep(_RETRY_SECONDS)
         finally:
             await self._finish()
@@ -118,6 +120,7 @@ class WorkConsumer:
         subscription = await self._subscribe()
         try:
             while self._bus.generation == generation:
+                heed_cancellation()
                 if len(self._in_work) >= self._concurrency:
                     await asyncio.wait(self._in_work, return_when=asyncio.FIRST_COMPLETED)
                     self._in_work -= {task for task in self._in_work if task.done()}
@@ -140,8 +143,7 @@ class WorkConsumer:
             # Counted here instead: JetStream would drop a message that killed its handlers without a word.
             max_deliver=-1,
         )
-        with heeding_cancellation():
-            await jetstream.add_consumer(stream, config)
+        await jetstream.add_consumer(stream, config)
         return await jetstream.pull_subscribe_bind(consumer=self._durable, stream=stream)
 
     async def _finish(self) -> None:
@@ -196,6 +198,7 @@ class WorkConsumer:
                 if loop.time() >= until:
                     raise
                 _LOG.warning("work_waits", consumer=self._durable, reason=error.reason, message=error.message)
+                heed_cancellation()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_WAIT_SECONDS)
             else:
@@ -256,6 +259,7 @@ class WorkConsumer:
             await asyncio.sleep(self._ack_wait / 3)
             with suppress(*UNREACHABLE):
                 await message.in_progress()
+            heed_cancellation()
 
 
 def _letter_id(event: Event, payload: bytes) -> UUID:

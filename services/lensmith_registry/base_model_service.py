@@ -22,10 +22,10 @@ from lensmith_api.v1.base_model_service_pb2 import (
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import InvalidInputError, NotFoundError
+from lensmith_platform.errors import InvalidInputError
 from lensmith_platform.principal import MAIN_APP_ID
 from lensmith_platform.resource_names import parse
-from lensmith_registry import base_model_store, changes, store
+from lensmith_registry import base_model_store, public_models
 from lensmith_registry.converters import base_model_to_proto
 from lensmith_registry.packs import PACK_FILES, PackInstaller
 from lensmith_vision.pack import CARD_FILE, MODEL_FILE
@@ -85,18 +85,12 @@ class BaseModelServicer(base_model_service_pb2_grpc.BaseModelServiceServicer):
             return base_model_to_proto(await self._installer.install(folder))
 
     async def DeleteBaseModel(self, request: DeleteBaseModelRequest, context: object) -> Empty:
-        """Remove a base model that no app uses, with the public model that came with it."""
+        """Remove a base model that no app uses, with the versions of public models that came with it."""
         name = parse(_BASE_MODEL, request.name)["base_model"]
         async with self._database.transaction(MAIN_APP_ID) as connection:
             base = await base_model_store.get_base_model(connection, name)
             if base.model:
-                try:
-                    public = await store.lock_model(connection, MAIN_APP_ID, base.model)
-                except NotFoundError:
-                    pass
-                else:
-                    await store.remove_model(connection, public)
-                    await changes.model_changed(connection, MAIN_APP_ID, public.model)
+                await public_models.withdraw(connection, base)
             rows = await base_model_store.delete_base_model(connection, name)
         # After the commit: a row that points at bytes already gone could not be served.
         await self._blobs.delete([row.key_of(file) for row in rows for file in row.files])

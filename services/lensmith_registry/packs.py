@@ -5,40 +5,40 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lensmith_platform.blobs import Blobs
-from lensmith_platform.db.unit_of_work import Connection, Database
-from lensmith_platform.errors import AlreadyExistsError, InvalidInputError, NotFoundError
-from lensmith_platform.principal import MAIN_APP, MAIN_APP_ID
-from lensmith_registry import base_model_store, store, version_store
+from lensmith_platform.db.unit_of_work import Database
+from lensmith_platform.errors import AlreadyExistsError, InvalidInputError
+from lensmith_platform.principal import MAIN_APP_ID
+from lensmith_registry import base_model_store, public_models
 from lensmith_registry.base_model_store import BaseModelRow
-from lensmith_registry.converters import json_from_message, model_to_proto
-from lensmith_registry.store import ModelDefinition
-from lensmith_registry.version_store import NewVersion
+from lensmith_registry.public_models import Classifier
 from lensmith_vision.errors import VisionError
 from lensmith_vision.pack import (
+    CALIBRATION_FILE,
     CARD_FILE,
     LABELS_FILE,
     MODEL_FILE,
-    Card,
     find_packs,
+    load_calibration,
     load_card,
     load_labels,
     space_of,
     verify,
 )
 
-__all__ = ["PACK_FILES", "PackInstaller", "concept_ids"]
+__all__ = ["PACK_FILES", "PackInstaller"]
 
-PACK_FILES = (CARD_FILE, MODEL_FILE, LABELS_FILE)
+PACK_FILES = (CARD_FILE, MODEL_FILE, LABELS_FILE, CALIBRATION_FILE)
 """Files that a pack may have."""
 
-_CONTENT_TYPES = {CARD_FILE: "application/json", LABELS_FILE: "text/plain; charset=utf-8"}
-_FORBIDDEN = re.compile(r"[/\x00-\x1f\x7f]+")
+_CONTENT_TYPES = {
+    CARD_FILE: "application/json",
+    LABELS_FILE: "text/plain; charset=utf-8",
+    CALIBRATION_FILE: "application/json",
+}
 _LOG = logging.getLogger(__name__)
 
 
@@ -68,12 +68,11 @@ class PackInstaller:
             if known is not None:
                 return known
             row = await self._described(folder, verified=True)
-            labels = await asyncio.to_thread(load_labels, folder) if row.model else []
-            card = await asyncio.to_thread(load_card, folder)
+            classifier = await asyncio.to_thread(_classifier, folder) if row.model else None
             for name in row.files:
                 content = await asyncio.to_thread((folder / name).read_bytes)
                 await self._blobs.put(row.key_of(name), content, _CONTENT_TYPES.get(name, "application/octet-stream"))
-            return await self._store(row, card, labels)
+            return await self._store(row, classifier)
 
     async def install_folders(self, roots: Sequence[Path]) -> None:
         """Install every pack below some folders; a broken one is logged and passed over.
@@ -107,12 +106,12 @@ class PackInstaller:
             )
         return known
 
-    async def _store(self, row: BaseModelRow, card: Card, labels: Sequence[str]) -> BaseModelRow:
+    async def _store(self, row: BaseModelRow, classifier: Classifier | None) -> BaseModelRow:
         async with self._database.transaction(MAIN_APP_ID) as connection:
             stored = await base_model_store.insert_base_model(connection, row)
             if stored is not None:
-                if row.model:
-                    await _publish_model(connection, row, card, labels)
+                if classifier is not None:
+                    await public_models.publish(connection, row, classifier)
                 return stored
         # Somebody else was first: with the same content that is a success, with another one it is refused.
         known = await self._known(row)
@@ -123,55 +122,8 @@ class PackInstaller:
         return known
 
 
-def concept_ids(labels: Sequence[str]) -> list[str]:
-    """Make own ids of concepts from labels: no slash or control character, 128 characters, each one once."""
-    ids: list[str] = []
-    seen: set[str] = set()
-    for label in labels:
-        plain = _FORBIDDEN.sub("-", label)[:120] or "concept"
-        candidate, copy = plain, 2
-        while candidate in seen:
-            candidate, copy = f"{plain}-{copy}", copy + 1
-        seen.add(candidate)
-        ids.append(candidate)
-    return ids
-
-
-async def _publish_model(connection: Connection, row: BaseModelRow, card: Card, labels: Sequence[str]) -> None:
-    """Make the classifier of a base model a public model, or a newer version of it."""
-    ignored = set(card.logits.ignored) if card.logits is not None else set()
-    # Logits that name nothing (a background class) are no concepts; inference leaves them out as well.
-    names = [label for index, label in enumerate(labels) if index not in ignored]
-    concepts = concept_ids(names)
-    kind = "multi_label" if card.logits is not None and card.logits.activation == "sigmoid" else "multi_class"
-    try:
-        model = await store.lock_model(connection, MAIN_APP_ID, row.model)
-    except NotFoundError:
-        definition = ModelDefinition(card.display_name, card.description, kind, (), False, "", None, None)
-        model = await store.insert_model(
-            connection, MAIN_APP_ID, MAIN_APP, row.model, definition, actor="services/registry", imported=True
-        )
-    if not model.imported:
-        raise AlreadyExistsError("MODEL_EXISTS", f"{model.name} is a model of its own", metadata={"model": model.model})
-    number = await store.next_number(connection, model)
-    await version_store.insert_version(
-        connection,
-        model,
-        number,
-        NewVersion(
-            space=row.space,
-            base_model=row.name,
-            model_snapshot=json_from_message(model_to_proto(replace(model, production_version=number))),
-            seed=0,
-            concepts=concepts,
-            display_names=names,
-            findings=[],
-            note=f"classifier of {row.name} version {row.version}",
-            actor="services/registry",
-            thresholds=[0.5] * len(concepts),
-            ready=True,
-        ),
-    )
+def _classifier(folder: Path) -> Classifier:
+    return public_models.classifier_of(load_card(folder), load_labels(folder), load_calibration(folder))
 
 
 def _describe(folder: Path, verified: bool) -> BaseModelRow:
@@ -198,5 +150,5 @@ def _describe(folder: Path, verified: bool) -> BaseModelRow:
         pack_sha256=digest.hexdigest(),
         files=files,
         rank=card.rank,
-        model=card.id if has_classifier else "",
+        model=public_models.public_model_id(card) if has_classifier else "",
     )

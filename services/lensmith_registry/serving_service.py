@@ -9,6 +9,7 @@ from lensmith_api.internal.v1 import serving_service_pb2_grpc
 from lensmith_api.internal.v1.serving_service_pb2 import (
     FetchArtefactRequest,
     FetchArtefactResponse,
+    ResolveGeneralRequest,
     ResolveModelRequest,
     ResolveSpaceRequest,
     ResolveSpaceResponse,
@@ -17,10 +18,12 @@ from lensmith_api.internal.v1.serving_service_pb2 import (
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, NotFoundError, PreconditionError
+from lensmith_platform.principal import MAIN_APP_ID
 from lensmith_registry import base_model_store, store, version_store
 from lensmith_registry.converters import MODEL_TYPES, base_model_to_proto
 from lensmith_registry.store import ModelRow
 from lensmith_registry.version_store import VersionRow
+from lensmith_vision.general import MODEL_ID
 
 __all__ = ["CHUNK_BYTES", "ServingServicer", "head_key"]
 
@@ -69,6 +72,16 @@ class ServingServicer(serving_service_pb2_grpc.ServingServiceServicer):
             base = await base_model_store.by_space(connection, version.space)
         return _served(model, version, base)
 
+    async def ResolveGeneral(self, request: ResolveGeneralRequest, context: object) -> ServedModel:
+        """Find the version of General that sees most cheaply what the pictures of a space show."""
+        async with self._database.transaction(MAIN_APP_ID) as connection:
+            version = await version_store.version_on(connection, MAIN_APP_ID, MODEL_ID, request.space)
+            if version is None or not version.taxonomy:
+                raise NotFoundError("GENERAL_NOT_INSTALLED", "no installed base model has the classes of General")
+            model = await store.get_model(connection, MAIN_APP_ID, MODEL_ID)
+            base = await base_model_store.by_space(connection, version.space)
+        return _served(model, version, base)
+
     async def ResolveSpace(self, request: ResolveSpaceRequest, context: object) -> ResolveSpaceResponse:
         """Tell the space of an app; the first call decides it."""
         async with self._database.transaction(request.app_id) as connection:
@@ -107,4 +120,6 @@ def _served(model: ModelRow, version: VersionRow, base: base_model_store.BaseMod
         concepts=version.concepts,
         display_names=version.display_names,
         thresholds=version.thresholds,
+        taxonomy=version.taxonomy,
+        temperature=version.temperature,
     )

@@ -22,13 +22,16 @@ __all__ = [
     "changed",
     "delete_version",
     "follow",
+    "follow_best_base",
     "get_version",
     "insert_version",
     "list_versions",
     "newest_ready",
     "purge_candidates",
     "remove_version",
+    "remove_versions_on",
     "version_by_uid",
+    "version_on",
 ]
 
 State = Literal["QUEUED", "TRAINING", "READY", "FAILED", "CANCELLED"]
@@ -39,7 +42,7 @@ _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, 
   v.input_count, v.dataset_sha256, v.findings, v.summary, v.evaluation, v.head, v.note,
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
-  v.created_at, v.started_at, v.completed_at, v.ended_at"""
+  v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
 
 
@@ -54,6 +57,8 @@ class VersionRow:
         lease: Fencing number of the newest claim.
         lease_left: Seconds until that claim runs out; negative when it has, None where none holds.
         completed_at: When its head was stored.
+        taxonomy: Of the base model's classes, where the version's concepts are sums over them; else empty.
+        temperature: What the logits of the base model's own classifier are divided by.
     """
 
     id: int
@@ -90,6 +95,8 @@ class VersionRow:
     started_at: datetime | None
     completed_at: datetime | None
     ended_at: datetime | None
+    taxonomy: str
+    temperature: float
 
     @property
     def name(self) -> str:
@@ -116,6 +123,8 @@ class NewVersion:
     note: str
     actor: str
     thresholds: Sequence[float] = ()
+    taxonomy: str = ""
+    temperature: float = 1.0
     ready: bool = False
 
 
@@ -123,9 +132,10 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
     """Queue a version of a locked model, or store one that is ready."""
     uid = await connection.fetchval(
         """INSERT INTO model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
-             concepts, display_names, thresholds, findings, note, actor, fraction, completed_at, ended_at)
+             concepts, display_names, thresholds, findings, note, actor, fraction, completed_at, ended_at,
+             taxonomy, temperature)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END)
+             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18)
            RETURNING uid""",
         model.app_id,
         model.id,
@@ -143,9 +153,9 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         new.actor,
         1.0 if new.ready else 0.0,
         new.ready,
+        new.taxonomy,
+        new.temperature,
     )
-    if new.ready:
-        await follow(connection, model.app_id, model.id, number)
     return await version_by_uid(connection, model.app_id, uid)
 
 
@@ -241,6 +251,48 @@ async def follow(connection: Connection, app_id: int, model_id: int, number: int
         app_id,
         model_id,
         number,
+    )
+
+
+async def follow_best_base(connection: Connection, app_id: int, model_id: int) -> None:
+    """Let production follow the version on the base model of the highest rank, unless it is pinned to another."""
+    await connection.execute(
+        """UPDATE models m SET production_version = best.number, pinned = false, revision = revision + 1,
+             updated_at = now()
+           FROM (SELECT newest.number FROM (
+                   SELECT DISTINCT ON (b.name) b.name, b.rank, v.number
+                   FROM model_versions v JOIN base_models b ON b.space = v.space
+                   WHERE v.app_id = $1 AND v.model_id = $2 AND v.deleted_at IS NULL ORDER BY b.name, b.version DESC
+                 ) newest ORDER BY newest.rank DESC, newest.name LIMIT 1) best
+           WHERE m.app_id = $1 AND m.id = $2 AND m.production_version <> best.number AND NOT (m.pinned AND EXISTS (
+             SELECT FROM model_versions v WHERE v.app_id = $1 AND v.model_id = $2 AND v.number = m.production_version
+               AND v.deleted_at IS NULL))""",
+        app_id,
+        model_id,
+    )
+
+
+async def version_on(connection: Connection, app_id: int, model: str, space: str) -> VersionRow | None:
+    """Return the version of a model on the base model of a space; where it has none there, that on the smallest one."""
+    record = await connection.fetchrow(
+        f"""SELECT {_COLUMNS} {_FROM} JOIN base_models b ON b.space = v.space
+            WHERE v.app_id = $1 AND m.model = $2 AND v.completed_at IS NOT NULL AND v.deleted_at IS NULL
+              AND m.deleted_at IS NULL
+            ORDER BY v.space = $3 DESC, b.input_side, b.size_bytes, v.number DESC LIMIT 1""",
+        app_id,
+        model,
+        space,
+    )
+    return None if record is None else VersionRow(**dict(record))
+
+
+async def remove_versions_on(connection: Connection, model: ModelRow, base_model: str) -> None:
+    """Remove the versions of a locked model that came with a base model; they have no bytes of their own."""
+    await connection.execute(
+        "DELETE FROM model_versions WHERE app_id = $1 AND model_id = $2 AND base_model = $3",
+        model.app_id,
+        model.id,
+        base_model,
     )
 
 

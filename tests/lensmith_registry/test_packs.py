@@ -12,7 +12,7 @@ import pytest
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.v1 import base_model_service_pb2 as pb
 from lensmith_api.v1 import model_service_pb2 as model_pb
-from lensmith_registry.packs import concept_ids
+from lensmith_registry.public_models import concept_ids
 from lensmith_vision.pack import BUILTIN_PACKS, builtin_pack, find_packs, load_card
 from tests.lensmith_registry.rig import OPERATOR_KEY, OTHER, PLAIN, SPACE, TRASH, Rig, refusal
 from tests.polling import until
@@ -195,16 +195,16 @@ async def test_base_model_is_deleted_unless_an_app_uses_it(rig: Rig, tmp_path: P
 async def test_classifier_of_a_pack_becomes_a_public_model(make_rig, shared: Path, tmp_path: Path):
     builder = pytest.importorskip("lensmith_vision.pack_builder")
     packs = tmp_path / "packs"
-    builder.build_pack(builder.read_source(shared / "models" / "mobilenetv2-imagenet"), packs / "imagenet")
+    builder.build_pack(builder.read_source(shared / "models" / "nsfw-mobilenetv2"), packs / "nsfw")
     async with make_rig(pack_folders=str(packs)) as rig:
-        base = (await _list(rig)).base_models[0]
+        base = (await _list(rig)).base_models[-1]
         assert base.model.startswith("apps/main/models/")
         own_id = base.model.rpartition("/")[2]
         model = await until(lambda: _model_of_main(rig, base.model))
         assert (model.imported, model.type, model.production_version) == (True, 1, 1)
         request = serving_pb.ResolveModelRequest(app_id=1, model=own_id)
         served = await rig.serving.ResolveModel(request, metadata=rig.token("inference"))
-        card = load_card(packs / "imagenet")
+        card = load_card(packs / "nsfw")
         assert served.head_artefact == ""
         assert len(served.concepts) == len(set(served.concepts)) == card.logits.dim - len(card.logits.ignored)
         train = model_pb.TrainModelRequest(name=base.model)

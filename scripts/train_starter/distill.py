@@ -16,15 +16,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import network
 import numpy as np
+import pool
 import torch
+from muon import Muon
 from numpy.typing import NDArray
+from teachers import Lesson, Teachers
 from torch import Tensor, nn
 from torch.nn import functional
-
-import network
-import pool
-from teachers import Lesson, Teachers
 from views import Views, for_student
 
 SIDE = 128
@@ -32,7 +32,9 @@ SIDE = 128
 
 _FRESH, _BATCH = 32, 128
 _COMPONENTS = 128
-_WARM_UP = 300
+_WARM_UP = 100
+_MUON_RATE = 10.0
+"""Muon's rate over AdamW's."""
 _SECONDS_BETWEEN_CHECKPOINTS = 300
 _STEPS_BETWEEN_LINES = 50
 
@@ -60,7 +62,9 @@ class Norms:
             roots = np.sqrt(np.concatenate([lesson.features[teacher] for lesson in lessons]))
             mean.append(roots.mean(0))
             scale.append(roots.std(0) + 0.02)
-            cells = np.concatenate([lesson.maps[teacher].transpose(0, 2, 3, 1).reshape(-1, 1280)[::3] for lesson in lessons])
+            cells = np.concatenate(
+                [lesson.maps[teacher].transpose(0, 2, 3, 1).reshape(-1, 1280)[::3] for lesson in lessons]
+            )
             centre = cells.mean(0)
             values, vectors = np.linalg.eigh(np.cov((cells - centre).T))
             best = np.argsort(values)[::-1][:_COMPONENTS]
@@ -141,7 +145,9 @@ def losses(pupil: Pupil, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[
     """Return how far the pupil is from its teachers: features, maps (mean squares), classes (divergence, in nats)."""
     pictures, features, maps, logits = batch
     with torch.autocast("cpu", torch.bfloat16):
-        own_features, own_maps, own_logits = pupil(network.scaled(pictures).contiguous(memory_format=torch.channels_last))
+        own_features, own_maps, own_logits = pupil(
+            network.scaled(pictures).contiguous(memory_format=torch.channels_last)
+        )
     divergence = functional.kl_div(
         functional.log_softmax(own_logits, 1), functional.log_softmax(logits, 1), reduction="batchmean", log_target=True
     )
@@ -160,10 +166,15 @@ class School:
     def __init__(self, rate: float, seed: int) -> None:
         torch.manual_seed(seed)
         self.pupil = Pupil().to(memory_format=torch.channels_last).train()
-        decayed = [p for p in self.pupil.parameters() if p.ndim > 1]
-        others = [p for p in self.pupil.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        weights = list(self.pupil.named_parameters())
+        convolutions = [p for name, p in weights if p.ndim == 4 and name.startswith("student.")]
+        matrices = [p for name, p in weights if p.ndim > 1 and not (p.ndim == 4 and name.startswith("student."))]
+        others = [p for _, p in weights if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)),
+            Muon(convolutions, lr=_MUON_RATE * rate),
+        ]
         self.rate, self.step, self.norms = rate, 0, None
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -171,7 +182,7 @@ class School:
         """Write a checkpoint, whole or not at all."""
         state = {
             "pupil": self.pupil.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "norms": {name: torch.from_numpy(value) for name, value in vars(self.norms).items()},
         }
@@ -183,20 +194,23 @@ class School:
         """Go on from a checkpoint."""
         state = torch.load(path, weights_only=True)
         self.pupil.load_state_dict(state["pupil"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.step = state["step"]
         self.norms = Norms(**{name: value.numpy() for name, value in state["norms"].items()})
         self.generator.manual_seed(self.step)
 
     def learn(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], rate: float) -> tuple[float, ...]:
         """Take one step; return the losses."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser, factor in zip(self.optimisers, (1.0, _MUON_RATE), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
         parts = losses(self.pupil, batch)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.pupil.zero_grad(set_to_none=True)
         (parts[0] + 0.5 * parts[1] + 0.4 * parts[2]).backward()
         nn.utils.clip_grad_norm_(self.pupil.parameters(), 2.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         return tuple(float(part.detach()) for part in parts)
 
@@ -258,9 +272,17 @@ def main() -> None:
     school.norms = ring.norms
     while ring.filled < min(2048, options.ring):
         ring.refresh()
-    print(f"{len(files)} pictures, {network.parameters(school.pupil.student):,} parameters, from step {school.step}", flush=True)
+    print(
+        f"{len(files)} pictures, {network.parameters(school.pupil.student):,} parameters, from step {school.step}",
+        flush=True,
+    )
     annealing = options.mode == "anneal"
-    run(school, ring, options.to if annealing else options.checkpoint, school.step + options.steps if annealing else None)
+    run(
+        school,
+        ring,
+        options.to if annealing else options.checkpoint,
+        school.step + options.steps if annealing else None,
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Dense(nn.Module):
         self.conv = _conv(channels, channels, 3)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Add what the convolution finds."""
         return functional.relu(maps + self.conv(maps))
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 TEACHER_SIDE = 224
 """Side of the views that teachers see, in pixels."""
 
-_WHOLE = 0.3
-_MIXED = 0.15
+_WHOLE = 0.35
+_MIXED = 0.1
 _GREY = 0.05
-_SMALLEST = 0.08
+_SMALLEST = 0.12
 
 Picture = NDArray[np.uint8]
 

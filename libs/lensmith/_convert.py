@@ -205,8 +205,11 @@ def base_model(message: base_model_pb2.BaseModel) -> types.BaseModel:
         input_side=message.input_side,
         licence=message.licence,
         source=message.source,
+        sha256=message.sha256,
         size_bytes=message.size_bytes,
         rank=message.rank,
+        model=message.model.removeprefix("apps/").replace("/models/", "/"),
+        created_at=moment(message.create_time),
     )
 
 

@@ -168,7 +168,17 @@ class InputCounts:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A network that models are trained on top of."""
+    """A network that models are trained on top of.
+
+    Attributes:
+        space: Id of the space of its vectors.
+        dimensions: Length of its vectors.
+        input_side: Side of the square picture it sees, in pixels.
+        source: Where its weights come from.
+        sha256: Of its ONNX file.
+        rank: An app without a choice of its own gets the highest.
+        model: Public model that its own classifier became, as `main/{model}`; empty where it has none.
+    """
 
     id: str
     version: str
@@ -179,8 +189,11 @@ class BaseModel:
     input_side: int
     licence: str
     source: str
+    sha256: str
     size_bytes: int
     rank: int
+    model: str
+    created_at: datetime | None
 
 
 @dataclass(frozen=True)

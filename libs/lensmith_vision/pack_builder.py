@@ -24,18 +24,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lensmith_vision.card import CARD_FILE, LABELS_FILE, MODEL_FILE, Card, Golden, Logits
 from lensmith_vision.errors import PackError
-from lensmith_vision.pack import golden_images, verify
+from lensmith_vision.general.calibration import CALIBRATION_FILE, Calibration
+from lensmith_vision.general.concepts import taxonomy_of
+from lensmith_vision.graph_outputs import network_input, with_contract_outputs
+from lensmith_vision.pack import golden_images, load_calibration, verify
 from lensmith_vision.resize import ResizePolicy
 from lensmith_vision.session import open_session
 
-__all__ = ["PackSource", "build_pack", "main", "read_source"]
+__all__ = ["DEFAULT_RANK", "PackSource", "build_pack", "main", "read_source"]
 
 _GOLDEN_SEEDS = (1, 2, 3)
 _IMAGENET_SHORT_SIDE = 256
 # Which base to train on where several are installed: learnt general features, then those of a network that was
-# quantised once, then features without learning; a narrow classifier is last.
+# quantised once, like any other that somebody took the trouble to install; then what ships with the code (100 and
+# less). A narrow classifier is last.
 _RANKS = {"mobilenetv2-features": 200, "mobilenetv2-imagenet": 150, "nsfw-mobilenetv2": -100}
-_DEFAULT_RANK = 100
+DEFAULT_RANK = 150
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,15 @@ class PackSource:
     The network takes float32 NCHW; its input is ``pixel * scale + offset`` for each channel of RGB.
 
     Attributes:
-        model: The ONNX file, with outputs ``features`` and maybe ``feature_map`` and ``logits``.
+        model: The ONNX file. Outputs ``features``, ``feature_map`` and ``logits`` are taken as they are; without
+            ``features`` all three are looked for in the graph.
         scale: Three factors.
         offset: Three summands, added after scaling.
         labels: Names of the logits, in their order.
         ignored: Logits that name nothing, see :class:`lensmith_vision.card.Logits`.
         activation: What turns the logits into scores.
+        taxonomy: What the card calls the classes, see :class:`lensmith_vision.card.Logits`.
+        calibration: How the logits become General's probabilities, where that was fitted.
     """
 
     id: str
@@ -67,6 +74,8 @@ class PackSource:
     labels: tuple[str, ...] = ()
     ignored: tuple[int, ...] = ()
     activation: Literal["softmax", "sigmoid"] = "softmax"
+    taxonomy: str = ""
+    calibration: Calibration | None = None
 
 
 def build_pack(source: PackSource, destination: Path) -> Card:
@@ -95,11 +104,13 @@ def build_pack(source: PackSource, destination: Path) -> Card:
 
 
 def write_pack(folder: Path, source: PackSource, graph: onnx.ModelProto) -> Card:
-    """Write a graph that keeps the contract, its labels and its card into a folder, and verify the result."""
+    """Write a graph that keeps the contract, its labels, calibration and card into a folder, and verify the result."""
     blob = graph.SerializeToString()
     (folder / MODEL_FILE).write_bytes(blob)
     if source.labels:
         (folder / LABELS_FILE).write_text("".join(f"{label}\n" for label in source.labels), encoding="utf-8")
+    if source.calibration is not None:
+        (folder / CALIBRATION_FILE).write_text(source.calibration.to_json(), encoding="utf-8")
     session = open_session(folder / MODEL_FILE, threads=1)
     images = golden_images(_GOLDEN_SEEDS, source.resize.height, source.resize.width)
     (features,) = session.run(["features"], {"image": images})
@@ -117,7 +128,7 @@ def write_pack(folder: Path, source: PackSource, graph: onnx.ModelProto) -> Card
         numeric="fp32",
         feature_dim=int(features.shape[1]),
         feature_map=_map_shape(shapes.get("feature_map")),
-        logits=Logits(len(source.labels), source.activation, source.ignored) if source.labels else None,
+        logits=_logits(source),
         golden=Golden(_GOLDEN_SEEDS, features),
         sha256=hashlib.sha256(blob).hexdigest(),
         bytes=len(blob),
@@ -154,6 +165,8 @@ def read_source(folder: Path) -> PackSource:
         # Features for other people's concepts should see the whole picture: cutting the rim off costs two points of
         # accuracy on photographs of single objects, the distortion next to nothing.
         resize = ResizePolicy("squash", height, width)
+    ignored = tuple(index for index, label in enumerate(labels) if label == "background")
+    taxonomy = taxonomy_of([label for index, label in enumerate(labels) if index not in ignored])
     return PackSource(
         id=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
         version=1,
@@ -161,13 +174,15 @@ def read_source(folder: Path) -> PackSource:
         description=str(document.get("architecture", "")),
         licence=str(document.get("licence", "unknown")),
         source=str(document.get("source", "unknown")),
-        rank=_RANKS.get(name, _DEFAULT_RANK),
+        rank=_RANKS.get(name, DEFAULT_RANK),
         model=model,
         resize=resize,
         scale=scale,
         offset=offset,
         labels=labels,
-        ignored=tuple(index for index, label in enumerate(labels) if label == "background"),
+        ignored=ignored,
+        taxonomy=taxonomy,
+        calibration=load_calibration(folder) if taxonomy else None,
     )
 
 
@@ -203,10 +218,10 @@ def _wrap(source: PackSource) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except Exception as error:
         raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} is no valid ONNX graph: {error}") from error
+    if "features" not in {value.name for value in model.graph.output}:
+        model = with_contract_outputs(model, source.resize.height, source.resize.width, len(source.labels))
     graph = model.graph
-    if len(graph.input) != 1:
-        raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} has {len(graph.input)} inputs, not one")
-    inner = graph.input[0].name
+    inner = network_input(graph).name
     factors = np.asarray(source.scale, dtype=np.float32).reshape(1, 3, 1, 1)
     summands = np.asarray(source.offset, dtype=np.float32).reshape(1, 3, 1, 1)
     front = [
@@ -263,6 +278,12 @@ def _output_shapes(source: PackSource, graph: onnx.GraphProto) -> list[tuple[str
             raise PackError("PACK_SOURCE_INVALID", f"{source.model.name} has labels but makes no `logits`")
         wanted.append(("logits", [len(source.labels)]))
     return wanted
+
+
+def _logits(source: PackSource) -> Logits | None:
+    if not source.labels:
+        return None
+    return Logits(len(source.labels), source.activation, source.ignored, source.taxonomy)
 
 
 def _map_shape(shape: Sequence[int | str | None] | None) -> tuple[int, int, int] | None:

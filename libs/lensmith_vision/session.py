@@ -27,7 +27,7 @@ class Session(Protocol):
     """The part of an ONNX Runtime session that is used here."""
 
     def run(
-        self, output_names: Sequence[str], feed: Mapping[str, npt.NDArray[np.uint8]]
+        self, output_names: Sequence[str], feed: Mapping[str, npt.NDArray[np.uint8] | npt.NDArray[np.float32]]
     ) -> list[npt.NDArray[np.float32]]:
         """Compute the named outputs only."""
         ...

@@ -240,6 +240,15 @@ class BaseModels:
             if not (token := page.next_page_token):
                 return
 
+    def get(self, base_model: str) -> types.BaseModel:
+        """Returns one base model."""
+        return _convert.base_model(
+            self._transport.call(
+                self._stub.GetBaseModel,
+                base_model_service_pb2.GetBaseModelRequest(name=f"baseModels/{base_model}"),
+            )
+        )
+
     def import_pack(self, folder: Path) -> types.BaseModel:
         """Installs a model pack. Only the operator may; installing the same pack again changes nothing."""
         return _convert.base_model(

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from lensmith import Client
-from lensmith.cli.base_models import as_pack
+from lensmith.cli.base_models import installable
 from lensmith.cli.dataset import print_failed, wait_until_ready
 from lensmith.cli.models import follow
 from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir
@@ -185,7 +185,7 @@ def _ensure_base_model(operator: Client, network: Path, scratch: Path) -> str:
     installed = [base_model.id for base_model in operator.base_models.list()]
     if NETWORK not in installed and network.is_dir():
         console.print(f"installing base model {NETWORK}")
-        installed.insert(0, operator.base_models.import_pack(as_pack(network, scratch)).id)
+        installed.insert(0, operator.base_models.import_pack(installable(network, scratch)).id)
     best = next(iter(operator.base_models.list())).id
     if best == "plain":
         console.print(

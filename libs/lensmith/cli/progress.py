@@ -1,6 +1,16 @@
 """Progress bars, shown on a terminal only."""
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from lensmith.cli.output import errors
@@ -34,6 +44,19 @@ def fraction_progress() -> Progress:
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("[dim]{task.fields[doing]}"),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+
+
+def bytes_progress() -> Progress:
+    """A bar that counts bytes."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
         console=errors,
         disable=not errors.is_terminal,
     )

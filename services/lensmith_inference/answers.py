@@ -11,7 +11,8 @@ from lensmith_api.v1.inference_service_pb2 import PredictRequest
 from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_vision.card import Card
 from lensmith_vision.errors import PackError
-from lensmith_vision.pack import scores_of_logits
+from lensmith_vision.general import ConceptSums, hierarchy
+from lensmith_vision.pack import kept_logits, scores_of_logits
 
 __all__ = ["Selection", "ServedVersion", "native_scores"]
 
@@ -28,6 +29,7 @@ class ServedVersion:
         display_names: Their names for people.
         thresholds: [c], the score from which each counts as predicted.
         all: Columns of all concepts.
+        sums: How its concepts are made of the classes of its base model, of a version of General; else None.
     """
 
     served: ServedModel
@@ -35,6 +37,7 @@ class ServedVersion:
     display_names: tuple[str, ...]
     thresholds: npt.NDArray[np.float64]
     all: npt.NDArray[np.intp]
+    sums: ConceptSums | None
 
     @classmethod
     def of(cls, served: ServedModel) -> "ServedVersion":
@@ -48,7 +51,11 @@ class ServedVersion:
         thresholds = np.asarray(served.thresholds, np.float64) if served.thresholds else np.full(len(concepts), 0.5)
         if not len(concepts) == len(names) == len(thresholds):
             raise InternalError("MODEL_INVALID", f"{served.name}: concepts, names and thresholds differ in number")
-        return cls(served, concepts, names, thresholds, np.arange(len(concepts)))
+        try:
+            sums = hierarchy().sums_of(concepts) if served.taxonomy else None
+        except PackError as error:
+            raise InternalError(error.reason, f"{served.name}: {error}") from error
+        return cls(served, concepts, names, thresholds, np.arange(len(concepts)), sums)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +128,24 @@ def _none_known(wanted: set[str], name: str) -> InvalidInputError:
     )
 
 
-def native_scores(logits: npt.NDArray[np.float32], card: Card, concepts: int) -> npt.NDArray[np.float32]:
+def native_scores(logits: npt.NDArray[np.float32], card: Card, version: ServedVersion) -> npt.NDArray[np.float32]:
     """Turn logits of a base model's own classifier into scores of its public model's concepts.
 
     Args:
         logits: [n, k].
         card: The card of the base model.
-        concepts: How many concepts registry made of them.
+        version: The version of the public model.
 
     Returns:
-        [n, concepts].
+        [n, c].
 
     Raises:
         InternalError: The numbers of logits and concepts differ.
     """
+    concepts = len(version.concepts)
     try:
+        if version.sums is not None:
+            return version.sums.probabilities(kept_logits(card, logits), version.served.temperature)
         scores = scores_of_logits(card, logits)
     except PackError as error:
         raise InternalError(error.reason, str(error)) from error

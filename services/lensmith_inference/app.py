@@ -14,6 +14,7 @@ from lensmith_inference.artefacts import Artefacts
 from lensmith_inference.batcher import Batcher
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.events import ModelNews
+from lensmith_inference.general import General
 from lensmith_inference.heads_cache import HeadsCache
 from lensmith_inference.images import ImageReader
 from lensmith_inference.metrics import Metrics
@@ -70,12 +71,14 @@ class InferenceService:
         self._reader = _reader(settings, metrics)
         pipeline = Pipeline(self._reader, self._batcher, fetch_seconds=settings.fetch_seconds, metrics=metrics)
         heads = HeadsCache(artefacts, settings.head_cache_bytes, metrics)
-        predictor = Predictor(self._catalogue, self._spaces, heads, pipeline, metrics)
+        general = General(self._catalogue, self._spaces)
+        predictor = Predictor(self._catalogue, self._spaces, heads, general, pipeline, metrics)
         self._usage = UsageMeter(bus)
         self._servicer = InferenceServicer(predictor, Admission(settings, metrics), self._usage, metrics)
         self._news = ModelNews(self._catalogue, predictor, warm=settings.warm_models)
         self._consumers = (
             BroadcastConsumer(bus, "models.changed", self._news.model_changed, self._news.missed),
+            BroadcastConsumer(bus, "apps.space_changed", self._news.space_changed, self._news.missed),
             BroadcastConsumer(bus, "apps.deleted", self._news.app_deleted, self._news.missed),
         )
 

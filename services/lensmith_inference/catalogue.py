@@ -8,7 +8,11 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lensmith_api.internal.v1.serving_service_pb2 import ResolveModelRequest, ResolveSpaceRequest
+from lensmith_api.internal.v1.serving_service_pb2 import (
+    ResolveGeneralRequest,
+    ResolveModelRequest,
+    ResolveSpaceRequest,
+)
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2 import GetBaseModelRequest, ListBaseModelsRequest
 from lensmith_inference.answers import ServedVersion
@@ -22,6 +26,9 @@ from lensmith_platform.errors import (
     NotFoundError,
     PreconditionError,
 )
+from lensmith_platform.principal import MAIN_APP_ID
+from lensmith_platform.service_auth import service_call_app
+from lensmith_vision.general import MODEL_ID
 
 if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
     from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceAsyncStub
@@ -182,6 +189,7 @@ class Catalogue:
         self._spaces: Remembered[tuple[int, str], BaseModel] = remembered(self._resolve_space)
         self._named: Remembered[str, BaseModel] = remembered(self._get_base_model)
         self._by_space: Remembered[str, BaseModel] = remembered(self._base_model_of_space)
+        self._general: Remembered[str, ServedVersion | None] = remembered(self._resolve_general)
 
     async def model(self, app_id: int, model: str, version: int) -> ServedVersion:
         """Return what answers for a model; version 0 is the one in production.
@@ -219,6 +227,14 @@ class Catalogue:
         """
         return await self._by_space.get(space)
 
+    async def general(self, space: str) -> ServedVersion | None:
+        """Return the version of General that sees most cheaply what pictures of a space show; None: there is none.
+
+        Raises:
+            LensmithError: Registry is away.
+        """
+        return await self._general.get(space)
+
     async def best_base_model(self) -> BaseModel | None:
         """Return the installed base model of the highest rank, asked afresh.
 
@@ -231,6 +247,8 @@ class Catalogue:
     def model_changed(self, app_id: int, model: str) -> None:
         """Believe nothing known about a model any more."""
         self._models.forget(lambda key: key[:2] == (app_id, model))
+        if (app_id, model) == (MAIN_APP_ID, MODEL_ID):
+            self._general.forget(lambda _: True)
 
     def space_changed(self, app_id: int) -> None:
         """Believe no longer which base model an app has."""
@@ -243,7 +261,7 @@ class Catalogue:
 
     def everything_changed(self) -> None:
         """Believe nothing any more: news may have been missed."""
-        for memory in (self._models, self._spaces, self._named, self._by_space):
+        for memory in (self._models, self._spaces, self._named, self._by_space, self._general):
             memory.forget(lambda _: True)
 
     async def _resolve_model(self, key: tuple[int, str, int]) -> ServedVersion:
@@ -257,7 +275,16 @@ class Catalogue:
         return response.base_model
 
     async def _base_model_of_space(self, space: str) -> BaseModel:
-        return (await self._serving.ResolveSpace(ResolveSpaceRequest(space=space))).base_model
+        # Base models are of no app, whichever app asks.
+        with service_call_app(0):
+            return (await self._serving.ResolveSpace(ResolveSpaceRequest(space=space))).base_model
+
+    async def _resolve_general(self, space: str) -> ServedVersion | None:
+        try:
+            with service_call_app(0):
+                return ServedVersion.of(await self._serving.ResolveGeneral(ResolveGeneralRequest(space=space)))
+        except NotFoundError:
+            return None
 
     async def _get_base_model(self, name: str) -> BaseModel:
         return await self._base_models.GetBaseModel(GetBaseModelRequest(name=name))

@@ -39,6 +39,10 @@ class ModelNews:
         if self._warm and not self._changed.full():
             self._changed.put_nowait((event.app_id, event.model_changed.model))
 
+    async def space_changed(self, event: Event) -> None:
+        """Handle `apps.space_changed`."""
+        self._catalogue.space_changed(event.app_id)
+
     async def app_deleted(self, event: Event) -> None:
         """Handle `apps.deleted`."""
         self._catalogue.app_deleted(event.app_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,23 @@ from lensmith_vision.decode import ImageLimits
 from lensmith_vision.errors import ImageError
 from lensmith_vision.resize import ResizePolicy
 
-__all__ = ["ImageReader"]
+__all__ = ["ImageReader", "Pixels"]
+
+_ENLARGED = 1.5
+"""Pixels decoded for a smaller network serve another up to this many times its size; beyond, it would see a blur."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """A picture, resized.
+
+    Attributes:
+        own: [height, width, 3] as the space wants it.
+        also: [height, width, 3] as the other network wants it, where there is one.
+    """
+
+    own: npt.NDArray[np.uint8]
+    also: npt.NDArray[np.uint8] | None
 
 
 class ImageReader:
@@ -38,12 +55,15 @@ class ImageReader:
         self._fetching = asyncio.Semaphore(fetch_concurrency)
         self._metrics = metrics
 
-    async def read(self, image: Image, policy: ResizePolicy, *, fetch_until: float) -> npt.NDArray[np.uint8]:
-        """Return a picture's pixels [policy.height, policy.width, 3].
+    async def read(
+        self, image: Image, policy: ResizePolicy, *, also: ResizePolicy | None = None, fetch_until: float
+    ) -> Pixels:
+        """Return a picture's pixels.
 
         Args:
             image: Bytes or URL.
             policy: How the space wants pictures resized.
+            also: How another network wants the same picture.
             fetch_until: Time of the event loop's clock after which a URL is given up.
 
         Raises:
@@ -51,32 +71,38 @@ class ImageReader:
         """
         source = image.WhichOneof("source")
         if source == "content":
-            return await self._decode(image.content, policy)
+            return await self._decode(image.content, policy, also)
         if source == "url":
-            return await self._fetch(image.url, policy, fetch_until)
+            return await self._fetch(image.url, policy, also, fetch_until)
         raise InvalidInputError("IMAGE_MISSING", "the query has neither the bytes of an image nor a URL")
 
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def _fetch(self, url: str, policy: ResizePolicy, until: float) -> npt.NDArray[np.uint8]:
+    async def _fetch(self, url: str, policy: ResizePolicy, also: ResizePolicy | None, until: float) -> Pixels:
         try:
             # Waiting for a turn counts too: others' slow URLs must not take the time of this request's good pictures.
             async with asyncio.timeout_at(until) as limit, self._fetching:
                 fetched = await self._fetcher.fetch(url)
                 limit.reschedule(None)
-                return await self._decode(fetched.data, policy)
+                return await self._decode(fetched.data, policy, also)
         except TimeoutError:
             raise InvalidInputError("URL_TIMEOUT", "the image could not be fetched in time") from None
 
-    async def _decode(self, data: bytes, policy: ResizePolicy) -> npt.NDArray[np.uint8]:
+    async def _decode(self, data: bytes, policy: ResizePolicy, also: ResizePolicy | None) -> Pixels:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, data, policy)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, data, policy, also)
         except ImageError as error:
             raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
 
-    def _read(self, data: bytes, policy: ResizePolicy) -> npt.NDArray[np.uint8]:
+    def _read(self, data: bytes, policy: ResizePolicy, also: ResizePolicy | None) -> Pixels:
         with self._metrics.decode_seconds.time():
+            # The pixels of a space never depend on whether another network looks too: vectors would differ.
             pixels = decode.decode(data, self._limits, min_side_hint=policy.min_side_hint)
-            return resize.apply(pixels, policy)
+            own = resize.apply(pixels, policy)
+            if also is None:
+                return Pixels(own, None)
+            if also.min_side_hint > _ENLARGED * policy.min_side_hint:
+                pixels = decode.decode(data, self._limits, min_side_hint=also.min_side_hint)
+            return Pixels(own, own if also == policy else resize.apply(pixels, also))

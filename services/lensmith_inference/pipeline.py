@@ -1,7 +1,9 @@
 """Pictures of one request through reading and the base network, each on its own way and with its own failure."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import structlog
 
@@ -12,12 +14,40 @@ from lensmith_inference.metrics import Metrics
 from lensmith_platform.errors import InternalError, LensmithError
 from lensmith_vision.card import Card
 
-__all__ = ["Pipeline"]
+__all__ = ["Look", "Pipeline", "Sight"]
 
 _ANSWER_SECONDS = 0.25
 """Kept back from a request's time: a slow URL must fail early enough for the other pictures' answers to be sent."""
 
 _LOG = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A network that shall look at pictures.
+
+    Attributes:
+        space: A space that stays loaded meanwhile.
+        card: Its card.
+        logits: Also give the logits.
+    """
+
+    space: str
+    card: Card
+    logits: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What was seen in one picture.
+
+    Attributes:
+        own: What the network made of it that was asked for.
+        also: What the other one made of it; None where none was asked for, or it failed.
+    """
+
+    own: Seen
+    also: Seen | None
 
 
 class Pipeline:
@@ -37,15 +67,14 @@ class Pipeline:
         self._metrics = metrics
 
     async def run(
-        self, queries: Sequence[ImageQuery], space: str, card: Card, *, logits: bool, deadline: float | None
-    ) -> list[Seen | LensmithError]:
+        self, queries: Sequence[ImageQuery], look: Look, *, also: Look | None = None, deadline: float | None
+    ) -> list[Sight | LensmithError]:
         """Look at pictures.
 
         Args:
             queries: The pictures.
-            space: A space that stays loaded meanwhile.
-            card: Its card.
-            logits: Also give the logits.
+            look: The network that shall look at them.
+            also: Another network that shall look at the same pictures; no picture fails because of it.
             deadline: Time of the event loop's clock at which nobody waits any more.
 
         Returns:
@@ -54,28 +83,52 @@ class Pipeline:
         until = asyncio.get_running_loop().time() + self._fetch_seconds
         if deadline is not None:
             until = min(until, deadline - _ANSWER_SECONDS)
-        with self._batcher.expecting(space, len(queries)) as expectation:
+        looks = [look] if also is None else [look, also]
+        with ExitStack() as stack:
+            expected = [(one, stack.enter_context(self._batcher.expecting(one.space, len(queries)))) for one in looks]
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._look(query, card, expectation, logits, until)) for query in queries]
+                tasks = [group.create_task(self._look(query, expected, until)) for query in queries]
         outcomes = [task.result() for task in tasks]
         for outcome in outcomes:
             if isinstance(outcome, LensmithError):
-                self._metrics.image_errors.labels(space, outcome.reason).inc()
+                self._metrics.image_errors.labels(look.space, outcome.reason).inc()
         return outcomes
 
     async def _look(
-        self, query: ImageQuery, card: Card, expectation: Expectation, logits: bool, until: float
-    ) -> Seen | LensmithError:
+        self, query: ImageQuery, expected: Sequence[tuple[Look, Expectation]], until: float
+    ) -> Sight | LensmithError:
+        (look, expectation), *others = expected
+        also = others[0][0].card.resize if others else None
         try:
             try:
-                pixels = await self._reader.read(query.image, card.resize, fetch_until=until)
+                pixels = await self._reader.read(query.image, look.card.resize, also=also, fetch_until=until)
             except BaseException:
-                expectation.gone()
+                for _, one in expected:
+                    one.gone()
                 raise
-            return await expectation.submit(pixels, logits=logits)
+            if not others or pixels.also is None:
+                return Sight(await expectation.submit(pixels.own, logits=look.logits), None)
+            return await _both(
+                expectation.submit(pixels.own, logits=look.logits),
+                others[0][1].submit(pixels.also, logits=others[0][0].logits),
+            )
         except LensmithError as error:
             return error
         except Exception:
             # A defect met by one picture must not take the answers of the others with it.
             _LOG.exception("image_failed")
             return InternalError("IMAGE_FAILED", "the picture could not be looked at")
+
+
+async def _both(own: Coroutine[None, None, Seen], also: Coroutine[None, None, Seen]) -> Sight:
+    """Wait for both networks; a failure of the other one is only its own."""
+    other = asyncio.ensure_future(also)
+    try:
+        seen = await own
+    except BaseException:
+        other.cancel()
+        raise
+    try:
+        return Sight(seen, await other)
+    except LensmithError:
+        return Sight(seen, None)

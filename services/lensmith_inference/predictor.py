@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,11 @@ from lensmith_api.v1.inference_service_pb2 import (
 )
 from lensmith_api.v1.model_pb2 import MODEL_TYPE_MULTI_CLASS, MODEL_TYPE_MULTI_LABEL, MODEL_TYPE_REGRESSION
 from lensmith_inference.answers import Selection, ServedVersion, native_scores
-from lensmith_inference.batcher import Seen
 from lensmith_inference.catalogue import Catalogue
+from lensmith_inference.general import General
 from lensmith_inference.heads_cache import HeadsCache
 from lensmith_inference.metrics import Metrics
-from lensmith_inference.pipeline import Pipeline
+from lensmith_inference.pipeline import Look, Pipeline, Sight
 from lensmith_inference.spaces import Spaces
 from lensmith_platform.errors import OK, InternalError, InvalidInputError, LensmithError, to_status
 from lensmith_platform.principal import AppRef, Call
@@ -48,6 +49,7 @@ class Predictor:
         catalogue: Knows models and base models.
         spaces: Holds base networks.
         heads: Holds heads.
+        general: Says what General sees besides.
         pipeline: Looks at pictures.
         metrics: Where answers are counted.
     """
@@ -55,6 +57,7 @@ class Predictor:
     catalogue: Catalogue
     spaces: Spaces
     heads: HeadsCache
+    general: General
     pipeline: Pipeline
     metrics: Metrics
 
@@ -113,16 +116,28 @@ class Predictor:
             base_model = await self.catalogue.base_model(request.base_model)
         else:
             base_model = await self.catalogue.space_of_app(app.app_id, app.base_model)
-        async with self.spaces.use(base_model) as card:
-            outcomes = await self._look(request, base_model, card, call, logits=False)
+        async with AsyncExitStack() as stack:
+            card = await stack.enter_async_context(self.spaces.use(base_model))
+            general = None
+            if request.with_general_concepts:
+                general = await self.general.beside(stack, base_model.space, card)
+            look = Look(base_model.space, card, logits=general is not None and general.look is None)
+            also = general.look if general is not None else None
+            outcomes = await self.pipeline.run(request.inputs, look, also=also, deadline=call.deadline)
+        concepts = await general.concepts(outcomes) if general is not None else [()] * len(outcomes)
         embeddings = []
-        for query, outcome in zip(request.inputs, outcomes, strict=True):
+        for query, outcome, scores in zip(request.inputs, outcomes, concepts, strict=True):
             if isinstance(outcome, LensmithError):
                 embeddings.append(Embedding(id=query.id, status=_status(outcome, call)))
-            else:
-                embeddings.append(Embedding(id=query.id, status=OK, vector=outcome.features.tolist()))
-        self.metrics.images.labels("embed", base_model.space).inc(sum(isinstance(one, Seen) for one in outcomes))
-        return EmbedResponse(space=base_model.space, embeddings=embeddings)
+                continue
+            vector = outcome.own.features.tolist()
+            embeddings.append(Embedding(id=query.id, status=OK, vector=vector, general_concepts=scores))
+        self.metrics.images.labels("embed", base_model.space).inc(sum(isinstance(one, Sight) for one in outcomes))
+        return EmbedResponse(
+            space=base_model.space,
+            embeddings=embeddings,
+            general_version=general.version.served.name if general is not None else "",
+        )
 
     async def warm(self, app_id: int, model: str) -> None:
         """Make the production version of a model ready to answer.
@@ -139,14 +154,14 @@ class Predictor:
 
     async def _ask_head(
         self, request: PredictRequest, version: ServedVersion, card: Card, call: Call
-    ) -> tuple[list[Seen | LensmithError], npt.NDArray[np.float32]]:
+    ) -> tuple[list[Sight | LensmithError], npt.NDArray[np.float32]]:
         served = version.served
         space, key = served.base_model.space, served.head_artefact
         async with self.heads.use(space, card.feature_dim, key) as (stack, head):
             if head.concepts != version.concepts or _TYPES[head.type] != served.type:
                 raise InternalError("MODEL_INVALID", f"{served.name}: its head has another type or other concepts")
             outcomes = await self._look(request, served.base_model, card, call, logits=False)
-            seen = [outcome.features for outcome in outcomes if isinstance(outcome, Seen)]
+            seen = [outcome.own.features for outcome in outcomes if isinstance(outcome, Sight)]
             if not seen:
                 return outcomes, np.empty((0, len(head.concepts)), np.float32)
             (scores,) = await asyncio.to_thread(lambda: stack.scores(np.stack(seen), [key]))
@@ -154,20 +169,22 @@ class Predictor:
 
     async def _ask_classifier(
         self, request: PredictRequest, version: ServedVersion, card: Card, call: Call
-    ) -> tuple[list[Seen | LensmithError], npt.NDArray[np.float32]]:
+    ) -> tuple[list[Sight | LensmithError], npt.NDArray[np.float32]]:
         outcomes = await self._look(request, version.served.base_model, card, call, logits=True)
-        seen = [outcome.logits for outcome in outcomes if isinstance(outcome, Seen) and outcome.logits is not None]
+        looked = [outcome.own.logits for outcome in outcomes if isinstance(outcome, Sight)]
+        seen = [one for one in looked if one is not None]
         logits = np.stack(seen) if seen else np.empty((0, card.logits.dim if card.logits else 0), np.float32)
-        return outcomes, native_scores(logits, card, len(version.concepts))
+        return outcomes, await asyncio.to_thread(native_scores, logits, card, version)
 
     async def _look(
-        self, request: PredictRequest | EmbedRequest, base_model: BaseModel, card: Card, call: Call, *, logits: bool
-    ) -> list[Seen | LensmithError]:
-        return await self.pipeline.run(request.inputs, base_model.space, card, logits=logits, deadline=call.deadline)
+        self, request: PredictRequest, base_model: BaseModel, card: Card, call: Call, *, logits: bool
+    ) -> list[Sight | LensmithError]:
+        look = Look(base_model.space, card, logits=logits)
+        return await self.pipeline.run(request.inputs, look, deadline=call.deadline)
 
 
 def _by_picture(
-    outcomes: Sequence[Seen | LensmithError], scores: npt.NDArray[np.float32]
+    outcomes: Sequence[Sight | LensmithError], scores: npt.NDArray[np.float32]
 ) -> list[npt.NDArray[np.float32] | LensmithError]:
     """Put the rows of scores, which only pictures that were seen have, back to their pictures."""
     rows = iter(scores)

@@ -14,6 +14,7 @@ from lensmith_api.v1 import base_model_service_pb2 as base_pb
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceServicer
 from lensmith_platform.errors import NotFoundError, PreconditionError
+from lensmith_vision.general import hierarchy
 from lensmith_vision.heads import Head, save
 from lensmith_vision.pack import load_card, space_of
 from tests.peers import abort
@@ -31,6 +32,7 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
     production: dict[tuple[int, str], int] = field(default_factory=dict)
     heads: dict[str, bytes] = field(default_factory=dict)
     calls: Counter = field(default_factory=Counter)
+    general: dict[str, serving_pb.ServedModel] = field(default_factory=dict)
     corrupt: bool = False
 
     def add_pack(self, folder: Path) -> BaseModel:
@@ -87,6 +89,20 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
         if number not in versions:
             await abort(context, NotFoundError("VERSION_NOT_FOUND", "no such version"))
         return versions[number]
+
+    def add_general(self, base_model: BaseModel, thresholds: float = 0.5, temperature: float = 1.0) -> None:
+        """Add a version of General and put it in production."""
+        served = self.add_version(1, "main", "general", base_model, None, concepts=[c.id for c in hierarchy().concepts])
+        served.type, served.taxonomy, served.temperature = 2, "imagenet-1k", temperature
+        served.display_names[:] = [concept.name for concept in hierarchy().concepts]
+        served.thresholds[:] = [thresholds] * len(served.concepts)
+        self.general[base_model.space] = served
+
+    async def ResolveGeneral(self, request, context):
+        self.calls["ResolveGeneral"] += 1
+        if not self.general:
+            await abort(context, NotFoundError("GENERAL_NOT_INSTALLED", "no base model has the classes"))
+        return self.general.get(request.space) or next(iter(self.general.values()))
 
     async def ResolveSpace(self, request, context):
         self.calls["ResolveSpace"] += 1

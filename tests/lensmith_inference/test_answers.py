@@ -78,21 +78,30 @@ def card_with(outputs: dict[str, object]) -> Card:
     return card_from_json(json.dumps(document))
 
 
+def _version(concepts: int) -> ServedVersion:
+    return ServedVersion.of(ServedModel(concepts=[f"concept-{index}" for index in range(concepts)]))
+
+
+def test_version_is_refused_when_it_has_concepts_that_general_has_not() -> None:
+    with pytest.raises(InternalError, match="unicorn"):
+        ServedVersion.of(ServedModel(concepts=["dog", "unicorn"], taxonomy="imagenet-1k"))
+
+
 def test_background_class_leaves_before_the_softmax_when_the_card_ignores_it() -> None:
     card = card_with({"logits": {"dim": 3, "activation": "softmax", "ignored": [0]}})
-    scores = native_scores(np.array([[100.0, 1.0, 1.0]], np.float32), card, 2)
+    scores = native_scores(np.array([[100.0, 1.0, 1.0]], np.float32), card, _version(2))
     assert scores.tolist() == [[0.5, 0.5]]
 
 
 def test_scores_stand_alone_when_the_card_says_sigmoid() -> None:
     card = card_with({"logits": {"dim": 2, "activation": "sigmoid", "ignored": []}})
-    scores = native_scores(np.array([[0.0, 1000.0]], np.float32), card, 2)
+    scores = native_scores(np.array([[0.0, 1000.0]], np.float32), card, _version(2))
     assert scores.tolist() == [[0.5, 1.0]]
 
 
 def test_classifier_is_refused_when_the_concepts_do_not_fit() -> None:
     card = card_with({"logits": {"dim": 3, "activation": "softmax", "ignored": []}})
     with pytest.raises(InternalError):
-        native_scores(np.zeros((1, 3), np.float32), card, 2)
+        native_scores(np.zeros((1, 3), np.float32), card, _version(2))
     with pytest.raises(InternalError):
-        native_scores(np.zeros((1, 3), np.float32), load_card(builtin_pack()), 3)
+        native_scores(np.zeros((1, 3), np.float32), load_card(builtin_pack()), _version(3))

@@ -70,7 +70,7 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class Network:
-    """Something that turns pictures into features; `embed` takes whole pictures, `speed` is images a second of one core."""
+    """Something that turns pictures, resized as `policy` says, into features [n, d]."""
 
     name: str
     policy: ResizePolicy
@@ -265,7 +265,8 @@ def show(result: dict[str, object]) -> None:
     console.print(table)
     if "ratios" in result:
         console.print(
-            f"mean ratio [bold]{result['starter_vs_mobilenetv2']:.3f}[/] (target {TARGET}), least {result['least_ratio']:.3f}"
+            f"mean ratio [bold]{result['starter_vs_mobilenetv2']:.3f}[/] (target {TARGET}), "
+            f"least {result['least_ratio']:.3f}"
         )
 
 

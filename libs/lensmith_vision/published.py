@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from lensmith_vision.errors import PackError
+from lensmith_vision.general.concepts import taxonomy_of
 from lensmith_vision.pack_builder import PackSource
 from lensmith_vision.resize import ResizePolicy
 
@@ -68,6 +69,7 @@ def read_published(folder: Path, provenance: Provenance, model: Path | None = No
     preparation = _read(folder / PREPROCESSOR_FILE)
     labels = _labels(config)
     scale, offset = _scale_and_offset(preparation)
+    ignored = tuple(index for index, label in enumerate(labels) if label == "background")
     multi_label = config.get("problem_type") == "multi_label_classification"
     return PackSource(
         id=provenance.id,
@@ -82,8 +84,9 @@ def read_published(folder: Path, provenance: Provenance, model: Path | None = No
         scale=scale,
         offset=offset,
         labels=labels,
-        ignored=tuple(index for index, label in enumerate(labels) if label == "background"),
+        ignored=ignored,
         activation="sigmoid" if multi_label else "softmax",
+        taxonomy="" if multi_label else taxonomy_of([label for at, label in enumerate(labels) if at not in ignored]),
     )
 
 

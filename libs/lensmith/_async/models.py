@@ -18,7 +18,7 @@ PAGE: Final = 1000
 WATCH_SECONDS: Final = 24 * 3600.0
 UPLOAD_SECONDS: Final = 3600.0
 CHUNK_BYTES: Final = 1024 * 1024
-PACK_FILES: Final = ("card.json", "model.onnx", "labels.txt")
+PACK_FILES: Final = ("card.json", "model.onnx", "labels.txt", "calibration.json")
 
 
 class AsyncModels:

@@ -14,6 +14,7 @@ SUFFIXES: Final = (".zip", ".tar.gz", ".tgz", ".tar")
 FILES: Final = {
     "card.json": 4 << 20,
     "labels.txt": 16 << 20,
+    "calibration.json": 4 << 20,
     "config.json": 16 << 20,
     "preprocessor_config.json": 1 << 20,
     "model.onnx": 2 << 30,

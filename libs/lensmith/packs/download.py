@@ -24,7 +24,6 @@ Report = Callable[[int, int | None], None]
 MAX_BYTES: Final = 4 << 30
 ATTEMPTS: Final = 5
 """Failures in a row, without a byte in between, before the server is given up."""
-_CHUNK: Final = 1 << 18
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -185,7 +184,8 @@ class _Transfer:
         if total is not None and total > self._limit:
             raise self._too_large()
         with self.partial.open("ab" if goes_on else "wb") as file:
-            for chunk in response.iter_raw(_CHUNK):
+            # As they come: what waits for a chunk to fill would be lost when the connection breaks.
+            for chunk in response.iter_raw():
                 done += len(chunk)
                 if done > self._limit:
                     raise self._too_large()

@@ -23,7 +23,8 @@ from lensmith.packs.download import Expected, Report, download
 SCHEME: Final = "hf:"
 ENDPOINT: Final = "https://huggingface.co"
 DEFAULT_GRAPHS: Final = ("onnx/model.onnx", "model.onnx")
-_TEXTS: Final = ("card.json", "labels.txt", "config.json", "preprocessor_config.json")
+_PACK: Final = ("card.json", "labels.txt", "calibration.json", "model.onnx")
+_CONFIGURATION: Final = ("config.json", "preprocessor_config.json")
 _NAME: Final = re.compile(
     r"(?P<repository>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?(?::(?P<graph>[\w-][\w./-]{1,200}))?",
     re.ASCII,
@@ -164,7 +165,7 @@ def _added(report: Report, before: int, total: int | None) -> Report:
 
 def _publication(name: HubName, commit: str, licence: str, listed: Mapping[str, Expected]) -> Publication:
     if "card.json" in listed and "model.onnx" in listed and not name.graph:
-        files = [path for path in ("card.json", "labels.txt", "model.onnx") if path in listed]
+        files = [path for path in _PACK if path in listed]
         return Publication(name, licence, commit, "", {path: listed[path] for path in files})
     graphs = sorted(path for path in listed if path.endswith(".onnx"))
     graph = next((path for path in ((name.graph,) if name.graph else DEFAULT_GRAPHS) if path in listed), None)
@@ -172,7 +173,7 @@ def _publication(name: HubName, commit: str, licence: str, listed: Mapping[str, 
         found = f"it has {', '.join(graphs[:10])}" if graphs else "it has no ONNX file at all"
         wanted = name.graph or " nor ".join(DEFAULT_GRAPHS)
         raise NotFoundError("HUB_GRAPH_NOT_FOUND", f"{name.repository} has no {wanted}: {found}")
-    files = [path for path in _TEXTS if path in listed and path not in ("card.json", "labels.txt")]
+    files = [path for path in _CONFIGURATION if path in listed]
     return Publication(name, licence, commit, graph, {path: listed[path] for path in (*files, graph)})
 
 

@@ -2,17 +2,18 @@
 
 import hashlib
 import shutil
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
-from lensmith.errors import InvalidInputError
+from lensmith.errors import InvalidInputError, NotFoundError
 from lensmith.packs import archives, hub
 from lensmith.packs.download import Expected, Report, download
 from lensmith.packs.summary import CARD, MODEL, card_summary, is_pack, read_card
 
 LABELS: Final = "labels.txt"
-_MAX_TEXT: Final = 16 << 20
+CALIBRATION: Final = "calibration.json"
 
 
 def is_url(source: str) -> bool:
@@ -112,7 +113,10 @@ def fetch_url(url: str, kept: Path, scratch: Path, sha256: str, report: Report) 
             "CHECKSUM_MISMATCH", f"{MODEL} beside {url} has the sha256 {summary.sha256}, not {sha256}"
         )
     if summary.names_concepts:
-        download(urljoin(url, LABELS), kept / LABELS, limit=_MAX_TEXT)
+        download(urljoin(url, LABELS), kept / LABELS, limit=archives.FILES[LABELS])
+        # Not every classifier has one, and the card does not tell.
+        with suppress(NotFoundError):
+            download(urljoin(url, CALIBRATION), kept / CALIBRATION, limit=archives.FILES[CALIBRATION])
     expected = Expected(sha256=summary.sha256, size=summary.size_bytes)
     download(urljoin(url, MODEL), kept / MODEL, expected=expected, report=report)
     return kept

@@ -104,6 +104,7 @@ async def build(platform: Platform[DatasetSettings]) -> DatasetService:
             platform.clients.channel("inference"),
             platform.clock,
             settings.embed_seconds,
+            general_concepts=settings.general_concepts,
         )
         metrics = IndexMetrics(platform.registry)
         indexer = Indexer(worker, recent, embedder, settings, metrics)

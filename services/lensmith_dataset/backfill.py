@@ -17,6 +17,7 @@ from lensmith_dataset.metrics import IndexMetrics
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
 from lensmith_dataset.store import apps, spaces
+from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_dataset.store.spaces import Claim
 from lensmith_platform.blobs import blob_key
@@ -102,7 +103,9 @@ class Backfill:
 
         async def write() -> None:
             async with self._database.transaction(app.app_id) as connection:
-                await spaces.fill(connection, app.app_id, claim.space.space, embedded.vectors, failures)
+                await spaces.fill(
+                    connection, app.app_id, claim.space.space, embedded.vectors, failures, embedded.general
+                )
                 left = [one for one in ids if one not in embedded.vectors and one not in embedded.failures]
                 await spaces.release(connection, app.app_id, claim.space.space, left, failed=embedded.broken)
 
@@ -125,6 +128,7 @@ class Backfill:
                 raise
         vectors: dict[int, bytes] = {}
         failures: dict[int, bytes] = {}
+        general: dict[int, GeneralConcepts] = {}
         refused: list[int] = []
         last: LensmithError | None = None
         for picture in pictures:
@@ -138,10 +142,11 @@ class Backfill:
             else:
                 vectors |= alone.vectors
                 failures |= alone.failures
+                general |= alone.general
                 refused += alone.broken
         if last is not None and not vectors and not failures:
             raise last
-        return Embedded(claim.space.space, vectors, failures, refused)
+        return Embedded(claim.space.space, vectors, failures, refused, general)
 
     async def _pictures(self, app: AppRef, part: Sequence[Waiting]) -> tuple[list[Picture], dict[int, bytes]]:
         pictures: list[Picture] = []

@@ -15,8 +15,10 @@ from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.annotation_service_pb2 import AnnotateAction, InputAnnotation
 from lensmith_api.v1.concept_pb2 import Concept
 from lensmith_api.v1.input_pb2 import Input, InputStatus
+from lensmith_dataset.general_concepts import general_to_proto
 from lensmith_dataset.store.annotations import Action, AnnotationRow
 from lensmith_dataset.store.concepts import ConceptRow, LabelCounts
+from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_dataset.store.inputs import InputRow
 from lensmith_dataset.store.labels import Label
 from lensmith_dataset.store.training_data import TrainingCount, TrainingState
@@ -38,7 +40,9 @@ def input_name(app: str, row: InputRow) -> str:
     return build("apps/{app}/inputs/{input}", app=app, input=row.own_id or str(row.uid))
 
 
-def input_to_proto(app: str, row: InputRow, annotations: Iterable[AnnotationRow]) -> Input:
+def input_to_proto(
+    app: str, row: InputRow, annotations: Iterable[AnnotationRow], seen: GeneralConcepts | None = None
+) -> Input:
     """Convert an input of the app with this own id."""
     message = Input(
         name=input_name(app, row),
@@ -60,6 +64,9 @@ def input_to_proto(app: str, row: InputRow, annotations: Iterable[AnnotationRow]
         message.error.CopyFrom(Status.FromString(row.error))
     if row.metadata is not None:
         message.metadata.update(row.metadata)
+    if seen is not None:
+        message.general_version, scores = general_to_proto(seen)
+        message.general_concepts.extend(scores)
     return message
 
 

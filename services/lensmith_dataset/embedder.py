@@ -1,7 +1,7 @@
 """Asking inference for vectors: in which space an app's inputs are embedded, and what became of each picture."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,9 +12,11 @@ from google.rpc.status_pb2 import Status
 from lensmith_api.internal.v1.serving_service_pb2 import ResolveSpaceRequest
 from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceStub
 from lensmith_api.v1.base_model_pb2 import BaseModel
-from lensmith_api.v1.inference_service_pb2 import Embedding, EmbedRequest, ImageQuery
+from lensmith_api.v1.inference_service_pb2 import EmbedRequest, EmbedResponse, ImageQuery
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.input_pb2 import Image
+from lensmith_dataset.general_concepts import general_from_response
+from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_dataset.store.spaces import Space
 from lensmith_dataset.vectors import halfvec_from_numbers
 from lensmith_platform.clock import Clock
@@ -78,12 +80,14 @@ class Embedded:
         vectors: halfvecs by number of the input.
         failures: serialised `google.rpc.Status` by number of the input.
         broken: numbers of pictures that made inference fail, to be tried again.
+        general: what General saw, by number of the input.
     """
 
     space: str
     vectors: Mapping[int, bytes]
     failures: Mapping[int, bytes]
     broken: Collection[int] = ()
+    general: Mapping[int, GeneralConcepts] = field(default_factory=dict)
 
 
 class Embedder:
@@ -94,13 +98,23 @@ class Embedder:
         inference: channel to inference.
         clock: where the time comes from.
         seconds: deadline of one call that embeds.
+        general_concepts: whether General shall look at the pictures too.
     """
 
-    def __init__(self, registry: grpc.aio.Channel, inference: grpc.aio.Channel, clock: Clock, seconds: float) -> None:
+    def __init__(
+        self,
+        registry: grpc.aio.Channel,
+        inference: grpc.aio.Channel,
+        clock: Clock,
+        seconds: float,
+        *,
+        general_concepts: bool,
+    ) -> None:
         self._serving: ServingServiceAsyncStub = ServingServiceStub(registry)
         self._inference: InferenceServiceAsyncStub = InferenceServiceStub(inference)
         self._clock = clock
         self._seconds = seconds
+        self._general_concepts = general_concepts
         self._spaces: dict[int, tuple[float, BaseModel]] = {}
 
     async def embed(self, app: AppRef, pictures: Sequence[Picture], space: Space | None) -> Embedded:
@@ -122,6 +136,7 @@ class Embedder:
                 # A base model of which a newer version is installed is found by its space only.
                 space=base_model.space,
                 inputs=[ImageQuery(id=str(picture.id), image=Image(content=picture.data)) for picture in pictures],
+                with_general_concepts=self._general_concepts,
             )
             try:
                 response = await self._inference.Embed(request, timeout=self._seconds)
@@ -135,7 +150,7 @@ class Embedder:
             raise DependencyUnavailableError(
                 "SPACE_DISAGREES", f"inference answered in space {response.space}; registry says {base_model.space}"
             )
-        return _outcome(base_model, pictures, response.embeddings)
+        return _outcome(base_model, pictures, response)
 
     async def _base_model(self, app: AppRef) -> BaseModel:
         now = self._clock.monotonic()
@@ -167,11 +182,11 @@ class Embedder:
         raise DependencyUnavailableError("EMBED_REFUSED", f"inference refused a batch: {error}") from error
 
 
-def _outcome(base_model: BaseModel, pictures: Sequence[Picture], embeddings: Sequence[Embedding]) -> Embedded:
+def _outcome(base_model: BaseModel, pictures: Sequence[Picture], response: EmbedResponse) -> Embedded:
     vectors: dict[int, bytes] = {}
     failures: dict[int, bytes] = {}
     broken: list[int] = []
-    for picture, embedding in zip(pictures, embeddings, strict=True):
+    for picture, embedding in zip(pictures, response.embeddings, strict=True):
         code = embedding.status.code
         vector = halfvec_from_numbers(embedding.vector, base_model.dimensions) if code == 0 else None
         if vector is not None:
@@ -185,7 +200,8 @@ def _outcome(base_model: BaseModel, pictures: Sequence[Picture], embeddings: Seq
                 broken.append(picture.id)
         else:
             _LOG.warning("embed_failed", input_id=picture.id, code=code, message=embedding.status.message)
-    return Embedded(base_model.space, vectors, failures, broken)
+    general = {int(query): seen for query, seen in general_from_response(response).items()}
+    return Embedded(base_model.space, vectors, failures, broken, general)
 
 
 def _base_model_of(space: Space) -> BaseModel:

@@ -243,7 +243,9 @@ class Indexer:
                 if missing:
                     await blobs.mark_missing(connection, app.app_id, missing)
                 others = await spaces.others_wanted(connection, app.app_id, embedded.space) if embedded.vectors else []
-                done = await indexing.finish(connection, app.app_id, embedded.space, embedded.vectors, failures)
+                done = await indexing.finish(
+                    connection, app.app_id, embedded.space, embedded.vectors, failures, embedded.general
+                )
                 await spaces.note_missing(connection, app.app_id, others, list(embedded.vectors))
                 return done
 

@@ -17,7 +17,7 @@ from lensmith_dataset.image_links import ImageLinkSigner
 from lensmith_dataset.ingest import Draft, Ingest, Origin, Results
 from lensmith_dataset.metrics import IngestMetrics
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.store import annotations, inputs
+from lensmith_dataset.store import annotations, general, inputs
 from lensmith_dataset.store.additions import Added
 from lensmith_platform import etags, timestamps, update_mask
 from lensmith_platform.db.pagination import Pager
@@ -146,12 +146,13 @@ class InputServicer(InputServiceServicer):
         self._metrics.inputs.labels("refused").inc(len(results) - added)
 
     async def GetInput(self, request: pb.GetInputRequest, context: ServicerContext[pb.GetInputRequest, Input]) -> Input:
-        """Return one input with its annotations."""
+        """Return one input with its annotations and what General saw in it."""
         app, key = addressed_app(), parse(_INPUT, request.name)["input"]
         async with self._database.transaction(app.app_id) as connection:
             row = await _get(connection, app.app_id, key)
             labels = await annotations.of_inputs(connection, app.app_id, [row.id])
-        return input_to_proto(app.name, row, labels.get(row.id, ()))
+            seen = await general.of_inputs(connection, app.app_id, [row.id])
+        return input_to_proto(app.name, row, labels.get(row.id, ()), seen.get(row.id))
 
     async def ListInputs(
         self, request: pb.ListInputsRequest, context: ServicerContext[pb.ListInputsRequest, pb.ListInputsResponse]
@@ -171,10 +172,13 @@ class InputServicer(InputServiceServicer):
                 concept=request.concept or None,
             )
             page = rows[:size]
-            labels = await annotations.of_inputs(connection, app.app_id, [row.id for row in page])
+            ids = [row.id for row in page]
+            labels = await annotations.of_inputs(connection, app.app_id, ids)
+            seen = await general.of_inputs(connection, app.app_id, ids) if request.with_general_concepts else {}
         token = self._pager.encode((page[-1].id,), query) if len(rows) > size else ""
         return pb.ListInputsResponse(
-            inputs=[input_to_proto(app.name, row, labels.get(row.id, ())) for row in page], next_page_token=token
+            inputs=[input_to_proto(app.name, row, labels.get(row.id, ()), seen.get(row.id)) for row in page],
+            next_page_token=token,
         )
 
     async def UpdateInput(
@@ -194,8 +198,10 @@ class InputServicer(InputServiceServicer):
             row = await _get(connection, app.app_id, key)
             etags.check(request.input.etag, str(row.revision))
             await inputs.update(connection, app.app_id, row.id, change)
-            messages = await _messages(connection, app.app_id, app.name, {row.id})
-        return messages[row.id]
+            changed = await _get(connection, app.app_id, key)
+            labels = await annotations.of_inputs(connection, app.app_id, [row.id])
+            seen = await general.of_inputs(connection, app.app_id, [row.id])
+        return input_to_proto(app.name, changed, labels.get(row.id, ()), seen.get(row.id))
 
     async def DeleteInputs(
         self,

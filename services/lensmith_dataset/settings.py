@@ -76,6 +76,8 @@ class DatasetSettings(ServiceSettings, PostgresSettings, BusSettings, BlobSettin
     """After how many failures a picture that makes inference fail, alone, becomes FAILED."""
     embed_seconds: float = Field(default=60.0, gt=0)
     """Deadline of one Embed call."""
+    general_concepts: bool = True
+    """Whether the public model General looks at every input when it is embedded."""
 
     backfill_batch: int = Field(default=16, ge=1, le=128)
     """Most pictures that are embedded anew at once, for an app that moves to another base model."""

@@ -14,6 +14,7 @@ from lensmith_api.internal.v1.serving_service_pb2_grpc import (
     ServingServiceServicer,
 )
 from lensmith_api.v1.base_model_pb2 import BaseModel
+from lensmith_api.v1.concept_score_pb2 import ConceptScore
 from lensmith_api.v1.inference_service_pb2 import EmbedResponse
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from lensmith_platform.errors import InvalidInputError, LensmithError, NotFoundError, to_status
@@ -56,6 +57,9 @@ class Inference(InferenceServiceServicer):
         refused: statuses to answer for pictures instead, by SHA-256.
         refusals: errors to end the next calls with.
         poison: pictures whose batch fails as a whole.
+        general: what General sees in pictures, by SHA-256.
+        general_version: which version of General says so.
+        general_asked: how many calls asked for it.
     """
 
     base_model: BaseModel
@@ -65,6 +69,9 @@ class Inference(InferenceServiceServicer):
     refused: dict[bytes, Status] = field(default_factory=dict)
     refusals: list[LensmithError] = field(default_factory=list)
     poison: set[bytes] = field(default_factory=set)
+    general: dict[bytes, list[ConceptScore]] = field(default_factory=dict)
+    general_version: int = 1
+    general_asked: int = 0
 
     def __post_init__(self) -> None:
         self.open.set()
@@ -88,11 +95,16 @@ class Inference(InferenceServiceServicer):
         if self.poison.intersection(hashes):
             await context.abort(grpc.StatusCode.INTERNAL, "out of luck")
         response = EmbedResponse(space=self.base_model.space)
+        if request.with_general_concepts:
+            self.general_asked += 1
+            response.general_version = f"apps/main/models/general/versions/{self.general_version}"
         for query, sha256 in zip(request.inputs, hashes, strict=True):
             answer = response.embeddings.add(id=query.id)
             if sha256 in self.refused:
                 answer.status.CopyFrom(self.refused[sha256])
                 continue
+            if request.with_general_concepts:
+                answer.general_concepts.extend(self.general.get(sha256, ()))
             try:
                 answer.vector.extend((await asyncio.to_thread(self.vector, query.image.content)).tolist())
             except VisionError as error:

@@ -1,5 +1,7 @@
 """Tenancy: an app sees nothing of another, by RPC or by SQL; a deleted app leaves nothing."""
 
+import hashlib
+
 import asyncpg
 import grpc
 import pytest
@@ -9,6 +11,7 @@ from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.annotation_service_pb2 import AnnotateRequest, InputAnnotations, ListAnnotationsRequest
 from lensmith_api.v1.concept_pb2 import Concept
+from lensmith_api.v1.concept_score_pb2 import ConceptScore
 from lensmith_api.v1.concept_service_pb2 import (
     DeleteConceptsRequest,
     GetConceptRequest,
@@ -29,12 +32,23 @@ from tests.lensmith_dataset.conftest import Rig, new_input, reason_of
 from tests.pictures import picture
 from tests.polling import until
 
-TABLES = ("concepts", "inputs", "annotations", "embeddings", "input_changes", "requests", "blobs", "apps")
+TABLES = (
+    "concepts",
+    "inputs",
+    "annotations",
+    "embeddings",
+    "general_concepts",
+    "input_changes",
+    "requests",
+    "blobs",
+    "apps",
+)
 
 
 @pytest.fixture
 async def full(rig: Rig) -> Rig:
     """App a has one of everything, and so has app b."""
+    rig.inference.general[hashlib.sha256(picture(1)).digest()] = [ConceptScore(concept="dog", value=0.5)]
     for app in ("a", "b"):
         await rig.create_concepts("glass", app=app)
         item = new_input(picture(1), f"of-{app}", annotations=[Annotation(concept="glass")])

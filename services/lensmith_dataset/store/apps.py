@@ -10,6 +10,7 @@ _TABLES = (
     "missing_embeddings",
     "spaces",
     "embeddings",
+    "general_concepts",
     "annotations",
     "requests",
     "inputs",

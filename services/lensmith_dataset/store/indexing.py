@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from lensmith_dataset.store import general
+from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Connection
 
@@ -44,8 +46,11 @@ async def finish(
     space: str,
     vectors: Mapping[int, bytes],
     failures: Mapping[int, bytes],
+    seen: Mapping[int, GeneralConcepts],
 ) -> tuple[int, int]:
     """Make waiting inputs READY with their halfvecs, or FAILED with a serialised status; return how many of each.
+
+    With the vectors comes what General saw.
 
     Inputs that are gone, or that another indexer finished first, are left as they are.
     """
@@ -67,6 +72,7 @@ async def finish(
             """,
             ready,
         )
+        await general.store(connection, app_id, {one[2]: seen[one[2]] for one in ready if one[2] in seen})
     await connection.execute(
         """
         UPDATE inputs AS input

@@ -213,8 +213,9 @@ async def delete(connection: Connection, app_id: int, keys: Sequence[str]) -> se
         app_id,
         ids,
     )
-    columns = {"annotations": "input_id", "embeddings": "input_id", "missing_embeddings": "input_id", "inputs": "id"}
-    for table, column in columns.items():
+    tables = ("annotations", "embeddings", "missing_embeddings", "general_concepts", "inputs")
+    for table in tables:
+        column = "id" if table == "inputs" else "input_id"
         await connection.execute(
             f"DELETE FROM {table} WHERE app_id = $1 AND {column} = ANY($2::bigint[])",
             app_id,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from lensmith_dataset.store import general
+from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Connection
@@ -312,9 +314,16 @@ async def _forget(connection: Connection, app_id: int, space: str, ids: Sequence
 
 
 async def fill(
-    connection: Connection, app_id: int, space: str, vectors: Mapping[int, bytes], failures: Mapping[int, bytes]
+    connection: Connection,
+    app_id: int,
+    space: str,
+    vectors: Mapping[int, bytes],
+    failures: Mapping[int, bytes],
+    seen: Mapping[int, GeneralConcepts],
 ) -> None:
-    """Store halfvecs, and why others will never come (serialised statuses); repeating it changes nothing.
+    """Store halfvecs, what General saw, and why others will never come (serialised statuses).
+
+    Repeating it changes nothing.
 
     Inputs that are gone, and spaces that the app has left, are passed over.
     """
@@ -335,6 +344,7 @@ async def fill(
         """,
         [(app_id, space, input_id, vectors[input_id]) for input_id in ids],
     )
+    await general.store(connection, app_id, {input_id: seen[input_id] for input_id in ids if input_id in seen})
     await change_feed.record(connection, app_id, ids)
     await _forget(connection, app_id, space, sorted(vectors))
     await connection.execute(

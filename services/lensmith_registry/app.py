@@ -9,11 +9,13 @@ from collections.abc import Callable, Coroutine, Sequence
 import grpc.aio
 
 from lensmith_api.internal.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
+from lensmith_api.internal.v1.space_service_pb2_grpc import SpaceServiceStub
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import add_TrainingJobServiceServicer_to_server
 from lensmith_api.v1.base_model_service_pb2_grpc import add_BaseModelServiceServicer_to_server
 from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceStub
 from lensmith_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from lensmith_api.v1.upgrade_service_pb2_grpc import add_UpgradeServiceServicer_to_server
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
 from lensmith_platform.cancellation import heed_cancellation
@@ -30,6 +32,8 @@ from lensmith_registry.serving_service import ServingServicer
 from lensmith_registry.settings import RegistrySettings
 from lensmith_registry.training import TrainingStart
 from lensmith_registry.training_job_service import TrainingJobServicer
+from lensmith_registry.upgrade_service import UpgradeServicer
+from lensmith_registry.upgrader import Upgrader
 from lensmith_registry.watch import Watchers
 from lensmith_vision.pack import BUILTIN_PACKS
 
@@ -56,6 +60,7 @@ class RegistryService:
     service_names: Sequence[str] = (
         "lensmith.v1.ModelService",
         "lensmith.v1.BaseModelService",
+        "lensmith.v1.UpgradeService",
         "lensmith.internal.v1.ServingService",
         "lensmith.internal.v1.TrainingJobService",
     )
@@ -76,15 +81,17 @@ class RegistryService:
         pager = Pager(settings.service_key_file)
         dataset = platform.clients.channel("dataset")
         watchers = Watchers(settings.max_watches)
+        training = TrainingStart(database, TrainingDataServiceStub(dataset))
         self._models = ModelServicer(
             database,
             pager,
-            TrainingStart(database, TrainingDataServiceStub(dataset)),
+            training,
             ConceptServiceStub(dataset),
             watchers,
             settings.watch_poll_seconds,
         )
         self._base_models = BaseModelServicer(database, blobs, pager, self._installer, settings.max_pack_bytes)
+        self._upgrades = UpgradeServicer(database, pager, watchers, settings.watch_poll_seconds)
         self._serving = ServingServicer(database, blobs)
         self._jobs = TrainingJobServicer(database, blobs, settings.lease_seconds, settings.max_attempts)
         caretaker = Caretaker(
@@ -94,12 +101,15 @@ class RegistryService:
             silent_seconds=settings.silent_seconds,
             grace_seconds=settings.purge_grace_seconds,
         )
+        upgrader = Upgrader(workers, bus, SpaceServiceStub(dataset), training, settings.upgrade_seconds)
         finish, delete_app = caretaker.finish_version, caretaker.delete_app
         self._work: list[Callable[[], Coroutine[None, None, None]]] = [
             OutboxRelay(workers, bus).run,
             WorkConsumer(bus, "registry--finish-version", "models.version_completed", finish, 8, 100, workers).run,
             WorkConsumer(bus, "registry--delete-app", "apps.deleted", delete_app, 2, 100, workers).run,
             BroadcastConsumer(bus, "models.version_changed", watchers.heard, watchers.resync).run,
+            BroadcastConsumer(bus, "models.upgrade_changed", watchers.heard, watchers.resync).run,
+            Reconciler("upgrade", settings.upgrade_seconds, upgrader.advance).run,
             Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
             Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
             self._install_packs,
@@ -109,6 +119,7 @@ class RegistryService:
         """Register the servicers."""
         add_ModelServiceServicer_to_server(self._models, server)
         add_BaseModelServiceServicer_to_server(self._base_models, server)
+        add_UpgradeServiceServicer_to_server(self._upgrades, server)
         add_ServingServiceServicer_to_server(self._serving, server)
         add_TrainingJobServiceServicer_to_server(self._jobs, server)
 

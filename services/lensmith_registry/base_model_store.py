@@ -13,14 +13,18 @@ from lensmith_platform.errors import NotFoundError, PreconditionError
 
 __all__ = [
     "BaseModelRow",
+    "base_model_of_app",
     "best_base_model",
     "by_space",
     "delete_base_model",
     "get_base_model",
     "insert_base_model",
+    "keep_space",
     "list_base_models",
+    "lock_space",
     "newest_of",
     "resolve_space",
+    "switch_space",
     "version_of",
 ]
 
@@ -176,7 +180,7 @@ async def delete_base_model(connection: Connection, name: str) -> Sequence[BaseM
 
 
 async def resolve_space(connection: Connection, app_id: int, requested: str) -> BaseModelRow:
-    """Return the base model of an app; the first call decides it, and it never changes by itself.
+    """Return the base model of an app; the first call decides it, and only an upgrade changes it.
 
     Args:
         connection: In a transaction of the app.
@@ -186,7 +190,7 @@ async def resolve_space(connection: Connection, app_id: int, requested: str) -> 
     Raises:
         PreconditionError: The base model that it asked for, or any at all, is not installed.
     """
-    decided = await _space_of_app(connection, app_id)
+    decided = await base_model_of_app(connection, app_id)
     if decided is not None:
         return decided
     name = requested.removeprefix("baseModels/")
@@ -202,12 +206,28 @@ async def resolve_space(connection: Connection, app_id: int, requested: str) -> 
         chosen.space,
     )
     # A concurrent first call may have decided otherwise; read committed shows its row once it is there.
-    return await _space_of_app(connection, app_id) or chosen
+    return await base_model_of_app(connection, app_id) or chosen
 
 
-async def _space_of_app(connection: Connection, app_id: int) -> BaseModelRow | None:
+async def base_model_of_app(connection: Connection, app_id: int) -> BaseModelRow | None:
+    """Return the base model of an app; None before it is decided."""
     space = await connection.fetchval("SELECT space FROM app_spaces WHERE app_id = $1", app_id)
     return None if space is None else await by_space(connection, space)
+
+
+async def keep_space(connection: Connection, app_id: int) -> str:
+    """Return the space of an app, and keep it from being switched until the transaction ends."""
+    return str(await connection.fetchval("SELECT space FROM app_spaces WHERE app_id = $1 FOR SHARE", app_id))
+
+
+async def lock_space(connection: Connection, app_id: int) -> None:
+    """Wait for whoever keeps the space of an app, and let nobody keep it until the transaction ends."""
+    await connection.execute("SELECT 1 FROM app_spaces WHERE app_id = $1 FOR UPDATE", app_id)
+
+
+async def switch_space(connection: Connection, app_id: int, space: str) -> None:
+    """Give an app another space."""
+    await connection.execute("UPDATE app_spaces SET space = $2 WHERE app_id = $1", app_id, space)
 
 
 def _base_model(record: asyncpg.Record) -> BaseModelRow:

@@ -5,16 +5,26 @@ from __future__ import annotations
 from uuid import UUID
 
 from lensmith_api.internal.v1.events_pb2 import (
+    AppSpaceChanged,
     Event,
     ModelChanged,
     ModelVersionChanged,
     ModelVersionCompleted,
     ModelVersionQueued,
+    UpgradeChanged,
 )
 from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.outbox import publish
 
-__all__ = ["model_changed", "model_changed_event", "version_changed", "version_completed", "version_queued"]
+__all__ = [
+    "model_changed",
+    "model_changed_event",
+    "space_changed_event",
+    "upgrade_changed",
+    "version_changed",
+    "version_completed",
+    "version_queued",
+]
 
 
 def model_changed_event(app_id: int, model: str) -> Event:
@@ -35,6 +45,16 @@ async def version_queued(connection: Connection, app_id: int, uid: UUID) -> None
 async def version_changed(connection: Connection, app_id: int, uid: UUID) -> None:
     """Wake whoever watches a version."""
     await publish(connection, Event(app_id=app_id, model_version_changed=ModelVersionChanged(version_uid=str(uid))))
+
+
+def space_changed_event(app_id: int, space: str) -> Event:
+    """Say that an app has another base model."""
+    return Event(app_id=app_id, app_space_changed=AppSpaceChanged(space=space))
+
+
+async def upgrade_changed(connection: Connection, app_id: int, uid: UUID) -> None:
+    """Wake whoever watches an upgrade."""
+    await publish(connection, Event(app_id=app_id, upgrade_changed=UpgradeChanged(upgrade_uid=str(uid))))
 
 
 async def version_completed(connection: Connection, app_id: int, uid: UUID) -> None:

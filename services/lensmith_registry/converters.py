@@ -20,9 +20,12 @@ from lensmith_api.v1.model_version_pb2 import (
     ModelVersionState,
     TrainingProgress,
 )
+from lensmith_api.v1.upgrade_pb2 import ModelUpgrade, ModelUpgradeOutcome, Upgrade, UpgradeState
 from lensmith_platform import timestamps
 from lensmith_registry.base_model_store import BaseModelRow
+from lensmith_registry.model_upgrade_store import ModelUpgradeRow
 from lensmith_registry.store import ModelRow
+from lensmith_registry.upgrade_store import UpgradeRow
 from lensmith_registry.version_store import Json, VersionRow
 from lensmith_vision import evaluation as vision_evaluation
 from lensmith_vision import preflight as vision_preflight
@@ -36,6 +39,7 @@ __all__ = [
     "json_from_messages",
     "message_from_json",
     "model_to_proto",
+    "upgrade_to_proto",
     "version_to_proto",
 ]
 
@@ -95,6 +99,7 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         create_time=timestamps.to_proto(row.created_at),
         start_time=timestamps.to_proto(row.started_at),
         end_time=timestamps.to_proto(row.ended_at),
+        upgrade=f"apps/{row.app_name}/upgrades/{row.upgrade}" if row.upgrade else "",
     )
 
 
@@ -115,6 +120,42 @@ def base_model_to_proto(row: BaseModelRow) -> BaseModel:
         rank=row.rank,
         model=f"apps/main/models/{row.model}" if row.model else "",
         create_time=timestamps.to_proto(row.created_at),
+    )
+
+
+def upgrade_to_proto(row: UpgradeRow, models: Sequence[ModelUpgradeRow]) -> Upgrade:
+    """Show an upgrade to callers."""
+    return Upgrade(
+        name=row.name,
+        uid=str(row.uid),
+        state=UpgradeState.Value(f"UPGRADE_STATE_{row.state}"),
+        error=None if row.error is None else message_from_json(row.error, Status()),
+        from_base_model=f"baseModels/{row.from_base_model}",
+        from_space=row.from_space,
+        base_model=f"baseModels/{row.base_model}",
+        space=row.space,
+        force=row.force,
+        input_count=row.input_count,
+        embedded_input_count=row.embedded_input_count,
+        failed_input_count=row.failed_input_count,
+        models=[
+            ModelUpgrade(
+                model=f"apps/{row.app_name}/models/{model.model}",
+                outcome=ModelUpgradeOutcome.Value(f"MODEL_UPGRADE_OUTCOME_{model.outcome}"),
+                from_version=model.from_version,
+                to_version=model.to_version,
+                figure=model.figure,
+                before=model.before,
+                after=model.after,
+                reason=model.reason,
+            )
+            for model in models
+        ],
+        message=row.message,
+        actor=row.actor,
+        create_time=timestamps.to_proto(row.created_at),
+        switch_time=timestamps.to_proto(row.switched_at),
+        end_time=timestamps.to_proto(row.ended_at),
     )
 
 

@@ -30,6 +30,7 @@ from lensmith_api.v1.model_service_pb2 import (
     UpdateModelRequest,
     WatchModelVersionRequest,
     WatchModelVersionResponse,
+    WatchSummary,
 )
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_platform import etags, update_mask
@@ -39,9 +40,11 @@ from lensmith_platform.errors import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
+    LensmithError,
     NotFoundError,
     PreconditionError,
     from_status,
+    to_status,
 )
 from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
@@ -51,7 +54,7 @@ from lensmith_registry.definitions import MASK_PATHS, definition_of, with_change
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_store import VersionRow
-from lensmith_registry.watch import Watchers, watch
+from lensmith_registry.watch import Sight, Watchers, watch
 from lensmith_vision import evaluation as vision_evaluation
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
@@ -211,8 +214,20 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Stream a version whenever it changes, until its last state."""
         app = addressed_app()
         row = await self._version(app, _version_name(_VERSION, request.name))
-        async for message in watch(self._database, self._watchers, app.app_id, row.uid, self._watch_poll_seconds):
-            yield message
+
+        async def look() -> Sight[ModelVersion]:
+            async with self._database.transaction(app.app_id) as connection:
+                now = await version_store.version_by_uid(connection, app.app_id, row.uid)
+            return Sight(version_to_proto(now), now.revision, now.ended)
+
+        async for seen in watch(self._watchers, row.uid, look, self._watch_poll_seconds):
+            if isinstance(seen, LensmithError):
+                yield WatchModelVersionResponse(error=to_status(seen))
+            elif seen.ended:
+                yield WatchModelVersionResponse(item=seen.shown)
+                yield WatchModelVersionResponse(summary=WatchSummary(model_version=seen.shown))
+            else:
+                yield WatchModelVersionResponse(item=seen.shown)
 
     async def CancelModelVersion(self, request: CancelModelVersionRequest, context: object) -> ModelVersion:
         """Stop a version that is not ready yet."""
@@ -307,6 +322,7 @@ async def _production_after(connection: Connection, row: ModelRow, model: Model,
             raise PreconditionError(
                 "VERSION_NOT_READY", f"{version.name} is {version.state}, not READY", metadata={"state": version.state}
             )
+        await version_store.adopt(connection, version)
         return version.number, True
     if "pinned" in paths:
         if model.pinned:

@@ -83,7 +83,12 @@ class ServingServicer(serving_service_pb2_grpc.ServingServiceServicer):
         return _served(model, version, base)
 
     async def ResolveSpace(self, request: ResolveSpaceRequest, context: object) -> ResolveSpaceResponse:
-        """Tell the space of an app; the first call decides it."""
+        """Tell the base model of an app, which the first call decides, or that of a space."""
+        if request.space:
+            async with self._database.transaction(None) as connection:
+                return ResolveSpaceResponse(
+                    base_model=base_model_to_proto(await base_model_store.by_space(connection, request.space))
+                )
         async with self._database.transaction(request.app_id) as connection:
             base = await base_model_store.resolve_space(connection, request.app_id, request.base_model)
         return ResolveSpaceResponse(base_model=base_model_to_proto(base))

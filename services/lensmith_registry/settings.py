@@ -32,8 +32,10 @@ class RegistrySettings(ServiceSettings, PostgresSettings, BusSettings, BlobSetti
     """After how long without a heartbeat the bus is told of a QUEUED or TRAINING version again."""
     reconcile_seconds: float = Field(default=10.0, gt=0)
     """How often to look for versions that nobody works on."""
+    upgrade_seconds: float = Field(default=1.0, gt=0)
+    """How long an upgrade of an app rests between two looks at how far it is."""
     max_watches: int = Field(default=2000, ge=1)
-    """Most streams at once that watch versions in this process."""
+    """Most streams at once that watch versions and upgrades in this process."""
     watch_poll_seconds: float = Field(default=5.0, gt=0)
     """How often a watch looks by itself, should news get lost."""
     purge_grace_seconds: float = Field(default=86400.0, ge=0)

@@ -262,6 +262,7 @@ async def delete_models_of_app(connection: Connection, app_id: int) -> list[str]
            WHERE app_id = $1 AND deleted_at IS NULL RETURNING model""",
         app_id,
     )
+    await connection.execute("DELETE FROM upgrades WHERE app_id = $1", app_id)
     await connection.execute("DELETE FROM app_spaces WHERE app_id = $1", app_id)
     await connection.execute("DELETE FROM requests WHERE app_id = $1", app_id)
     return [str(row["model"]) for row in rows]

@@ -10,11 +10,20 @@ from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingData
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import AlreadyExistsError, PreconditionError
 from lensmith_platform.principal import AppRef
-from lensmith_registry import base_model_store, changes, preflight, store, version_store
+from lensmith_registry import (
+    base_model_store,
+    changes,
+    model_upgrade_store,
+    preflight,
+    store,
+    upgrade_store,
+    version_store,
+)
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.converters import finding_to_proto, json_from_message, json_from_messages, model_to_proto
 from lensmith_registry.preflight import Preflight
 from lensmith_registry.store import ModelRow
+from lensmith_registry.upgrade_store import UpgradeRow
 from lensmith_registry.version_store import NewVersion, VersionRow
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
@@ -23,6 +32,8 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 __all__ = ["TrainingRequest", "TrainingStart"]
 
 _METHOD = "TrainModel"
+_SWITCHES = 3
+"""How often a training is judged anew because something was in its way."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,15 @@ class TrainingRequest:
     def fingerprint(self) -> bytes:
         """What a repeated request_id must come with."""
         return hashlib.sha256(f"{self.model}\0{self.note}".encode()).digest()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A model as it was judged, the base model to train it on, and what preflight made of the data."""
+
+    model: ModelRow
+    base: BaseModelRow
+    looked: Preflight
 
 
 class TrainingStart:
@@ -62,16 +82,48 @@ class TrainingStart:
             AlreadyExistsError: The request_id was used for something else.
         """
         app_id = request.app.app_id
+        for _ in range(_SWITCHES):
+            async with self._database.transaction(app_id) as connection:
+                earlier = await self._earlier(connection, request)
+                if earlier is not None:
+                    return earlier
+                base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
+            judged = await self._judged(request, base)
+            row = await self._insert(request, judged)
+            if row is not None:
+                return row
+            # A rival with the same request_id was first, or the app was switched to another base model meanwhile.
+        return await self._insert_lost(request)
+
+    async def queue_for_upgrade(self, request: TrainingRequest, upgrade: UpgradeRow) -> None:
+        """Queue a candidate of an upgrade, if that still wants one of the model.
+
+        Raises:
+            NotFoundError: There is no such model any more.
+            PreconditionError: Preflight refuses; `TRAINING_…` says why.
+        """
+        app_id = upgrade.app_id
         async with self._database.transaction(app_id) as connection:
-            earlier = await self._earlier(connection, request)
-            if earlier is not None:
-                return earlier
+            base = await base_model_store.by_space(connection, upgrade.space)
+        judged = await self._judged(request, base)
+        async with self._database.transaction(app_id) as connection:
+            locked = await upgrade_store.lock_upgrade(connection, app_id, upgrade.id)
+            model = await store.lock_model(connection, app_id, request.model)
+            wanting = await model_upgrade_store.models_of(connection, locked)
+            if locked.state != "TRAINING" or (model.id, "WAITING") not in [(m.model_id, m.outcome) for m in wanting]:
+                return
+            row = await self._insert_version(connection, request, model, judged, upgrade.number)
+            await model_upgrade_store.queued(connection, locked, model.id, row.number)
+
+    async def _judged(self, request: TrainingRequest, base: BaseModelRow) -> _Judged:
+        """Look at the data that a model would be trained on, and refuse what cannot succeed."""
+        app_id = request.app.app_id
+        async with self._database.transaction(app_id) as connection:
             model = await store.get_model(connection, app_id, request.model)
             if model.imported:
                 raise PreconditionError(
                     "MODEL_IS_IMPORTED", f"{model.name} came with a base model and is not trained here"
                 )
-            base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
             negative = await store.negative_concepts(connection, app_id)
         counted = await self._training_data.CountTrainingData(
             CountTrainingDataRequest(
@@ -80,51 +132,58 @@ class TrainingStart:
         )
         looked = preflight.look(model.definition, counted, negative)
         preflight.refuse(model.name, looked.findings)
-        # Twice at most: a rival with the same request_id may be first.
-        return await self._insert(request, model, base, looked) or await self._insert_lost(request)
+        return _Judged(model, base, looked)
 
     async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
         app_id = request.app.app_id
         uid = await store.requested_uid(connection, app_id, _METHOD, request.request_id, request.fingerprint)
         return None if uid is None else await version_store.version_by_uid(connection, app_id, uid)
 
-    async def _insert(
-        self, request: TrainingRequest, looked_at: ModelRow, base: BaseModelRow, looked: Preflight
-    ) -> VersionRow | None:
+    async def _insert(self, request: TrainingRequest, judged: _Judged) -> VersionRow | None:
         app_id = request.app.app_id
         async with self._database.transaction(app_id) as connection:
+            if await base_model_store.keep_space(connection, app_id) != judged.base.space:
+                return None
             model = await store.lock_model(connection, app_id, request.model)
             if await self._earlier(connection, request) is not None:
                 return None
-            number = await store.next_number(connection, model)
-            # What was judged is what is trained, whatever the model became since.
-            judged = replace(looked_at.definition, concepts=looked.concepts)
-            snapshot = json_from_message(model_to_proto(replace(model, definition=judged, latest_version=number)))
-            row = await version_store.insert_version(
-                connection,
-                model,
-                number,
-                NewVersion(
-                    space=base.space,
-                    base_model=base.name,
-                    model_snapshot=snapshot,
-                    # The same for every version: a retrain on the same data gives the same head.
-                    seed=model.id,
-                    concepts=looked.concepts,
-                    display_names=looked.display_names,
-                    findings=json_from_messages([finding_to_proto(finding) for finding in looked.findings]),
-                    note=request.note,
-                    actor=request.actor,
-                ),
-            )
+            row = await self._insert_version(connection, request, model, judged, 0)
             first = await store.insert_request(
                 connection, app_id, _METHOD, request.request_id, request.fingerprint, row.uid
             )
             if not first:
                 # The rival did not wait for this model's lock, so it trains another one.
                 raise AlreadyExistsError("REQUEST_ID_REUSED", "this request_id was used for another request")
-            await changes.version_queued(connection, app_id, row.uid)
-            await changes.version_changed(connection, app_id, row.uid)
+        return row
+
+    async def _insert_version(
+        self, connection: Connection, request: TrainingRequest, model: ModelRow, judged: _Judged, upgrade: int
+    ) -> VersionRow:
+        """Queue a version of a locked model, and tell of it."""
+        number = await store.next_number(connection, model)
+        # What was judged is what is trained, whatever the model became since.
+        definition = replace(judged.model.definition, concepts=judged.looked.concepts)
+        snapshot = json_from_message(model_to_proto(replace(model, definition=definition, latest_version=number)))
+        row = await version_store.insert_version(
+            connection,
+            model,
+            number,
+            NewVersion(
+                space=judged.base.space,
+                base_model=judged.base.name,
+                model_snapshot=snapshot,
+                # The same for every version: a retrain on the same data gives the same head.
+                seed=model.id,
+                concepts=judged.looked.concepts,
+                display_names=judged.looked.display_names,
+                findings=json_from_messages([finding_to_proto(finding) for finding in judged.looked.findings]),
+                note=request.note,
+                actor=request.actor,
+                upgrade=upgrade,
+            ),
+        )
+        await changes.version_queued(connection, model.app_id, row.uid)
+        await changes.version_changed(connection, model.app_id, row.uid)
         return row
 
     async def _insert_lost(self, request: TrainingRequest) -> VersionRow:

@@ -19,6 +19,7 @@ __all__ = [
     "NewVersion",
     "VersionRow",
     "State",
+    "adopt",
     "changed",
     "delete_version",
     "follow",
@@ -42,7 +43,7 @@ _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, 
   v.input_count, v.dataset_sha256, v.findings, v.summary, v.evaluation, v.head, v.note,
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
-  v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature"""
+  v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
 
 
@@ -59,6 +60,7 @@ class VersionRow:
         completed_at: When its head was stored.
         taxonomy: Of the base model's classes, where the version's concepts are sums over them; else empty.
         temperature: What the logits of the base model's own classifier are divided by.
+        upgrade: Number of the upgrade that it was trained for; 0: none.
     """
 
     id: int
@@ -97,6 +99,7 @@ class VersionRow:
     ended_at: datetime | None
     taxonomy: str
     temperature: float
+    upgrade: int
 
     @property
     def name(self) -> str:
@@ -111,7 +114,7 @@ class VersionRow:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version to queue, or (with `ready`) one that came trained."""
+    """A version to queue, or (with `ready`) one that came trained; with `upgrade`, a candidate of that upgrade."""
 
     space: str
     base_model: str
@@ -126,6 +129,7 @@ class NewVersion:
     taxonomy: str = ""
     temperature: float = 1.0
     ready: bool = False
+    upgrade: int = 0
 
 
 async def insert_version(connection: Connection, model: ModelRow, number: int, new: NewVersion) -> VersionRow:
@@ -133,9 +137,9 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
     uid = await connection.fetchval(
         """INSERT INTO model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
              concepts, display_names, thresholds, findings, note, actor, fraction, completed_at, ended_at,
-             taxonomy, temperature)
+             taxonomy, temperature, upgrade, candidate)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18)
+             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18, $19, $19 > 0)
            RETURNING uid""",
         model.app_id,
         model.id,
@@ -155,6 +159,7 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         new.ready,
         new.taxonomy,
         new.temperature,
+        new.upgrade,
     )
     return await version_by_uid(connection, model.app_id, uid)
 
@@ -215,14 +220,21 @@ async def delete_version(connection: Connection, row: VersionRow) -> bool:
 
 
 async def newest_ready(connection: Connection, model: ModelRow) -> int:
-    """Return the number of the newest version that answers, 0 when there is none."""
+    """Return the number of the newest version that production may follow, 0 when there is none."""
     number = await connection.fetchval(
         """SELECT max(number) FROM model_versions WHERE app_id = $1 AND model_id = $2 AND completed_at IS NOT NULL
-           AND deleted_at IS NULL""",
+           AND deleted_at IS NULL AND NOT candidate""",
         model.app_id,
         model.id,
     )
     return int(number or 0)
+
+
+async def adopt(connection: Connection, row: VersionRow) -> None:
+    """Let a version be one like any other, whatever it was trained for: somebody put it into production."""
+    await connection.execute(
+        "UPDATE model_versions SET candidate = false WHERE app_id = $1 AND uid = $2 AND candidate", row.app_id, row.uid
+    )
 
 
 async def purge_candidates(connection: Connection, grace_seconds: float, limit: int) -> list[tuple[int, int, str]]:
@@ -244,10 +256,19 @@ async def remove_version(connection: Connection, app_id: int, version_id: int) -
 
 
 async def follow(connection: Connection, app_id: int, model_id: int, number: int) -> None:
-    """Let production follow the newest success, unless it is pinned."""
+    """Let production follow the newest success, unless it is pinned, or the success is not meant to be followed.
+
+    That is a candidate of an upgrade, which decides itself, and a version of a base model that the app has left while
+    it was trained: the one in production is newer in all that counts.
+    """
     await connection.execute(
-        """UPDATE models SET production_version = $3, revision = revision + 1, updated_at = now()
-           WHERE app_id = $1 AND id = $2 AND NOT pinned AND production_version < $3""",
+        """UPDATE models m SET production_version = $3, revision = m.revision + 1, updated_at = now()
+           FROM model_versions v
+           WHERE m.app_id = $1 AND m.id = $2 AND NOT m.pinned AND m.production_version < $3
+             AND v.app_id = m.app_id AND v.model_id = m.id AND v.number = $3 AND NOT v.candidate
+             AND (v.space = (SELECT s.space FROM app_spaces s WHERE s.app_id = $1) OR NOT EXISTS (
+               SELECT FROM model_versions p JOIN app_spaces s ON s.app_id = p.app_id AND s.space = p.space
+               WHERE p.app_id = $1 AND p.model_id = m.id AND p.number = m.production_version))""",
         app_id,
         model_id,
         number,

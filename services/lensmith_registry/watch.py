@@ -1,27 +1,42 @@
-"""Waking the streams that watch a version."""
+"""Waking the streams that watch versions and upgrades."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_api.v1.model_service_pb2 import WatchModelVersionResponse, WatchSummary
-from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import LensmithError, QuotaExceededError, to_status
-from lensmith_registry import version_store
-from lensmith_registry.converters import version_to_proto
+from lensmith_platform.errors import LensmithError, QuotaExceededError
 
-__all__ = ["Watchers", "watch"]
+__all__ = ["Sight", "Watchers", "watch"]
+
+Shown = TypeVar("Shown")
 
 _RETRY_AFTER_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Sight(Generic[Shown]):
+    """What a look at something that is watched gave.
+
+    Attributes:
+        shown: What to show.
+        revision: Changes with it.
+        ended: Whether it will not change any more.
+    """
+
+    shown: Shown
+    revision: int
+    ended: bool
+
+
 class Watchers:
-    """The watches of this process, by uid of the version.
+    """The watches of this process, by uid of what they watch.
 
     Args:
         most: Watches at once.
@@ -34,7 +49,7 @@ class Watchers:
 
     @contextmanager
     def watching(self, uid: UUID) -> Iterator[asyncio.Event]:
-        """Lend an event that is set whenever the version changes.
+        """Lend an event that is set whenever what is watched changes.
 
         Raises:
             QuotaExceededError: There are too many watches.
@@ -42,7 +57,7 @@ class Watchers:
         if self._count >= self._most:
             raise QuotaExceededError(
                 "TOO_MANY_WATCHES",
-                f"{self._most} versions are being watched already; try again or ask for the version now and then",
+                f"{self._most} watches are open already; try again, or ask now and then instead of watching",
                 metadata={"limit": "max_watches", "max": str(self._most)},
                 retry_after=_RETRY_AFTER_SECONDS,
             )
@@ -59,8 +74,9 @@ class Watchers:
                 del self._by_uid[key]
 
     async def heard(self, event: Event) -> None:
-        """Wake the watches of a version that changed."""
-        for woken in self._by_uid.get(event.model_version_changed.version_uid, ()):
+        """Wake the watches of a version or an upgrade that changed."""
+        uid = event.model_version_changed.version_uid or event.upgrade_changed.upgrade_uid
+        for woken in self._by_uid.get(uid, ()):
             woken.set()
 
     async def resync(self) -> None:
@@ -71,21 +87,21 @@ class Watchers:
 
 
 async def watch(
-    database: Database, watchers: Watchers, app_id: int, uid: UUID, poll_seconds: float
-) -> AsyncIterator[WatchModelVersionResponse]:
-    """Give a version now and whenever it changes, then a summary.
+    watchers: Watchers, uid: UUID, look: Callable[[], Awaitable[Sight[Shown]]], poll_seconds: float
+) -> AsyncIterator[Sight[Shown] | LensmithError]:
+    """Give what is watched now and whenever it changes, the last time in its last state.
 
-    A failure after the first message is told in band: the transcoder in front would end the stream as a success.
+    A failure after the first look is given instead of raised: the transcoder in front would end the stream as a
+    success.
 
     Args:
-        database: Of the service's role.
         watchers: Where news arrives.
-        app_id: App of the version.
-        uid: The version.
+        uid: Of what is watched.
+        look: Looks at it.
         poll_seconds: How often to look without news.
 
     Raises:
-        NotFoundError: There is no such version, before the first message only.
+        NotFoundError: There is no such thing, at the first look only.
         QuotaExceededError: There are too many watches.
     """
     shown: int | None = None
@@ -94,19 +110,16 @@ async def watch(
             # Before looking, so that a change while looking wakes once more.
             woken.clear()
             try:
-                async with database.transaction(app_id) as connection:
-                    row = await version_store.version_by_uid(connection, app_id, uid)
+                seen = await look()
             except LensmithError as error:
                 if shown is None:
                     raise
-                yield WatchModelVersionResponse(error=to_status(error))
+                yield error
                 return
-            version = version_to_proto(row)
-            if row.revision != shown:
-                shown = row.revision
-                yield WatchModelVersionResponse(item=version)
-            if row.ended:
-                yield WatchModelVersionResponse(summary=WatchSummary(model_version=version))
+            if seen.revision != shown or seen.ended:
+                shown = seen.revision
+                yield seen
+            if seen.ended:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(poll_seconds):

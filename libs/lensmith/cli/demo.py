@@ -17,7 +17,7 @@ import typer
 from lensmith import Client
 from lensmith.cli.base_models import installable
 from lensmith.cli.dataset import print_failed, wait_until_ready
-from lensmith.cli.models import follow
+from lensmith.cli.models import PLAIN, follow
 from lensmith.cli.options import DEFAULT_DATA_DIR, DataDir
 from lensmith.cli.output import console, print_findings, print_table, safe
 from lensmith.cli.platform import stack_commands
@@ -32,6 +32,7 @@ from lensmith.types import Annotation, ModelType, ModelVersion, Prediction, Vers
 APP: Final = "demo"
 MODEL: Final = "sorter"
 NETWORK: Final = "mobilenetv2-features"
+STARTER: Final = "starter"
 HELD_OUT: Final = 0.2
 MATERIAL_PICTURES: Final = 60
 SHOWN: Final = 5
@@ -187,10 +188,16 @@ def _ensure_base_model(operator: Client, network: Path, scratch: Path) -> str:
         console.print(f"installing base model {NETWORK}")
         installed.insert(0, operator.base_models.import_pack(installable(network, scratch)).id)
     best = next(iter(operator.base_models.list())).id
-    if best == "plain":
+    if best == PLAIN:
         console.print(
             "[yellow]no network is installed, so `plain` is used: a base model without learning. Expect fewer right "
             f"answers than with a real one: the 82 % and more on TrashNet need {NETWORK} (LENSMITH_SHARED).[/]"
+        )
+    elif best == STARTER:
+        console.print(
+            f"[dim]`{STARTER}` is used, the small network that ships with Lensmith; "
+            "`lensmith base-models import` installs bigger ones[/]",
+            soft_wrap=True,
         )
     return best
 

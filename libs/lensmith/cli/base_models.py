@@ -34,9 +34,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 @base_models.command("list")
-def list_base_models(context: typer.Context, as_json: Json = False) -> None:
+def list_base_models(context: typer.Context, data_dir: DataDir = DEFAULT_DATA_DIR, as_json: Json = False) -> None:
     """List installed base models, best first: an app without a choice of its own gets the first."""
-    with context.obj.client() as client:
+    # Before there is an app, its operator is the only one who has a key for the platform of this machine.
+    with context.obj.operator_client(data_dir) as client:
         found = list(client.base_models.list())
     if as_json:
         print_json(found)
@@ -60,9 +61,14 @@ def list_base_models(context: typer.Context, as_json: Json = False) -> None:
 
 
 @base_models.command("show")
-def show_base_model(context: typer.Context, base_model: BaseModelArgument, as_json: Json = False) -> None:
+def show_base_model(
+    context: typer.Context,
+    base_model: BaseModelArgument,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: Json = False,
+) -> None:
     """Show everything about a base model."""
-    with context.obj.client() as client:
+    with context.obj.operator_client(data_dir) as client:
         found = client.base_models.get(base_model)
         default = next(iter(client.base_models.list()), found).id == found.id
     if as_json:

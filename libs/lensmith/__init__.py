@@ -24,7 +24,7 @@ from lensmith.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from lensmith.types import Annotation, InputStatus, ModelType, NewInput, VersionState
+from lensmith.types import Annotation, InputStatus, ModelType, NewInput, UpgradeState, VersionState
 
 __all__ = [
     "Client",
@@ -33,6 +33,7 @@ __all__ = [
     "InputStatus",
     "ModelType",
     "NewInput",
+    "UpgradeState",
     "VersionState",
     "LensmithError",
     "AlreadyExistsError",

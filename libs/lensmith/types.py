@@ -38,6 +38,32 @@ class VersionState(StrEnum):
         return self in (VersionState.READY, VersionState.FAILED, VersionState.CANCELLED)
 
 
+class UpgradeState(StrEnum):
+    """How far an upgrade has come."""
+
+    EMBEDDING = "embedding"
+    TRAINING = "training"
+    SWITCHING = "switching"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether it will not change any more."""
+        return self in (UpgradeState.DONE, UpgradeState.FAILED, UpgradeState.CANCELLED)
+
+
+class ModelUpgradeOutcome(StrEnum):
+    """What becomes of one model in an upgrade."""
+
+    WAITING = "waiting"
+    TRAINING = "training"
+    TRAINED = "trained"
+    UPGRADED = "upgraded"
+    KEPT = "kept"
+
+
 class InputStatus(StrEnum):
     """How far an input has come."""
 
@@ -130,8 +156,22 @@ class NewInput:
 
 
 @dataclass(frozen=True)
+class ConceptScore:
+    """How likely one concept is, 0 to 1; `predicted` where the version's threshold is reached."""
+
+    concept: str
+    display_name: str
+    value: float
+    predicted: bool
+
+
+@dataclass(frozen=True)
 class Input:
-    """A picture of the app."""
+    """A picture of the app.
+
+    `general_concepts` is what the public model General saw in it when it was embedded, by falling score, and
+    `general_version` which version of it; both are empty until then, and in lists that did not ask for them.
+    """
 
     id: str
     uid: str
@@ -146,6 +186,8 @@ class Input:
     test: bool
     annotations: tuple[Annotation, ...]
     created_at: datetime | None
+    general_concepts: tuple[ConceptScore, ...] = ()
+    general_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,9 +300,56 @@ class ModelVersion:
     summary: EvaluationSummary
     note: str
     production: bool
+    upgrade: int
     created_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ModelUpgrade:
+    """One model in an upgrade: versions and their `figure` (`accuracy`, `macro_f1` or `r2`) before and after."""
+
+    model: str
+    outcome: ModelUpgradeOutcome
+    from_version: int
+    to_version: int
+    figure: str
+    before: float | None
+    after: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """Moving an app to another base model."""
+
+    name: str
+    number: int
+    state: UpgradeState
+    error: LensmithError | None
+    from_base_model: str
+    base_model: str
+    force: bool
+    input_count: int
+    embedded_input_count: int
+    failed_input_count: int
+    models: tuple[ModelUpgrade, ...]
+    message: str
+    actor: str
+    created_at: datetime | None
+    switched_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class UpgradeCheck:
+    """The base model of an app (None before it is used), the best one installed, and the number of what runs (or 0)."""
+
+    base_model: BaseModel | None
+    best_base_model: BaseModel | None
+    upgradable: bool
+    running: int
 
 
 @dataclass(frozen=True)
@@ -304,16 +393,6 @@ class Evaluation:
     r2: float | None
     mean_absolute_error: float | None
     root_mean_squared_error: float | None
-
-
-@dataclass(frozen=True)
-class ConceptScore:
-    """How likely one concept is, 0 to 1; `predicted` where the version's threshold is reached."""
-
-    concept: str
-    display_name: str
-    value: float
-    predicted: bool
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from lensmith._async.apps import AsyncApps, AsyncKeys, AsyncUsage
 from lensmith._async.dataset import AsyncAnnotations, AsyncConcepts, AsyncInputs
 from lensmith._async.models import AsyncBaseModels, AsyncModels, model_name
 from lensmith._async.transport import AsyncTransport
+from lensmith._async.upgrades import AsyncUpgrades
 from lensmith.config import Config
 from lensmith.errors import PreconditionError
 from lensmith_api.v1 import inference_service_pb2, key_service_pb2
@@ -121,6 +122,11 @@ class AsyncClient:
     def models(self) -> AsyncModels:
         """Models of the app."""
         return AsyncModels(self._transport, self.app)
+
+    @property
+    def upgrades(self) -> AsyncUpgrades:
+        """Moving the app to a better base model."""
+        return AsyncUpgrades(self._transport, self.app)
 
     @property
     def base_models(self) -> AsyncBaseModels:

@@ -10,6 +10,7 @@ from lensmith._sync.apps import Apps, Keys, Usage
 from lensmith._sync.dataset import Annotations, Concepts, Inputs
 from lensmith._sync.models import BaseModels, Models, model_name
 from lensmith._sync.transport import Transport
+from lensmith._sync.upgrades import Upgrades
 from lensmith.config import Config
 from lensmith.errors import PreconditionError
 from lensmith_api.v1 import inference_service_pb2, key_service_pb2
@@ -122,6 +123,11 @@ class Client:
     def models(self) -> Models:
         """Models of the app."""
         return Models(self._transport, self.app)
+
+    @property
+    def upgrades(self) -> Upgrades:
+        """Moving the app to a better base model."""
+        return Upgrades(self._transport, self.app)
 
     @property
     def base_models(self) -> BaseModels:

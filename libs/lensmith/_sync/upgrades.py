@@ -1,0 +1,116 @@
+# Generated from lensmith._async by scripts/generate_sync_client.py; do not edit.
+"""Moving an app to a better base model."""
+
+from collections.abc import Iterator
+
+from lensmith import _convert, types
+from lensmith._sync.models import MOST_BROKEN_WATCHES, PAGE, WATCH_SECONDS
+from lensmith._sync.transport import Transport, new_request_id
+from lensmith.errors import InternalError, UnavailableError, from_status
+from lensmith_api.v1 import upgrade_service_pb2
+from lensmith_api.v1.upgrade_service_pb2_grpc import UpgradeServiceStub
+
+
+class Upgrades:
+    """Upgrades of one app. They are numbered: 1, 2, 3 and so on."""
+
+    def __init__(self, transport: Transport, app: str) -> None:
+        self._transport = transport
+        self._app = app
+        self._stub = UpgradeServiceStub(transport.channel)
+
+    def check(self) -> types.UpgradeCheck:
+        """Tells which base model the app has, and whether a better one is installed."""
+        return _convert.upgrade_check(
+            self._transport.call(
+                self._stub.CheckUpgrade, upgrade_service_pb2.CheckUpgradeRequest(parent=f"apps/{self._app}")
+            )
+        )
+
+    def start(self, base_model: str = "", *, force: bool = False) -> types.Upgrade:
+        """Starts moving the app to a base model, the best one installed by default. `watch` follows it.
+
+        Predictions go on meanwhile, by the versions before; inputs and annotations may be added.
+
+        Args:
+            base_model: Own id of the base model.
+            force: Switch models too that became clearly worse.
+
+        Raises:
+            PreconditionError: `UPGRADE_NOT_NEEDED`, or `UPGRADE_RUNNING`.
+        """
+        return _convert.upgrade(
+            self._transport.call(
+                self._stub.CreateUpgrade,
+                upgrade_service_pb2.CreateUpgradeRequest(
+                    parent=f"apps/{self._app}",
+                    base_model=f"baseModels/{base_model}" if base_model else "",
+                    force=force,
+                    request_id=new_request_id(),
+                ),
+            )
+        )
+
+    def get(self, number: int) -> types.Upgrade:
+        """Returns one upgrade."""
+        return _convert.upgrade(
+            self._transport.call(self._stub.GetUpgrade, upgrade_service_pb2.GetUpgradeRequest(name=self._name(number)))
+        )
+
+    def list(self) -> Iterator[types.Upgrade]:
+        """Yields the upgrades of the app, newest first."""
+        token = ""
+        while True:
+            page = self._transport.call(
+                self._stub.ListUpgrades,
+                upgrade_service_pb2.ListUpgradesRequest(parent=f"apps/{self._app}", page_size=PAGE, page_token=token),
+            )
+            for message in page.upgrades:
+                yield _convert.upgrade(message)
+            if not (token := page.next_page_token):
+                return
+
+    def watch(self, number: int) -> Iterator[types.Upgrade]:
+        """Yields an upgrade whenever it changes; the last one yielded is in its last state.
+
+        A watch that breaks off, because a part of the platform restarts, begins again by itself.
+        """
+        request = upgrade_service_pb2.WatchUpgradeRequest(name=self._name(number))
+        broken = 0
+        while True:
+            try:
+                for event in self._transport.stream(self._stub.WatchUpgrade, request, timeout=WATCH_SECONDS):
+                    broken = 0
+                    if event.HasField("error"):
+                        raise from_status(event.error)
+                    if event.HasField("summary"):
+                        yield _convert.upgrade(event.summary.upgrade)
+                        return
+                    yield _convert.upgrade(event.item)
+            except (UnavailableError, InternalError):
+                broken += 1
+                if broken > MOST_BROKEN_WATCHES:
+                    raise
+            # A read, repeated until the platform answers, is the pause before the next try.
+            current = self.get(number)
+            if current.state.final:
+                yield current
+                return
+
+    def wait(self, number: int) -> types.Upgrade:
+        """Waits until an upgrade is done, failed or cancelled."""
+        last = self.get(number)
+        for current in self.watch(number):
+            last = current
+        return last
+
+    def cancel(self, number: int) -> types.Upgrade:
+        """Stops an upgrade that has not switched yet; everything stays as it was before."""
+        return _convert.upgrade(
+            self._transport.call(
+                self._stub.CancelUpgrade, upgrade_service_pb2.CancelUpgradeRequest(name=self._name(number))
+            )
+        )
+
+    def _name(self, number: int) -> str:
+        return f"apps/{self._app}/upgrades/{number}"

@@ -105,6 +105,14 @@ def test_another_file_and_revision_are_fetched_when_the_name_says_so(site: Site,
     assert (hub.fetch(found, tmp_path) / "onnx" / "model_quantized.onnx").read_bytes() == b"small"
 
 
+def test_weights_beside_the_graph_are_fetched_too(site: Site, storage: Site, tmp_path: Path) -> None:
+    files = {"onnx/model.onnx": b"graph", "onnx/model.onnx_data": GRAPH, "onnx/model_fp16.onnx_data": b"others"}
+    publish(site, storage, "somebody/large", files)
+    folder = hub.fetch(hub.look_up(parse_name("hf:somebody/large")), tmp_path / "net")
+    assert sorted(path.name for path in (folder / "onnx").iterdir()) == ["model.onnx", "model.onnx_data"]
+    assert (folder / "onnx" / "model.onnx_data").read_bytes() == GRAPH
+
+
 def test_a_ready_pack_is_fetched_as_it_is(site: Site, storage: Site, tmp_path: Path) -> None:
     pack = {"card.json": b"{}", "model.onnx": GRAPH, "labels.txt": b"ant", "calibration.json": b"{}"}
     publish(site, storage, "somebody/pack", {**pack, "README.md": b"x"}, licence=None)

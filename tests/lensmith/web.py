@@ -125,7 +125,7 @@ def publish(
         resolved = f"/{repository}/resolve/{commit}/{path}"
         item: dict[str, object] = {"rfilename": path, "size": len(content)}
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        if path.endswith(".onnx"):
+        if ".onnx" in path:
             digest = hashlib.sha256(content).hexdigest()
             item |= {"blobId": blob, "lfs": {"sha256": digest, "size": len(content), "pointerSize": 134}}
             storage.files[f"/blobs/{digest}"] = content

@@ -383,6 +383,19 @@ def test_a_folder_is_refused_when_it_is_incomplete(tmp_path: Path) -> None:
         read_published(tmp_path, PROVENANCE)
 
 
+def test_weights_beside_the_graph_come_into_the_pack(tmp_path: Path) -> None:
+    whole, split = publish(tmp_path / "whole", LOGITS), publish(tmp_path / "split", LOGITS)
+    model = onnx.load(split / "onnx" / "model.onnx")
+    beside = {"save_as_external_data": True, "location": "model.onnx_data", "size_threshold": 0}
+    onnx.save(model, split / "onnx" / "model.onnx", **beside)
+    assert (split / "onnx" / "model.onnx_data").is_file()
+    cards = [build_pack(read_published(each, PROVENANCE), tmp_path / f"{each.name}-pack") for each in (whole, split)]
+    np.testing.assert_array_equal(cards[0].golden.features, cards[1].golden.features)
+    (split / "onnx" / "model.onnx_data").unlink()
+    with pytest.raises(PackError, match="no valid ONNX graph"):
+        build_pack(read_published(split, PROVENANCE), tmp_path / "none")
+
+
 def test_labels_that_nobody_named_are_no_concepts(tmp_path: Path) -> None:
     config = {**CONFIG, "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}
     folder = publish(tmp_path / "net", LOGITS, config)

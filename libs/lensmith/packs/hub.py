@@ -174,7 +174,9 @@ def _publication(name: HubName, commit: str, licence: str, listed: Mapping[str, 
         wanted = name.graph or " nor ".join(DEFAULT_GRAPHS)
         raise NotFoundError("HUB_GRAPH_NOT_FOUND", f"{name.repository} has no {wanted}: {found}")
     files = [path for path in _CONFIGURATION if path in listed]
-    return Publication(name, licence, commit, graph, {path: listed[path] for path in (*files, graph)})
+    # Exporters put large weights into files of their own, beside the graph that names them.
+    weights = sorted(path for path in listed if path.startswith((f"{graph}_data", f"{graph}.data")))
+    return Publication(name, licence, commit, graph, {path: listed[path] for path in (*files, *weights, graph)})
 
 
 def _expected(item: Mapping[str, object]) -> Expected:

@@ -62,8 +62,16 @@ class AsyncInputs:
             )
         )
 
-    async def list(self, *, status: types.InputStatus | None = None, concept: str = "") -> AsyncIterator[types.Input]:
-        """Yields inputs, newest first: of one status, or annotated positive with one concept."""
+    async def list(
+        self, *, status: types.InputStatus | None = None, concept: str = "", general_concepts: bool = False
+    ) -> AsyncIterator[types.Input]:
+        """Yields inputs, newest first: of one status, or annotated positive with one concept.
+
+        Args:
+            status: Only those of this status.
+            concept: Only those annotated positive with this concept.
+            general_concepts: Whether to tell what General saw in each.
+        """
         token = ""
         while True:
             page = await self._transport.call(
@@ -74,6 +82,7 @@ class AsyncInputs:
                     page_token=token,
                     status=_convert.INPUT_STATUS_TO_PROTO[status] if status else INPUT_STATUS_UNSPECIFIED,
                     concept=concept,
+                    with_general_concepts=general_concepts,
                 ),
             )
             for message in page.inputs:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lensmith import Client, labels
+from lensmith.cli.asking import most_special
 from lensmith.cli.options import Json, Yes, confirm
 from lensmith.cli.output import console, counted, errors, print_json, print_table, safe
 from lensmith.cli.progress import counting_progress
@@ -159,6 +160,33 @@ def list_inputs(
         for item in found
     ]
     print_table("", ["!input", "status", "#size", "annotations", "error"], rows, empty="there are no such inputs")
+
+
+@inputs.command("show")
+def show_input(
+    context: typer.Context,
+    input_id: Annotated[str, typer.Argument(help="Own id or uid.")],
+    as_json: Json = False,
+) -> None:
+    """Show one input, its annotations and what the public model General saw in it."""
+    with context.obj.client() as client:
+        item = client.inputs.get(input_id)
+    if as_json:
+        print_json(item)
+        return
+    facts = [
+        ("input", item.id),
+        ("uid", item.uid),
+        ("status", item.status),
+        ("error", item.error or ""),
+        ("picture", f"{item.width}×{item.height}, {item.mime_type}, {item.size_bytes} bytes"),
+        ("annotations", _said(item.annotations)),
+        ("test", "kept out of training" if item.test else ""),
+    ]
+    print_table("", ["", ""], [(name, value) for name, value in facts if value])
+    seen = [(one.display_name, one.concept, one.value) for one in most_special(item.general_concepts, 0)]
+    if seen:
+        print_table(f"seen by {item.general_version}", ["name", "!concept", "#score"], seen)
 
 
 @inputs.command("delete")

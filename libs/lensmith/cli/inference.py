@@ -5,12 +5,10 @@ from typing import Annotated
 
 import typer
 
+from lensmith.cli.asking import Question, ask
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, errors, print_json, print_table, safe
-from lensmith.types import Prediction, Predictions
-
-BATCH = 32
-"""Pictures a call: enough to be fast, few enough for any size of picture."""
+from lensmith.types import Prediction
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,7 +19,9 @@ def add_to(app: typer.Typer) -> None:
 
 def predict(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Own id of the model; main/… for a public one.")],
+    model: Annotated[
+        str, typer.Argument(help="Own id of the model. Where the app has none of that name, a public one: general.")
+    ],
     images: Annotated[list[str], typer.Argument(help="Files and URLs.")],
     version: Annotated[int, typer.Option(min=0, help="Version to ask; the one in production by default.")] = 0,
     concept: Annotated[list[str] | None, typer.Option(help="Answer only this concept; may be repeated.")] = None,
@@ -31,20 +31,9 @@ def predict(
 ) -> None:
     """Ask a model about pictures."""
     begin = time.perf_counter()
-    answers: list[Prediction] = []
-    asked = ""
+    question = Question(model, version, concept or (), min_value, max_concepts)
     with context.obj.client() as client:
-        for start in range(0, len(images), BATCH):
-            part: Predictions = client.predict(
-                model,
-                images[start : start + BATCH],
-                version=version,
-                select_concepts=concept or (),
-                min_value=min_value,
-                max_concepts=max_concepts,
-            )
-            answers += part.items
-            asked = part.model_version
+        asked, answers = ask(client, question, images)
     if as_json:
         items = [{"image": image, "prediction": answer} for image, answer in zip(images, answers, strict=True)]
         print_json({"model_version": asked, "predictions": items})

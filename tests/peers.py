@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from lensmith_api.internal.v1 import (
     key_resolver_service_pb2_grpc,
     serving_service_pb2_grpc,
+    space_service_pb2_grpc,
     training_data_service_pb2_grpc,
 )
 from lensmith_api.internal.v1.key_resolver_service_pb2 import AppIdentity, ResolveKeyResponse
@@ -23,6 +24,7 @@ _MODULES = {
     "KeyResolverService": key_resolver_service_pb2_grpc,
     "ServingService": serving_service_pb2_grpc,
     "TrainingDataService": training_data_service_pb2_grpc,
+    "SpaceService": space_service_pb2_grpc,
     "BaseModelService": base_model_service_pb2_grpc,
     "ConceptService": concept_service_pb2_grpc,
     "InferenceService": inference_service_pb2_grpc,

@@ -11,6 +11,7 @@ import asyncpg
 import grpc
 import pytest
 
+from lensmith_api.internal.v1.space_service_pb2_grpc import SpaceServiceStub
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.v1 import concept_service_pb2, input_service_pb2
 from lensmith_api.v1.annotation_service_pb2_grpc import AnnotationServiceStub
@@ -63,6 +64,7 @@ class Rig:
         self.concepts = ConceptServiceStub(self.channel)
         self.annotations = AnnotationServiceStub(self.channel)
         self.training = TrainingDataServiceStub(self.channel)
+        self.spaces = SpaceServiceStub(self.channel)
 
     def key(self, app: str = APP) -> Metadata:
         return (("authorization", f"Key secret-of-{app}"),)

@@ -57,6 +57,7 @@ class Inference(InferenceServiceServicer):
         refused: statuses to answer for pictures instead, by SHA-256.
         refusals: errors to end the next calls with.
         poison: pictures whose batch fails as a whole.
+        closed_spaces: spaces in which nothing can be embedded.
         general: what General sees in pictures, by SHA-256.
         general_version: which version of General says so.
         general_asked: how many calls asked for it.
@@ -69,6 +70,7 @@ class Inference(InferenceServiceServicer):
     refused: dict[bytes, Status] = field(default_factory=dict)
     refusals: list[LensmithError] = field(default_factory=list)
     poison: set[bytes] = field(default_factory=set)
+    closed_spaces: set[str] = field(default_factory=set)
     general: dict[bytes, list[ConceptScore]] = field(default_factory=dict)
     general_version: int = 1
     general_asked: int = 0
@@ -78,7 +80,10 @@ class Inference(InferenceServiceServicer):
         self._engine = OnnxRuntimeEngine(1)
         self._card = self._engine.load(self.base_model.space, builtin_pack())
 
-    def vector(self, data: bytes) -> np.ndarray:
+    def vector(self, data: bytes, space: str = "") -> np.ndarray:
+        """The vector of a picture; in any space but the usual one it points the other way."""
+        if space not in ("", self.base_model.space):
+            return -self.vector(data)
         pixels = apply(decode(data), self._card.resize)
         return self._engine.run(self.base_model.space, pixels[None]).features[0]
 
@@ -92,9 +97,9 @@ class Inference(InferenceServiceServicer):
         await self.open.wait()
         if self.refusals:
             await abort(context, self.refusals.pop(0))
-        if self.poison.intersection(hashes):
+        if self.poison.intersection(hashes) or request.space in self.closed_spaces:
             await context.abort(grpc.StatusCode.INTERNAL, "out of luck")
-        response = EmbedResponse(space=self.base_model.space)
+        response = EmbedResponse(space=request.space or self.base_model.space)
         if request.with_general_concepts:
             self.general_asked += 1
             response.general_version = f"apps/main/models/general/versions/{self.general_version}"
@@ -106,7 +111,8 @@ class Inference(InferenceServiceServicer):
             if request.with_general_concepts:
                 answer.general_concepts.extend(self.general.get(sha256, ()))
             try:
-                answer.vector.extend((await asyncio.to_thread(self.vector, query.image.content)).tolist())
+                vector = await asyncio.to_thread(self.vector, query.image.content, response.space)
+                answer.vector.extend(vector.tolist())
             except VisionError as error:
                 answer.status.CopyFrom(to_status(InvalidInputError(error.reason, str(error))))
         return response

@@ -17,6 +17,8 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 
 import network
 import numpy as np
@@ -98,10 +100,17 @@ class Ring:
         self._next, self.filled = 0, 0
         for pictures, lesson in first:
             self._put(pictures, lesson)
+        # Teachers work beside the student: neither waits for the other's threads on a machine that does other things.
+        self._lessons: Queue[tuple[NDArray[np.uint8], Lesson]] = Queue(maxsize=4)
+        Thread(target=self._prepare, daemon=True).start()
 
     def refresh(self) -> None:
         """Replace the oldest views."""
-        self._put(*self._lesson())
+        self._put(*self._lessons.get())
+
+    def _prepare(self) -> None:
+        while True:
+            self._lessons.put(self._lesson())
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return pictures, features, maps and logits of a random batch."""
@@ -264,7 +273,7 @@ def main() -> None:
     parser.add_argument("--ring", type=int, default=32768, help="views kept in memory, 80 kB each")
     parser.add_argument("--side", type=int, default=SIDE, help="of the student's pictures, in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of the student; the teachers have one of their own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     school = School(options.rate, options.seed)

@@ -58,7 +58,7 @@ class Teachers:
             steps.input().preprocess().convert_element_type(ov.Type.f32).mean(mean).scale(scale)
             model = steps.build()
             model.reshape([batch, 224, 224, 3])
-            settings = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+            settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": 1}
             self._requests.append(core.compile_model(model, "CPU", settings).create_infer_request())
 
     def teach(self, views: NDArray[np.uint8]) -> Lesson:

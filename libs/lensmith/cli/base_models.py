@@ -48,7 +48,7 @@ def list_base_models(context: typer.Context, data_dir: DataDir = DEFAULT_DATA_DI
             each.version,
             each.dimensions,
             f"{each.input_side} px",
-            _megabytes(each.size_bytes),
+            _size(each.size_bytes),
             each.rank,
             "default" if place == 0 else "",
             each.licence,
@@ -84,7 +84,7 @@ def show_base_model(
         ("dimensions", found.dimensions),
         ("input", f"{found.input_side} px"),
         ("space", found.space),
-        ("size", _megabytes(found.size_bytes)),
+        ("size", _size(found.size_bytes)),
         ("sha256", found.sha256),
         ("rank", f"{found.rank}, the default of new apps" if default else found.rank),
         ("public model", found.model or None),
@@ -249,7 +249,7 @@ def _describe(pack: PackSummary) -> None:
         ("what it is", pack.description or pack.display_name),
         ("licence", pack.licence),
         ("source", pack.source),
-        ("size", _megabytes(pack.size_bytes)),
+        ("size", _size(pack.size_bytes)),
         ("input", " x ".join(str(side) for side in pack.input_size)),
         ("dimensions", pack.dimensions),
         ("classifier", "comes with it as a public model" if pack.names_concepts else "none"),
@@ -265,14 +265,16 @@ def _tell(base_model: BaseModel, best: BaseModel, *, changed: bool) -> None:
         return
     console.print(f"installed {named}")
     if best.id == base_model.id:
-        told = "new apps use it from now on; `lensmith apps upgrade` switches one that exists"
+        told = (
+            "new apps use it from now on; `lensmith base-models upgrade-apps` tells which others could, and moves them"
+        )
     else:
         told = (
             f"new apps use {best.id}, which ranks higher; `lensmith apps create NAME --base-model {base_model.id}` "
-            "makes one that uses it, `lensmith apps upgrade` switches one that exists"
+            f"makes one that uses this one, `lensmith apps upgrade --to {base_model.id}` moves one"
         )
     console.print(f"[dim]{safe(told)}[/]", soft_wrap=True)
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"

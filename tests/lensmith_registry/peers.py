@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_api.internal.v1 import training_data_service_pb2 as data_pb
+from lensmith_api.internal.v1.space_service_pb2 import SetSpacesResponse, SpaceProgress
+from lensmith_api.internal.v1.space_service_pb2_grpc import SpaceServiceServicer
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import (
     TrainingDataServiceServicer,
 )
@@ -23,7 +25,7 @@ BATCH = 64
 
 
 @dataclass
-class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
+class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceServicer):
     """Knows concepts and labelled vectors; a cursor is the number of the last change that it tells of.
 
     Attributes:
@@ -31,6 +33,9 @@ class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
         open: Streams end only while this is set.
         streaming: Set when a stream has sent everything but its end.
         pending: What CountTrainingData says of inputs that wait.
+        counting: CountTrainingData answers only while this is set.
+        progress: What SetSpaces answers.
+        wanted: The spaces that each app was said to want last, the current one first.
     """
 
     concepts: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -40,8 +45,12 @@ class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
     open: asyncio.Event = field(default_factory=asyncio.Event)
     streaming: asyncio.Event = field(default_factory=asyncio.Event)
     pending: int = 0
+    counting: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: SpaceProgress = field(default_factory=lambda: SpaceProgress(complete=True))
+    wanted: dict[int, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.counting.set()
         self.open.set()
 
     def forget(self) -> None:
@@ -90,8 +99,15 @@ class Dataset(TrainingDataServiceServicer, ConceptServiceServicer):
                 vector = (centre + 0.3 * random.randn(dim)).astype(np.float16)
                 self.add(app_id, f"{concept}-{seed}-{index:04d}", vector, {concept: True})
 
+    async def SetSpaces(self, request, context):
+        self.calls["SetSpaces"] += 1
+        target = [request.target.space] if request.HasField("target") else []
+        self.wanted[request.app_id] = [request.current.space, *target]
+        return SetSpacesResponse(progress=self.progress)
+
     async def CountTrainingData(self, request, context):
         self.calls["CountTrainingData"] += 1
+        await self.counting.wait()
         known = self.concepts.get(request.app_id, {})
         wanted = [name for name in sorted(known) if not request.concepts or name in request.concepts]
         rows = [item for _, item in self.inputs.get(request.app_id, {}).values() if item.vector and not item.deleted]

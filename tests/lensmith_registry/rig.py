@@ -25,6 +25,7 @@ from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_service_pb2_grpc import ModelServiceStub
 from lensmith_api.v1.model_version_pb2 import ModelVersion, ModelVersionState
+from lensmith_api.v1.upgrade_service_pb2_grpc import UpgradeServiceStub
 from lensmith_platform.server import RunningService, running
 from lensmith_platform.service_auth import TokenSigner, make_key_pair
 from lensmith_registry.app import RegistryService, build
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
     from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceAsyncStub
     from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceAsyncStub
     from lensmith_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from lensmith_api.v1.upgrade_service_pb2_grpc import UpgradeServiceAsyncStub
 
 TRASH, OTHER = 7, 8
 KEY, OTHER_KEY, READ_KEY, OPERATOR_KEY = "key-of-trash", "key-of-other", "read-only-key", "key-of-operator"
-SCOPES = ["Models:Add", "Models:Get", "Models:Delete", "Models:Train", "Predict"]
+SCOPES = ["Models:Add", "Models:Get", "Models:Delete", "Models:Train", "Predict", "Apps:Get", "Apps:Add"]
 PLAIN = load_card(builtin_pack())
 SPACE = space_of(PLAIN).id
 DIM = PLAIN.feature_dim
@@ -68,6 +70,7 @@ class Rig:
     base_models: "BaseModelServiceAsyncStub"
     serving: "ServingServiceAsyncStub"
     jobs: "TrainingJobServiceAsyncStub"
+    upgrades: "UpgradeServiceAsyncStub"
 
     @staticmethod
     def key(secret: str = KEY) -> Metadata:
@@ -126,7 +129,9 @@ class Rig:
     async def complete(self, job: job_pb.TrainingJob, *, seed: int = 0, **changes: object) -> ModelVersion:
         request = completion(job, seed=seed)
         for name, value in changes.items():
-            setattr(request, name, value)
+            # `summary.accuracy` is a field of a field.
+            message, _, field = name.rpartition(".")
+            setattr(getattr(request, message) if message else request, field, value)
         return await self.jobs.CompleteModelVersion(request, metadata=self.token("trainer", job.app_id))
 
     async def trained(self, model_id: str = "sorter") -> ModelVersion:
@@ -246,6 +251,7 @@ async def rig_of(
                     BaseModelServiceStub(channel),
                     ServingServiceStub(channel),
                     TrainingJobServiceStub(channel),
+                    UpgradeServiceStub(channel),
                 )
         finally:
             dataset.open.set()

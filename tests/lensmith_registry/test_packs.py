@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,33 +13,11 @@ from lensmith_api.v1 import base_model_service_pb2 as pb
 from lensmith_api.v1 import model_service_pb2 as model_pb
 from lensmith_registry.public_models import concept_ids
 from lensmith_vision.pack import BUILTIN_PACKS, builtin_pack, find_packs, load_card
+from tests.lensmith_registry.pack_variants import files_of, import_pack, variant
 from tests.lensmith_registry.rig import OPERATOR_KEY, OTHER, PLAIN, SPACE, TRASH, Rig, refusal
 from tests.polling import until
 
 PACK = builtin_pack()
-
-
-def _variant(folder: Path, **changes: object) -> Path:
-    """A copy of the plain pack with another card."""
-    shutil.copytree(PACK, folder)
-    card = replace(load_card(PACK), **changes)
-    (folder / "card.json").write_text(card.to_json())
-    return folder
-
-
-async def _parts(files: Iterable[tuple[str, bytes]]) -> AsyncIterator[pb.ImportBaseModelRequest]:
-    for name, content in files:
-        yield pb.ImportBaseModelRequest(file_name=name)
-        for start in range(0, len(content), 1 << 20):
-            yield pb.ImportBaseModelRequest(chunk=content[start : start + (1 << 20)])
-
-
-def _files(folder: Path) -> list[tuple[str, bytes]]:
-    return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
-
-
-async def _import(rig: Rig, files: Iterable[tuple[str, bytes]], key: str = OPERATOR_KEY):
-    return await rig.base_models.ImportBaseModel(_parts(files), metadata=rig.key(key))
 
 
 async def _list(rig: Rig, **fields: object):
@@ -68,9 +45,9 @@ async def test_every_pack_that_ships_with_the_code_is_installed_at_start(make_ri
 
 async def test_service_starts_when_a_pack_folder_is_broken(make_rig, tmp_path: Path):
     packs = tmp_path / "packs"
-    _variant(packs / "good", id="good", rank=PLAIN.rank + 10)
-    _variant(packs / "wrong-hash", id="wrong-hash", sha256="0" * 64)
-    broken = _variant(packs / "no-json")
+    variant(packs / "good", id="good", rank=PLAIN.rank + 10)
+    variant(packs / "wrong-hash", id="wrong-hash", sha256="0" * 64)
+    broken = variant(packs / "no-json")
     (broken / "card.json").write_text("{")
     (packs / "not-a-pack").mkdir()
     async with make_rig(pack_folders=str(packs)) as rig:
@@ -82,11 +59,11 @@ async def test_service_starts_when_a_pack_folder_is_broken(make_rig, tmp_path: P
 
 
 async def test_imported_pack_can_be_fetched_and_importing_again_changes_nothing(rig: Rig, tmp_path: Path):
-    folder = _variant(tmp_path / "pack", id="mine", rank=99)
-    made = await _import(rig, _files(folder))
+    folder = variant(tmp_path / "pack", id="mine", rank=99)
+    made = await import_pack(rig, files_of(folder))
     assert made.name == "baseModels/mine"
-    assert await _import(rig, _files(folder)) == made
-    for name, content in _files(folder):
+    assert await import_pack(rig, files_of(folder)) == made
+    for name, content in files_of(folder):
         request = serving_pb.FetchArtefactRequest(pack_file=serving_pb.PackFile(space=made.space, file_name=name))
         stream = rig.serving.FetchArtefact(request, metadata=rig.token("inference"))
         chunks = [part.chunk async for part in stream]
@@ -95,22 +72,22 @@ async def test_imported_pack_can_be_fetched_and_importing_again_changes_nothing(
 
 
 async def test_import_is_refused_when_another_content_has_the_name_and_version(rig: Rig, tmp_path: Path):
-    await _import(rig, _files(_variant(tmp_path / "one", id="mine")))
-    refused = await refusal(_import(rig, _files(_variant(tmp_path / "two", id="mine", description="another"))))
+    await import_pack(rig, files_of(variant(tmp_path / "one", id="mine")))
+    refused = await refusal(import_pack(rig, files_of(variant(tmp_path / "two", id="mine", description="another"))))
     assert (refused.reason, refused.metadata["code"]) == ("BASE_MODEL_EXISTS", "ALREADY_EXISTS")
-    newer = await _import(rig, _files(_variant(tmp_path / "three", id="mine", version=PLAIN.version + 1)))
+    newer = await import_pack(rig, files_of(variant(tmp_path / "three", id="mine", version=PLAIN.version + 1)))
     assert newer.version == str(PLAIN.version + 1)
 
 
 async def test_import_is_refused_when_a_file_name_is_not_of_a_pack(rig: Rig):
     for name in ("../../etc/passwd", "/etc/passwd", "card.json\n", "weights.bin"):
-        refused = await refusal(_import(rig, [*_files(PACK), (name, b"x")]))
+        refused = await refusal(import_pack(rig, [*files_of(PACK), (name, b"x")]))
         assert (refused.reason, refused.metadata["code"]) == ("PACK_FILE_UNKNOWN", "INVALID_ARGUMENT")
-    assert (await refusal(_import(rig, [*_files(PACK), ("card.json", b"x")]))).reason == "PACK_FILE_REPEATED"
+    assert (await refusal(import_pack(rig, [*files_of(PACK), ("card.json", b"x")]))).reason == "PACK_FILE_REPEATED"
 
 
 async def test_import_is_refused_when_the_pack_is_not_what_it_says(rig: Rig, tmp_path: Path):
-    mine = _variant(tmp_path / "mine", id="mine")
+    mine = variant(tmp_path / "mine", id="mine")
     card, model = (mine / "card.json").read_bytes(), (mine / "model.onnx").read_bytes()
     document = json.loads(card)
     cases = [
@@ -122,12 +99,12 @@ async def test_import_is_refused_when_the_pack_is_not_what_it_says(rig: Rig, tmp
         ([], "PACK_INCOMPLETE"),
     ]
     for files, reason in cases:
-        refused = await refusal(_import(rig, [(name, content) for name, content in files]))
+        refused = await refusal(import_pack(rig, [(name, content) for name, content in files]))
         assert (refused.reason, refused.metadata["code"]) == (reason, "INVALID_ARGUMENT")
-    garbled = _variant(tmp_path / "garbled", id="garbled")
+    garbled = variant(tmp_path / "garbled", id="garbled")
     (garbled / "model.onnx").write_bytes(b"no graph at all")
     garbled_card = _hashed_card(garbled)
-    refused = await refusal(_import(rig, [("card.json", garbled_card), ("model.onnx", b"no graph at all")]))
+    refused = await refusal(import_pack(rig, [("card.json", garbled_card), ("model.onnx", b"no graph at all")]))
     assert refused.reason == "PACK_GRAPH_INVALID"
     assert [base.name for base in (await _list(rig)).base_models] == ["baseModels/plain"]
 
@@ -153,12 +130,12 @@ async def _awaited(call: object) -> object:
 
 async def test_import_is_refused_when_it_is_too_large(make_rig):
     async with make_rig(max_pack_bytes=1 << 20) as rig:
-        refused = await refusal(_import(rig, [("card.json", b"{}"), ("model.onnx", b"x" * (1 << 20))]))
+        refused = await refusal(import_pack(rig, [("card.json", b"{}"), ("model.onnx", b"x" * (1 << 20))]))
         assert (refused.reason, refused.metadata["max"]) == ("PACK_TOO_LARGE", str(1 << 20))
 
 
 async def test_import_is_refused_when_the_key_is_an_apps(rig: Rig):
-    refused = await refusal(_import(rig, _files(PACK), key="key-of-trash"))
+    refused = await refusal(import_pack(rig, files_of(PACK), key="key-of-trash"))
     assert refused.metadata["code"] == "PERMISSION_DENIED"
 
 
@@ -169,7 +146,7 @@ async def test_space_of_an_app_is_decided_once(rig: Rig, tmp_path: Path):
         return answer.base_model.name
 
     assert await resolve(TRASH) == "baseModels/plain"
-    await _import(rig, _files(_variant(tmp_path / "pack", id="better", rank=PLAIN.rank + 100)))
+    await import_pack(rig, files_of(variant(tmp_path / "pack", id="better", rank=PLAIN.rank + 100)))
     assert await resolve(TRASH) == "baseModels/plain"
     assert await resolve(OTHER) == "baseModels/better"
     assert await resolve(9, "plain") == "baseModels/plain"
@@ -179,7 +156,7 @@ async def test_space_of_an_app_is_decided_once(rig: Rig, tmp_path: Path):
 
 
 async def test_base_model_is_deleted_unless_an_app_uses_it(rig: Rig, tmp_path: Path, s3):
-    made = await _import(rig, _files(_variant(tmp_path / "pack", id="mine")))
+    made = await import_pack(rig, files_of(variant(tmp_path / "pack", id="mine")))
     request = pb.DeleteBaseModelRequest(name=made.name)
     resolve = serving_pb.ResolveSpaceRequest(app_id=TRASH, base_model="plain")
     await rig.serving.ResolveSpace(resolve, metadata=rig.token("dataset", TRASH))

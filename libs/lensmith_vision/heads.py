@@ -1,7 +1,8 @@
 """Heads: the small trained part of a model, from features to scores.
 
-A head is a matrix and a vector. All heads of one space stand in one :class:`HeadStack`, so that any number of models
-costs one matrix product a batch.
+A linear head is a matrix and a vector on transformed features. All heads of one space stand in one :class:`HeadStack`,
+so that any number of models costs one matrix product a batch for each transform. A head of the kernel tier adds
+similarities to pictures of its training set, evaluated after the product.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ import safetensors
 import safetensors.numpy
 
 from lensmith_vision.errors import HeadError
+from lensmith_vision.kernel import KernelPart
+from lensmith_vision.transforms import TRANSFORMS, Transform, transformed
 
 __all__ = ["HEAD_TYPES", "Head", "HeadStack", "HeadType", "load", "save"]
 
 HeadType = Literal["multi_class", "multi_label", "regression"]
 HEAD_TYPES: tuple[str, ...] = get_args(HeadType)
 
-_FORMAT = 1
+_FORMAT = 2
+_PLAIN_FORMAT = 1
+"""Heads of old: linear, on features as they are."""
+
 _MAX_BYTES = 256 * 1024 * 1024
 _MAX_HEADER_BYTES = 16 * 1024 * 1024
 _CACHED_SUBSETS = 8
@@ -36,7 +42,7 @@ _CACHED_ROWS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A trained linear head. Scaling of features and calibration are already folded into the numbers.
+    """A trained head. Scaling of features and calibration are already folded into the numbers.
 
     Attributes:
         type: ``multi_class`` (softmax, scores add up to 1), ``multi_label`` (sigmoid each) or ``regression``.
@@ -46,6 +52,8 @@ class Head:
         bias: b [c] float32.
         thresholds: [c] float32; a concept counts as predicted from this score on.
         value_range: For regression, the least and greatest value an answer may have.
+        transform: What is done to features before the weights see them.
+        kernel: The part of a head of the kernel tier that is not linear.
     """
 
     type: HeadType
@@ -55,6 +63,8 @@ class Head:
     bias: npt.NDArray[np.float32]
     thresholds: npt.NDArray[np.float32]
     value_range: tuple[float, float] | None = None
+    transform: Transform = "none"
+    kernel: KernelPart | None = None
 
     def __post_init__(self) -> None:
         count = len(self.concepts)
@@ -77,6 +87,10 @@ class Head:
             low, high = self.value_range
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise HeadError("HEAD_INVALID", "the range of a regression head must be finite and in order")
+        if self.transform not in TRANSFORMS:
+            raise HeadError("HEAD_INVALID", f"unknown transform {self.transform!r}")
+        if self.kernel is not None:
+            _check_kernel(self.kernel, self.dim, count)
 
     @property
     def dim(self) -> int:
@@ -86,7 +100,13 @@ class Head:
     @property
     def nbytes(self) -> int:
         """Memory of its numbers, for budgets."""
-        return int(self.weights.nbytes + self.bias.nbytes + self.thresholds.nbytes)
+        own = int(self.weights.nbytes + self.bias.nbytes + self.thresholds.nbytes)
+        return own + (self.kernel.nbytes if self.kernel is not None else 0)
+
+    @property
+    def tier(self) -> Literal["linear", "kernel"]:
+        """How costly it is to evaluate."""
+        return "linear" if self.kernel is None else "kernel"
 
     def activate(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Turn logits [n, c] into scores [n, c]: softmax, sigmoid, or the value clipped to its range."""
@@ -101,7 +121,18 @@ class Head:
 
     def scores(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Score features [n, d]; gives [n, c]. For many heads at once see :class:`HeadStack`."""
-        return self.activate(features @ self.weights + self.bias)
+        inputs = transformed(features, self.transform)
+        logits = inputs @ self.weights + self.bias
+        return self.activate(logits if self.kernel is None else logits + self.kernel.logits(inputs))
+
+
+def _check_kernel(kernel: KernelPart, dim: int, concepts: int) -> None:
+    count = len(kernel.landmarks)
+    for array, shape in ((kernel.landmarks, (count, dim)), (kernel.weights, (count, concepts))):
+        if array.dtype != np.float32 or array.shape != shape or count == 0 or not np.isfinite(array).all():
+            raise HeadError("HEAD_INVALID", f"the kernel's numbers must be finite float32 of shape {list(shape)}")
+    if not (math.isfinite(kernel.sharpness) and kernel.sharpness > 0):
+        raise HeadError("HEAD_INVALID", "the kernel's sharpness must be greater than 0")
 
 
 def save(head: Head) -> bytes:
@@ -112,12 +143,17 @@ def save(head: Head) -> bytes:
         "space": head.space,
         "concepts": list(head.concepts),
         "value_range": list(head.value_range) if head.value_range else None,
+        "transform": head.transform,
+        "sharpness": head.kernel.sharpness if head.kernel else None,
     }
     tensors = {
         "weights": np.ascontiguousarray(head.weights),
         "bias": np.ascontiguousarray(head.bias),
         "thresholds": np.ascontiguousarray(head.thresholds),
     }
+    if head.kernel is not None:
+        tensors["landmarks"] = head.kernel.landmarks.astype(np.float16)
+        tensors["landmark_weights"] = np.ascontiguousarray(head.kernel.weights)
     return safetensors.numpy.save(tensors, metadata={"lensmith_head": json.dumps(metadata, sort_keys=True)})
 
 
@@ -134,15 +170,21 @@ def load(data: bytes) -> Head:
         tensors = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise HeadError("HEAD_INVALID", f"the file is no head: {error}") from error
-    if metadata.get("format") != _FORMAT:
-        raise HeadError("HEAD_FORMAT_UNKNOWN", f"this version reads heads of format {_FORMAT} only")
+    if metadata.get("format") == _PLAIN_FORMAT:
+        metadata = {**metadata, "transform": "none", "sharpness": None}
+    elif metadata.get("format") != _FORMAT:
+        raise HeadError("HEAD_FORMAT_UNKNOWN", f"this version reads heads up to format {_FORMAT}")
     concepts, space, kind = metadata.get("concepts"), metadata.get("space"), metadata.get("type")
     if not isinstance(concepts, list) or not all(isinstance(concept, str) for concept in concepts):
         raise HeadError("HEAD_INVALID", "concepts must be a list of texts")
     if not isinstance(space, str) or kind not in HEAD_TYPES:
         raise HeadError("HEAD_INVALID", "a head must name its space and a known type")
+    transform, sharpness = metadata.get("transform"), metadata.get("sharpness")
+    if transform not in TRANSFORMS:
+        raise HeadError("HEAD_INVALID", "a head must name a known transform")
+    kernel = _kernel(tensors, sharpness)
     if set(tensors) != {"weights", "bias", "thresholds"}:
-        raise HeadError("HEAD_INVALID", "a head has exactly weights, bias and thresholds")
+        raise HeadError("HEAD_INVALID", "a head has exactly weights, bias and thresholds, and a kernel's numbers")
     return Head(
         type=cast(HeadType, kind),
         space=space,
@@ -151,7 +193,21 @@ def load(data: bytes) -> Head:
         bias=tensors["bias"],
         thresholds=tensors["thresholds"],
         value_range=_range(metadata.get("value_range")),
+        transform=cast(Transform, transform),
+        kernel=kernel,
     )
+
+
+def _kernel(tensors: dict[str, npt.NDArray[np.float32]], sharpness: object) -> KernelPart | None:
+    """Take the kernel's tensors out of those of a file."""
+    landmarks, weights = tensors.pop("landmarks", None), tensors.pop("landmark_weights", None)
+    if sharpness is None and landmarks is None and weights is None:
+        return None
+    if isinstance(sharpness, bool) or not isinstance(sharpness, int | float) or landmarks is None or weights is None:
+        raise HeadError("HEAD_INVALID", "a kernel has landmarks, their weights and a sharpness")
+    if landmarks.dtype != np.float16 or landmarks.ndim != 2:
+        raise HeadError("HEAD_INVALID", "landmarks must be a float16 matrix")
+    return KernelPart(landmarks.astype(np.float32), weights, float(sharpness))
 
 
 def _metadata(data: bytes) -> dict[str, object]:
@@ -182,15 +238,21 @@ def _range(value: object) -> tuple[float, float] | None:
 class HeadStack:
     """The loaded heads of one space, evaluated together. Safe to use from many threads.
 
-    Which heads stay loaded is the caller's decision; the stack only keeps what it is given.
+    Which heads stay loaded is the caller's decision; the stack only keeps what it is given. Heads of another space never
+    get in, nor are features of another space ever multiplied with them, even where the lengths agree.
+
+    Args:
+        space: The space.
+        dim: Length of its features.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, space: str, dim: int) -> None:
+        self._space = space
         self._dim = dim
         self._lock = threading.Lock()
         self._heads: dict[str, Head] = {}
         # Joined matrices of the subsets asked for last, so that a busy workflow copies nothing.
-        self._joined: OrderedDict[tuple[str, ...], _Joined] = OrderedDict()
+        self._joined: OrderedDict[tuple[str, ...], tuple[_Joined, ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._heads)
@@ -208,8 +270,10 @@ class HeadStack:
         """Put a head under a key of the caller's choice (a version's uid), replacing the one before.
 
         Raises:
-            HeadError: The head takes features of another length.
+            HeadError: The head was trained in another space, or takes features of another length.
         """
+        if head.space != self._space:
+            raise HeadError("HEAD_OTHER_SPACE", f"the head was trained in {head.space}, not in {self._space}")
         if head.dim != self._dim:
             raise HeadError("HEAD_OTHER_SPACE", f"the head takes {head.dim} features, the space has {self._dim}")
         with self._lock:
@@ -228,11 +292,12 @@ class HeadStack:
             return self._heads.get(key)
 
     def scores(
-        self, features: npt.NDArray[np.float32], keys: Sequence[str] | None = None
+        self, space: str, features: npt.NDArray[np.float32], keys: Sequence[str] | None = None
     ) -> list[npt.NDArray[np.float32]]:
         """Score a batch with several heads in one product.
 
         Args:
+            space: The space that the features are of.
             features: [n, d] float32.
             keys: Which heads, in the order of the answer; all, in order of addition, when left out.
 
@@ -240,18 +305,23 @@ class HeadStack:
             For each head its scores [n, c].
 
         Raises:
-            HeadError: A key is not loaded, or the features have another length.
+            HeadError: A key is not loaded, or the features are of another space or length.
         """
+        if space != self._space:
+            raise HeadError("HEAD_OTHER_SPACE", f"the heads were trained in {self._space}, the features are of {space}")
         if features.ndim != 2 or features.shape[1] != self._dim:
             raise HeadError("HEAD_OTHER_SPACE", f"features must be [n, {self._dim}], not {list(features.shape)}")
         joined = self._join(keys)
-        if not joined.heads:
-            return []
-        logits = features @ joined.weights + joined.bias
-        pieces = zip(joined.heads, joined.starts, strict=True)
-        return [head.activate(logits[:, start : start + len(head.concepts)]) for head, start in pieces]
+        answers: list[npt.NDArray[np.float32] | None] = [None] * sum(len(part.heads) for part in joined)
+        for part in joined:
+            inputs = transformed(features, part.transform)
+            logits = inputs @ part.weights + part.bias
+            for place, head, start in zip(part.places, part.heads, part.starts, strict=True):
+                own = logits[:, start : start + len(head.concepts)]
+                answers[place] = head.activate(own if head.kernel is None else own + head.kernel.logits(inputs))
+        return [answer for answer in answers if answer is not None]
 
-    def _join(self, keys: Sequence[str] | None) -> _Joined:
+    def _join(self, keys: Sequence[str] | None) -> tuple[_Joined, ...]:
         with self._lock:
             subset = tuple(self._heads) if keys is None else tuple(keys)
             known = self._joined.get(subset)
@@ -263,8 +333,8 @@ class HeadStack:
                 raise HeadError("HEAD_NOT_LOADED", f"not loaded: {', '.join(missing)}", {"keys": ",".join(missing)})
             heads = tuple(self._heads[key] for key in subset)
         # Joining happens outside the lock: heads never change, and a large copy must not hold up other requests.
-        joined = _Joined.of(heads)
-        if len(joined.bias) <= _CACHED_ROWS:
+        joined = tuple(_Joined.of(heads, transform) for transform in sorted({head.transform for head in heads}))
+        if sum(len(part.bias) for part in joined) <= _CACHED_ROWS:
             with self._lock:
                 if all(self._heads.get(key) is head for key, head in zip(subset, heads, strict=True)):
                     self._joined[subset] = joined
@@ -279,20 +349,21 @@ class HeadStack:
 
 @dataclass(frozen=True, eq=False)
 class _Joined:
-    """Several heads side by side in one matrix."""
+    """Several heads with one transform side by side in one matrix; places are theirs in the order of the answer."""
 
+    transform: Transform
+    places: tuple[int, ...]
     heads: tuple[Head, ...]
     starts: tuple[int, ...]
     weights: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, heads: tuple[Head, ...]) -> _Joined:
-        widths = [len(head.concepts) for head in heads]
-        starts = tuple(int(start) for start in np.cumsum([0, *widths])[:-1])
+    def of(cls, all_heads: tuple[Head, ...], transform: Transform) -> _Joined:
+        places = tuple(place for place, head in enumerate(all_heads) if head.transform == transform)
+        heads = tuple(all_heads[place] for place in places)
+        starts = tuple(int(start) for start in np.cumsum([0, *(len(head.concepts) for head in heads)])[:-1])
         if len(heads) == 1:
-            return cls(heads, starts, heads[0].weights, heads[0].bias)
-        if not heads:
-            return cls((), (), np.empty((0, 0), np.float32), np.empty(0, np.float32))
+            return cls(transform, places, heads, starts, heads[0].weights, heads[0].bias)
         weights = np.concatenate([head.weights for head in heads], axis=1)
-        return cls(heads, starts, weights, np.concatenate([head.bias for head in heads]))
+        return cls(transform, places, heads, starts, weights, np.concatenate([head.bias for head in heads]))

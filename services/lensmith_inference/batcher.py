@@ -30,10 +30,12 @@ class Seen:
     """What a base network made of one picture.
 
     Attributes:
+        space: The space of the features: whoever scores them says so again.
         features: [d] float32.
         logits: [k] float32 when they were asked for and the pack has them.
     """
 
+    space: str
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32] | None
 
@@ -238,10 +240,10 @@ class Batcher:
                 failure.__cause__ = error
                 item.future.set_exception(failure)
             else:
-                item.future.set_result(_row(done.result(), index))
+                item.future.set_result(_row(space, done.result(), index))
         if not self._closed:
             self._pump()
 
 
-def _row(outputs: Outputs, index: int) -> Seen:
-    return Seen(outputs.features[index], None if outputs.logits is None else outputs.logits[index])
+def _row(space: str, outputs: Outputs, index: int) -> Seen:
+    return Seen(space, outputs.features[index], None if outputs.logits is None else outputs.logits[index])

@@ -63,7 +63,7 @@ class HeadsCache:
                 metadata={"model_space": head.space, "space": space},
             )
         try:
-            self._stacks.setdefault(space, HeadStack(dim)).add(key, head)
+            self._stacks.setdefault(space, HeadStack(space, dim)).add(key, head)
         except HeadError as error:
             raise InternalError(error.reason, f"the head of the model cannot be used: {error}") from error
         self._metrics.head_bytes.inc(head.nbytes)

@@ -161,10 +161,13 @@ class Predictor:
             if head.concepts != version.concepts or _TYPES[head.type] != served.type:
                 raise InternalError("MODEL_INVALID", f"{served.name}: its head has another type or other concepts")
             outcomes = await self._look(request, served.base_model, card, call, logits=False)
-            seen = [outcome.own.features for outcome in outcomes if isinstance(outcome, Sight)]
+            seen = [outcome.own for outcome in outcomes if isinstance(outcome, Sight)]
             if not seen:
                 return outcomes, np.empty((0, len(head.concepts)), np.float32)
-            (scores,) = await asyncio.to_thread(lambda: stack.scores(np.stack(seen), [key]))
+            # The space of what was seen, not of what was asked for: the stack refuses vectors of another one.
+            (space,) = {one.space for one in seen}
+            features = np.stack([one.features for one in seen])
+            (scores,) = await asyncio.to_thread(lambda: stack.scores(space, features, [key]))
             return outcomes, scores
 
     async def _ask_classifier(

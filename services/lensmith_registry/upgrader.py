@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.space_service_pb2 import SetSpacesRequest, SpaceProgress
 from lensmith_platform.bus import Bus
+from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, LensmithError, NotFoundError, PreconditionError, to_status
 from lensmith_platform.outbox import publish
@@ -84,6 +85,7 @@ class Upgrader:
     async def advance(self) -> None:
         """Take one step in every upgrade that has rested long enough."""
         while True:
+            heed_cancellation()
             async with self._database.transaction(None) as connection:
                 row = await upgrade_store.claim(connection, _CLAIM_SECONDS)
             if row is None:

@@ -106,6 +106,11 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
 
     async def ResolveSpace(self, request, context):
         self.calls["ResolveSpace"] += 1
+        if request.space:
+            found = next((each for each in self.base_models.values() if each.space == request.space), None)
+            if found is None:
+                await abort(context, NotFoundError("SPACE_NOT_FOUND", "no such space"))
+            return serving_pb.ResolveSpaceResponse(base_model=found)
         name = f"baseModels/{request.base_model}" if request.base_model else next(iter(self.base_models))
         return serving_pb.ResolveSpaceResponse(base_model=self.base_models[name])
 

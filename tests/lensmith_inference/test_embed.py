@@ -1,16 +1,21 @@
 """Embed: vectors of an app's space, for users and for dataset."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lensmith_api.internal.v1.events_pb2 import AppSpaceChanged, Event
 from lensmith_api.v1.inference_service_pb2 import EmbedRequest, ImageQuery
 from lensmith_api.v1.input_pb2 import Image
+from lensmith_platform.bus import connect
 from lensmith_platform.errors import from_status
 from lensmith_vision import decode, resize
 from lensmith_vision.pack import builtin_pack, load_card
-from tests.lensmith_inference.conftest import APP_A, Rig
+from tests.lensmith_inference.conftest import APP_A, Rig, rig_of
 from tests.lensmith_inference.test_predict import refusal
 from tests.pictures import picture
+from tests.polling import until
 
 
 def request(*contents: bytes, **fields: str) -> EmbedRequest:
@@ -47,3 +52,34 @@ async def test_request_is_refused_when_its_base_model_is_unknown(rig: Rig) -> No
     assert (await refusal(call)).reason == "BASE_MODEL_NOT_FOUND"
     call = rig.stub.Embed(request(picture(1), base_model="none"), metadata=rig.key())
     assert (await refusal(call)).reason == "RESOURCE_NAME_INVALID"
+
+
+async def test_vectors_are_of_the_space_that_is_named_when_several_base_models_are_installed(
+    tmp_path: Path, nats_url: str, shared_packs: dict[str, Path]
+) -> None:
+    async with rig_of(tmp_path, nats_url, [builtin_pack(), shared_packs["mobilenetv2-features"]]) as rig:
+        other = rig.registry.base_models["baseModels/mobilenetv2-features"]
+        response = await rig.stub.Embed(request(picture(1), space=other.space), metadata=rig.token("dataset", APP_A))
+        assert response.space == other.space
+        assert len(response.embeddings[0].vector) == other.dimensions
+        call = rig.stub.Embed(request(picture(1), space=other.space, base_model="baseModels/plain"), metadata=rig.key())
+        assert (await refusal(call)).reason == "SPACE_OTHER_BASE_MODEL"
+        call = rig.stub.Embed(request(picture(1), space="no.such.space"), metadata=rig.key())
+        assert (await refusal(call)).reason == "SPACE_NOT_FOUND"
+
+
+async def test_vectors_are_of_the_new_space_when_news_come_that_the_app_has_moved(
+    tmp_path: Path, nats_url: str, shared_packs: dict[str, Path]
+) -> None:
+    packs = [builtin_pack(), shared_packs["mobilenetv2-features"]]
+    async with rig_of(tmp_path, nats_url, packs, model_ttl_seconds=3600.0) as rig:
+        old, new = rig.registry.base_models.values()
+        assert (await rig.stub.Embed(request(picture(1)), metadata=rig.key())).space == old.space
+        rig.registry.base_models = {new.name: new, old.name: old}
+        async with await connect(nats_url, wait_seconds=10) as bus:
+            await bus.publish(Event(app_id=APP_A, app_space_changed=AppSpaceChanged(space=new.space)))
+
+        async def has_moved() -> bool:
+            return (await rig.stub.Embed(request(picture(1)), metadata=rig.key())).space == new.space
+
+        await until(has_moved)

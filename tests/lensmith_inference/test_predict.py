@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from lensmith_api.v1.inference_service_pb2 import ImageQuery, PredictRequest, PredictResponse
+from lensmith_api.v1.inference_service_pb2 import EmbedRequest, ImageQuery, PredictRequest, PredictResponse
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_inference.settings import InferenceSettings
 from lensmith_platform.errors import LensmithError, from_rpc_error, from_status
@@ -195,6 +195,37 @@ async def test_version_is_refused_when_its_head_is_from_another_space(rig: Rig) 
     error = await refusal(rig.stub.Predict(request, metadata=rig.key()))
     assert error.reason == "MODEL_SPACE_MISMATCH"
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_each_version_is_asked_about_vectors_of_its_own_base_model_only_when_a_model_has_both(
+    tmp_path: Path, nats_url: str, shared: Path, shared_packs: dict[str, Path]
+) -> None:
+    """Both networks give vectors of equal length: nothing but the space tells them apart."""
+    names = ("mobilenetv2-features", "mobilenetv2-imagenet")
+    async with rig_of(tmp_path, nats_url, [shared_packs[name] for name in names]) as rig:
+        bases = [rig.registry.base_models[f"baseModels/{name}"] for name in names]
+        heads = [make_head(base.space, base.dimensions, ("glass", "metal"), seed=7) for base in bases]
+        for base, head in zip(bases, heads, strict=True):
+            rig.registry.add_version(APP_A, "a", "sorter", base, head)
+        photos = [path.read_bytes() for path in sorted((shared / "datasets").glob("fruit-multilabel/test/*.jpg"))[:4]]
+        truth = []
+        for name, base, head in zip(names, bases, heads, strict=True):
+            vectors = await rig.stub.Embed(
+                EmbedRequest(parent="apps/a", base_model=f"baseModels/{name}", inputs=queries(*photos)),
+                metadata=rig.key(),
+            )
+            assert vectors.space == base.space
+            truth.append(head.scores(np.array([one.vector for one in vectors.embeddings], np.float32)))
+
+        async def asked(version: int) -> None:
+            request = PredictRequest(model=MODEL, version=version, inputs=queries(*photos))
+            response = await rig.stub.Predict(request, metadata=rig.key())
+            assert response.model_version == f"{MODEL}/versions/{version}"
+            for prediction, scores in zip(response.predictions, truth[version - 1], strict=True):
+                told = {score.concept: score.value for score in prediction.concepts}
+                assert [told["glass"], told["metal"]] == pytest.approx(scores, abs=1e-5)
+
+        await asyncio.gather(*(asked(version) for version in (1, 2) * 8))
 
 
 async def test_request_is_refused_when_it_is_over_a_limit(tmp_path: Path, nats_url: str) -> None:

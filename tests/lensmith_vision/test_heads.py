@@ -130,12 +130,12 @@ def test_stack_scores_as_each_head_alone_when_joined() -> None:
         "b": make("multi_label", 2, seed=2),
         "c": make("regression", 1, seed=3),
     }
-    stack = HeadStack(8)
+    stack = HeadStack("plain.v1", 8)
     for key, head in heads.items():
         stack.add(key, head)
     features = np.random.default_rng(5).standard_normal((6, 8)).astype(np.float32)
     for subset in (None, ["c", "a"], ["b"], ["c", "b", "a"], ["c", "a"], []):
-        answer = stack.scores(features, subset)
+        answer = stack.scores("plain.v1", features, subset)
         expected = [heads[key].scores(features) for key in (heads if subset is None else subset)]
         assert len(answer) == len(expected)
         for actual, alone in zip(answer, expected, strict=True):
@@ -144,32 +144,41 @@ def test_stack_scores_as_each_head_alone_when_joined() -> None:
 
 
 def test_stack_forgets_when_a_head_is_replaced_or_removed() -> None:
-    stack = HeadStack(8)
+    stack = HeadStack("plain.v1", 8)
     first, second = make(seed=1), make(seed=2)
     features = np.ones((1, 8), np.float32)
     stack.add("a", first)
     stack.add("b", first)
-    stack.scores(features, ["a", "b"])
+    stack.scores("plain.v1", features, ["a", "b"])
     stack.add("a", second)
-    np.testing.assert_allclose(stack.scores(features, ["a", "b"])[0], second.scores(features), rtol=1e-5)
+    np.testing.assert_allclose(stack.scores("plain.v1", features, ["a", "b"])[0], second.scores(features), rtol=1e-5)
     stack.remove("a")
     stack.remove("never there")
     assert "a" not in stack
     assert len(stack) == 1
     with pytest.raises(HeadError, match="not loaded"):
-        stack.scores(features, ["a", "b"])
+        stack.scores("plain.v1", features, ["a", "b"])
 
 
 def test_stack_refuses_when_dimensions_differ() -> None:
-    stack = HeadStack(9)
+    stack = HeadStack("plain.v1", 9)
     with pytest.raises(HeadError):
         stack.add("a", make())
     with pytest.raises(HeadError):
-        stack.scores(np.ones((2, 8), np.float32))
+        stack.scores("plain.v1", np.ones((2, 8), np.float32))
+
+
+def test_stack_refuses_when_spaces_differ() -> None:
+    stack = HeadStack("plain.v1", 8)
+    with pytest.raises(HeadError, match=r"trained in plain\.v2, not in plain\.v1"):
+        stack.add("a", replace(make(), space="plain.v2"))
+    stack.add("a", make())
+    with pytest.raises(HeadError, match=r"the features are of plain\.v2"):
+        stack.scores("plain.v2", np.ones((2, 8), np.float32))
 
 
 def test_stack_never_mixes_heads_when_threads_change_it() -> None:
-    stack = HeadStack(8)
+    stack = HeadStack("plain.v1", 8)
     variants = [replace(make(seed=7), bias=np.array([0, 0, index * 5], np.float32)) for index in range(2)]
     features = np.random.default_rng(5).standard_normal((3, 8)).astype(np.float32)
     expected = [variant.scores(features) for variant in variants]
@@ -187,7 +196,7 @@ def test_stack_never_mixes_heads_when_threads_change_it() -> None:
     changer.start()
     try:
         for _ in range(500):
-            steady, changing = stack.scores(features, ["steady", "changing"])
+            steady, changing = stack.scores("plain.v1", features, ["steady", "changing"])
             np.testing.assert_allclose(steady, expected[0], rtol=1e-4)
             assert any(np.allclose(changing, one, rtol=1e-4) for one in expected)
     finally:

@@ -263,8 +263,9 @@ def _probe(network: onnx.ModelProto, image: str, names: Sequence[str], height: i
             both = session.run(list(names), {image: pictures})
             alone = session.run(list(names), {image: pictures[:1]})
         except Exception as error:
+            why = " ".join(str(error).split())[:300]
             raise PackError(
-                "PACK_SOURCE_INVALID", f"the graph does not run on two pictures of {height} x {width} at once: {error}"
+                "PACK_SOURCE_INVALID", f"the graph does not run on two pictures of {height} x {width} at once: {why}"
             ) from error
     for name, together, single in zip(names, both, alone, strict=True):
         if together.shape[0] != 2 or not np.allclose(together[:1], single, rtol=1e-2, atol=1e-3):

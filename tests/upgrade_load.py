@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,14 +45,14 @@ def photos_of(shared: Path, known: int) -> Photos:
 
 @dataclass
 class Answers:
-    """What one caller was told, in order: by which version, and with which score of the first concept.
+    """What one caller was told, in order: by which version, and after how long.
 
     Attributes:
         errors: failures of any kind.
     """
 
     versions: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
 
     @property
@@ -122,6 +123,7 @@ class AppInUse:
 
     async def _predict(self, answers: Answers) -> None:
         for picture in itertools.cycle(self.photos.asked):
+            began = time.monotonic()
             try:
                 answer = await self.client.predict(MODEL, [picture])
                 if error := answer.items[0].error:
@@ -131,7 +133,7 @@ class AppInUse:
             else:
                 assert answer.items[0].best is not None
                 answers.versions.append(answer.model_version)
-                answers.scores.append(answer.items[0].best.value)
+                answers.seconds.append(time.monotonic() - began)
 
     async def _add_one_by_one(self) -> None:
         """Each as soon as the one before is READY, so that some are born around every step of the move."""

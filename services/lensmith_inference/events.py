@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_api.internal.v1.events_pb2 import Event, ModelChanged
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.predictor import Predictor
 from lensmith_platform.cancellation import heed_cancellation
@@ -31,13 +31,13 @@ class ModelNews:
         self._catalogue = catalogue
         self._predictor = predictor
         self._warm = warm
-        self._changed: asyncio.Queue[tuple[int, str]] = asyncio.Queue(_WAITING)
+        self._changed: asyncio.Queue[tuple[int, ModelChanged]] = asyncio.Queue(_WAITING)
 
     async def model_changed(self, event: Event) -> None:
         """Handle `models.changed`."""
         self._catalogue.model_changed(event.app_id, event.model_changed.model)
         if self._warm and not self._changed.full():
-            self._changed.put_nowait((event.app_id, event.model_changed.model))
+            self._changed.put_nowait((event.app_id, event.model_changed))
 
     async def space_changed(self, event: Event) -> None:
         """Handle `apps.space_changed`."""
@@ -54,9 +54,10 @@ class ModelNews:
     async def run_warming(self) -> None:
         """Warm changed models one after another, for ever."""
         while True:
-            app_id, model = await self._changed.get()
+            app_id, changed = await self._changed.get()
+            model = changed.model
             try:
-                await self._predictor.warm(app_id, model)
+                await self._predictor.warm(app_id, model, changed.version)
             except LensmithError as error:
                 # Also the normal end of a deleted model; whoever asks is told the reason.
                 _LOG.info("model_not_warmed", app_id=app_id, model=model, reason=error.reason)

@@ -139,14 +139,14 @@ class Predictor:
             general_version=general.version.served.name if general is not None else "",
         )
 
-    async def warm(self, app_id: int, model: str) -> None:
-        """Make the production version of a model ready to answer.
+    async def warm(self, app_id: int, model: str, version: int) -> None:
+        """Make a version of a model ready to answer; 0: the one in production.
 
         Raises:
             LensmithError: It has none, or it cannot be had.
         """
         with service_call_app(app_id):
-            served = (await self.catalogue.model(app_id, model, 0)).served
+            served = (await self.catalogue.model(app_id, model, version)).served
             async with self.spaces.use(served.base_model) as card:
                 if served.head_artefact:
                     async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact):

@@ -27,14 +27,14 @@ __all__ = [
 ]
 
 
-def model_changed_event(app_id: int, model: str) -> Event:
-    """Say that serving must forget what it knew of a model."""
-    return Event(app_id=app_id, model_changed=ModelChanged(model=model))
+def model_changed_event(app_id: int, model: str, version: int = 0) -> Event:
+    """Say that serving must forget what it knew of a model, and make a version ready: 0 the one in production."""
+    return Event(app_id=app_id, model_changed=ModelChanged(model=model, version=version))
 
 
-async def model_changed(connection: Connection, app_id: int, model: str) -> None:
-    """Tell serving to forget what it knew of a model."""
-    await publish(connection, model_changed_event(app_id, model))
+async def model_changed(connection: Connection, app_id: int, model: str, version: int = 0) -> None:
+    """Tell serving to forget what it knew of a model, and to make a version ready: 0 the one in production."""
+    await publish(connection, model_changed_event(app_id, model, version))
 
 
 async def version_queued(connection: Connection, app_id: int, uid: UUID) -> None:

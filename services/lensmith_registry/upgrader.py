@@ -128,11 +128,14 @@ class Upgrader:
             locked = await upgrade_store.lock_upgrade(connection, row.app_id, row.id)
             if locked.state != "TRAINING":
                 return
+            before = await model_upgrade_store.models_of(connection, locked)
             models = await self._look(connection, locked, lock=False)
         for model in models:
             if model.outcome == "WAITING":
                 await self._queue(locked, model)
-        if all(model.outcome in ("TRAINED", "KEPT") for model in models):
+        # A step later than the last news, so that serving has made ready what will answer.
+        known = {model.model_id: model.outcome for model in before}
+        if all(model.outcome in ("TRAINED", "KEPT") and known.get(model.model_id) == model.outcome for model in models):
             await self._switch(row)
 
     async def _queue(self, row: UpgradeRow, model: ModelUpgradeRow) -> None:
@@ -154,6 +157,8 @@ class Upgrader:
             before = known.get(standing.model_id) or begin(standing)
             model = judge(before, standing, row.space, force=row.force)
             await model_upgrade_store.save_model(connection, row, model)
+            if model.outcome == "TRAINED" and before.outcome != "TRAINED":
+                await changes.model_changed(connection, row.app_id, model.model, model.to_version)
             models.append(model)
         await model_upgrade_store.forget_models(connection, row, [model.model_id for model in models])
         return models

@@ -4,7 +4,9 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 import pytest
 
 import lensmith
@@ -58,19 +60,19 @@ async def test_nobody_notices_a_move_to_a_better_network_when_the_app_is_in_use(
 
         await _assert_everything_is_in_the_new_space(platform, app)
         # What was learnt on the network before is asked about that network's vectors, and about no other's.
-        assert await app.scores(MODEL, version=1) == known_scores
-        assert await app.scores("pinned") == pinned_scores
+        np.testing.assert_allclose(await app.scores(MODEL, version=1), known_scores, atol=1e-5)
+        np.testing.assert_allclose(await app.scores("pinned"), pinned_scores, atol=1e-5)
         with platform.operator() as operator, pytest.raises(lensmith.PreconditionError, match="uses the base model"):
             operator.base_models.delete(BASE_MODEL)
         later = await app.train()
         assert (later.base_model, later.production) == (BETTER, True)
         assert later.input_count == (await app.client.inputs.counts()).ready
         assert (await app.client.upgrades.check()).upgradable is False
-        answered = sum(len(answers.versions) for answers in app.answers)
+        seconds = sorted(second for answers in app.answers for second in answers.seconds)
         record_property(
             "measured",
-            f"{answered} predictions during the move, none failed; {MODEL} {moved.before:.3f} -> {moved.after:.3f}; "
-            f"{len(app.added)} pictures added meanwhile",
+            f"{len(seconds)} predictions during the move, none failed (median {median(seconds):.2f} s, longest "
+            f"{seconds[-1]:.2f} s); {MODEL} {moved.before:.3f} -> {moved.after:.3f}; {len(app.added)} pictures added",
         )
 
 
@@ -96,7 +98,8 @@ def _assert_nobody_noticed(app: AppInUse, old: str, new: str) -> None:
 async def _assert_everything_is_in_the_new_space(platform: PlatformProcess, app: AppInUse) -> None:
     space = await anext(each.space async for each in app.client.base_models.list() if each.id == BETTER)
     expected = (await app.client.inputs.wait_until_ready(timeout=60)).ready
-    assert expected >= len(app.photos.known) + len(app.added)
+    # The collection holds some photographs twice.
+    assert expected >= len({item.uid for item in app.added}) + len({file.read_bytes() for _, file in app.photos.known})
     async with feed_of(platform, app.client.app, space) as feed:
 
         async def all_have_vectors() -> bool:

@@ -40,7 +40,9 @@ class App(_message.Message):
     description: _builtins.str
     """What the app is for."""
     base_model: _builtins.str
-    """Base model whose space the app's inputs are embedded in; empty: the best one installed when the app is first used."""
+    """Base model that was asked for when the app was created; empty: the best one installed when the app is first used. An
+    upgrade changes what the app has, not what was asked for: `CheckUpgrade` tells it.
+    """
     etag: _builtins.str
     """Changes with every change of the app; send it back in an update to refuse a lost update."""
     @_builtins.property

@@ -25,7 +25,7 @@ def installed(platform: PlatformProcess, shared: Path) -> list[str]:
 
 def test_the_best_network_stands_first(installed: list[str]) -> None:
     assert installed[0] == "mobilenetv2-features"
-    assert set(installed) == {*NETWORKS, *(folder.name for folder in find_packs(BUILTIN_PACKS))}
+    assert {*NETWORKS, *(folder.name for folder in find_packs(BUILTIN_PACKS))} <= set(installed)
 
 
 def test_an_import_changes_nothing_when_it_is_repeated(

@@ -4,7 +4,7 @@ Starts the whole platform in a temporary directory and sends it photographs with
 one bare process decodes the same photographs and runs the same network, which is the least that must be done. Prints
 images per second, the CPU time of each part, and the ratio of the two.
 
-    python benchmarks/ingest.py [--quick] [--json]
+    python benchmarks/ingest.py [--quick] [--json] [--base mobilenetv2-imagenet] [--no-general]
 """
 
 import argparse
@@ -110,9 +110,9 @@ def _own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def show(rounds: Sequence[Ingest], ratio: float) -> None:
+def show(rounds: Sequence[Ingest], ratio: float, pack: str) -> None:
     """Prints a table."""
-    table = Table(title=f"photographs until READY, {CORES} cores, {PACK}")
+    table = Table(title=f"photographs until READY, {CORES} cores, {pack}")
     for column in ("images", "stored s", "ready s", "images/s", "ceiling", "CPU ms/image", "client"):
         table.add_column(column, justify="right")
     for one in rounds:
@@ -140,14 +140,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer photographs, one round")
+    parser.add_argument("--base", default=PACK, help="base model, a folder of ../shared/models")
+    parser.add_argument("--no-general", action="store_true", help="without what General sees in each")
     options = parser.parse_args()
     shared = Path(os.environ.get("LENSMITH_SHARED", "../shared"))
     photographs = read_photographs(shared, 300 if options.quick else 1000)
     with tempfile.TemporaryDirectory() as scratch:
-        pack = Path(scratch) / PACK
-        build_pack(read_source(shared / "models" / PACK), pack)
+        pack = Path(scratch) / options.base
+        build_pack(read_source(shared / "models" / options.base), pack)
         bare = BareProcess(pack)
-        with running_platform(LENSMITH_REGISTRY_PACK_FOLDERS=scratch) as running:
+        settings = {
+            "LENSMITH_REGISTRY_PACK_FOLDERS": scratch,
+            "LENSMITH_DATASET_GENERAL_CONCEPTS": str(not options.no_general).lower(),
+        }
+        with running_platform(**settings) as running:
             asyncio.run(ingest(running, "warm", photographs[:64], 1.0))
             rounds = [
                 asyncio.run(ingest(running, f"round-{number}", photographs, bare_images_per_second(bare, photographs)))
@@ -155,10 +161,16 @@ def main() -> None:
             ]
     ratio = float(np.median([one.images_per_second / one.ceiling_images_per_second for one in rounds]))
     if options.json:
-        result = {"ratio_of_ceiling": ratio, "target": TARGET, "cores": CORES}
+        result = {
+            "ratio_of_ceiling": ratio,
+            "target": TARGET,
+            "cores": CORES,
+            "base": options.base,
+            "general": not options.no_general,
+        }
         print(json.dumps({**result, "rounds": [asdict(one) for one in rounds]}))
     else:
-        show(rounds, ratio)
+        show(rounds, ratio, options.base)
 
 
 if __name__ == "__main__":

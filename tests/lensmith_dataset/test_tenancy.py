@@ -28,7 +28,7 @@ from lensmith_api.v1.input_service_pb2 import (
     UpdateInputRequest,
 )
 from lensmith_platform import bus
-from tests.lensmith_dataset.conftest import Rig, new_input, reason_of
+from tests.lensmith_dataset.conftest import APP_IDS, Rig, new_input, reason_of
 from tests.pictures import picture
 from tests.polling import until
 
@@ -38,6 +38,8 @@ TABLES = (
     "annotations",
     "embeddings",
     "general_concepts",
+    "spaces",
+    "missing_embeddings",
     "input_changes",
     "requests",
     "blobs",
@@ -54,6 +56,14 @@ async def full(rig: Rig) -> Rig:
         item = new_input(picture(1), f"of-{app}", annotations=[Annotation(concept="glass")])
         await rig.create(item, app=app, request_id="r")
         await rig.indexed(app)
+        await rig.sql(
+            """
+            WITH missing AS (INSERT INTO missing_embeddings (app_id, space, input_id) VALUES ($1, 'left', 1))
+            INSERT INTO spaces (app_id, space, base_model, dimensions, role, revision, has_work)
+            VALUES ($1, 'left', 'baseModels/left', 4, 'retired', 1, false)
+            """,
+            APP_IDS[app],
+        )
     return rig
 
 

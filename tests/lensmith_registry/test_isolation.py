@@ -5,8 +5,17 @@ import pytest
 
 from lensmith_platform.db.pool import create_pool
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_registry import base_model_store, store, version_state_store, version_store
+from lensmith_platform.principal import AppRef
+from lensmith_registry import (
+    base_model_store,
+    model_upgrade_store,
+    store,
+    upgrade_store,
+    version_state_store,
+    version_store,
+)
 from lensmith_registry.base_model_store import BaseModelRow
+from lensmith_registry.model_upgrade_store import ModelUpgradeRow
 from lensmith_registry.store import ModelDefinition
 from lensmith_registry.version_store import NewVersion
 
@@ -35,6 +44,20 @@ async def _version(service: Database, app_id: int) -> version_store.VersionRow:
 async def test_rows_of_another_app_are_invisible_when_the_filter_is_left_out(service):
     await _version(service, 7)
     for table in ("app_spaces", "models", "model_versions", "requests"):
+        for app_id, rows in ((8, 0), (None, 0), (7, 1)):
+            async with service.transaction(app_id) as connection:
+                assert await connection.fetchval(f"SELECT count(*) FROM {table}") == rows, (table, app_id)
+
+
+async def test_upgrades_of_another_app_are_invisible_when_the_filter_is_left_out(service):
+    await _version(service, 7)
+    app = AppRef(7, "uid-7", "app7")
+    async with service.transaction(7) as connection:
+        base = await base_model_store.resolve_space(connection, 7, "")
+        upgrade = await upgrade_store.insert_upgrade(connection, app, base, base, force=False, actor="test")
+        model = ModelUpgradeRow(1, "sorter", "WAITING", 1, 0, 0, "accuracy", 0.5, None, "")
+        await model_upgrade_store.save_model(connection, upgrade, model)
+    for table in ("upgrades", "model_upgrades"):
         for app_id, rows in ((8, 0), (None, 0), (7, 1)):
             async with service.transaction(app_id) as connection:
                 assert await connection.fetchval(f"SELECT count(*) FROM {table}") == rows, (table, app_id)

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from lensmith_vision import packing, resize
 from lensmith_vision.decode import decode
 from lensmith_vision.engine import OnnxRuntimeEngine
-from lensmith_vision.general import DEEP, TAXONOMY, GeneralEvaluation, evaluate
+from lensmith_vision.general import LEAVES, TAXONOMY, GeneralEvaluation, evaluate, hierarchy
+from lensmith_vision.general.evaluation import DEEP
 from lensmith_vision.general.fitting import calibrate
 from lensmith_vision.pack import load_card, space_of
 from lensmith_vision.pack_builder import PackSource, build_pack, read_source
@@ -121,8 +122,8 @@ def export(
             resize=ResizePolicy("squash", SIDE, SIDE),
             scale=(_SCALE,) * 3,
             offset=(_OFFSET,) * 3,
-            labels=teacher.labels,
-            ignored=teacher.ignored,
+            labels=("background", *(", ".join((one.name, *one.synonyms)) for one in hierarchy().concepts[-LEAVES:])),
+            ignored=(0,),
             taxonomy=TAXONOMY,
         )
         build_pack(source, Path(scratch) / "uncalibrated")

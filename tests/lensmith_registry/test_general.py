@@ -13,8 +13,8 @@ from lensmith_api.v1 import model_service_pb2 as model_pb
 from lensmith_vision.general import Calibration, hierarchy
 from lensmith_vision.pack import load_card
 from tests.general_pack import build_general_pack
+from tests.lensmith_registry.pack_variants import files_of, import_pack
 from tests.lensmith_registry.rig import OPERATOR_KEY, SPACE, Rig, refusal
-from tests.lensmith_registry.test_packs import _files, _import
 
 GENERAL = "apps/main/models/general"
 CALIBRATION = Calibration(temperature=1.5, default_threshold=0.4, thresholds={"dog": 0.7})
@@ -50,7 +50,7 @@ async def _resolved(rig: Rig, space: str) -> serving_pb.ServedModel:
 )
 async def test_best_base_model_answers_whatever_the_order(rig: Rig, packs: dict[str, Path], order: tuple[str, ...]):
     for name in order:
-        base = await _import(rig, _files(packs[name]))
+        base = await import_pack(rig, files_of(packs[name]))
         assert base.model == GENERAL
     model = await _model(rig)
     assert (model.display_name, model.type, model.imported, model.latest_version) == ("General", 2, True, 3)
@@ -62,12 +62,12 @@ async def test_best_base_model_answers_whatever_the_order(rig: Rig, packs: dict[
 
 
 async def test_calibration_comes_with_the_version_when_the_pack_has_one(rig: Rig, packs: dict[str, Path]):
-    await _import(rig, _files(packs["worst"]))
+    await import_pack(rig, files_of(packs["worst"]))
     served = await _served(rig)
     thresholds = dict(zip(served.concepts, served.thresholds, strict=True))
     assert (served.taxonomy, served.temperature) == ("imagenet-1k", 1.5)
     assert (thresholds["dog"], thresholds["animal"]) == (0.7, 0.4)
-    await _import(rig, _files(packs["best"]))
+    await import_pack(rig, files_of(packs["best"]))
     served = await _served(rig)
     assert (served.temperature, set(served.thresholds)) == (1.0, {0.5})
 
@@ -77,7 +77,7 @@ async def test_import_is_refused_when_the_labels_are_in_another_order(rig: Rig, 
     shutil.copytree(packs["best"], folder)
     background, *labels = (folder / "labels.txt").read_text().splitlines()
     (folder / "labels.txt").write_text("\n".join([background, *reversed(labels)]) + "\n")
-    assert (await refusal(_import(rig, _files(folder)))).reason == "PACK_TAXONOMY_MISMATCH"
+    assert (await refusal(import_pack(rig, files_of(folder)))).reason == "PACK_TAXONOMY_MISMATCH"
 
 
 async def test_import_is_refused_when_the_calibration_is_not_of_general(
@@ -87,24 +87,24 @@ async def test_import_is_refused_when_the_calibration_is_not_of_general(
     shutil.copytree(packs["worst"], folder)
     text = (folder / "calibration.json").read_text()
     (folder / "calibration.json").write_text(text.replace('"dog"', '"unicorn"'))
-    assert (await refusal(_import(rig, _files(folder)))).reason == "PACK_CALIBRATION_INVALID"
+    assert (await refusal(import_pack(rig, files_of(folder)))).reason == "PACK_CALIBRATION_INVALID"
 
 
 async def test_another_calibration_needs_a_new_version_of_the_pack(rig: Rig, packs: dict[str, Path], tmp_path: Path):
-    await _import(rig, _files(packs["worst"]))
+    await import_pack(rig, files_of(packs["worst"]))
     folder = tmp_path / "other"
     shutil.copytree(packs["worst"], folder)
     (folder / "calibration.json").write_text(replace(CALIBRATION, temperature=2.0).to_json())
-    assert (await refusal(_import(rig, _files(folder)))).reason == "BASE_MODEL_EXISTS"
+    assert (await refusal(import_pack(rig, files_of(folder)))).reason == "BASE_MODEL_EXISTS"
     card = replace(load_card(folder), version=2)
     (folder / "card.json").write_text(card.to_json())
-    await _import(rig, _files(folder))
+    await import_pack(rig, files_of(folder))
     assert (await _served(rig)).temperature == 2.0
 
 
 async def test_next_best_answers_when_the_best_is_removed(rig: Rig, packs: dict[str, Path]):
     for name in ("best", "worst", "middle"):
-        await _import(rig, _files(packs[name]))
+        await import_pack(rig, files_of(packs[name]))
     for name, left in (("best", "middle"), ("middle", "worst")):
         request = pb.DeleteBaseModelRequest(name=f"baseModels/{name}")
         await rig.base_models.DeleteBaseModel(request, metadata=rig.key(OPERATOR_KEY))
@@ -113,13 +113,13 @@ async def test_next_best_answers_when_the_best_is_removed(rig: Rig, packs: dict[
         pb.DeleteBaseModelRequest(name="baseModels/worst"), metadata=rig.key(OPERATOR_KEY)
     )
     assert (await refusal(_model(rig))).reason == "MODEL_NOT_FOUND"
-    await _import(rig, _files(packs["worst"]))
+    await import_pack(rig, files_of(packs["worst"]))
     assert (await _served(rig)).base_model.name == "baseModels/worst"
 
 
 async def test_pictures_of_a_space_are_seen_as_cheaply_as_can_be(rig: Rig, packs: dict[str, Path]):
     assert (await refusal(_resolved(rig, SPACE))).reason == "GENERAL_NOT_INSTALLED"
-    spaces = {name: (await _import(rig, _files(packs[name]))).space for name in ("best", "middle", "worst")}
+    spaces = {name: (await import_pack(rig, files_of(packs[name]))).space for name in ("best", "middle", "worst")}
     assert (await _resolved(rig, spaces["best"])).base_model.name == "baseModels/best"
     assert (await _resolved(rig, spaces["middle"])).base_model.name == "baseModels/middle"
     # The built-in pack names nothing: the smallest one that does looks at its pictures too.
@@ -127,7 +127,7 @@ async def test_pictures_of_a_space_are_seen_as_cheaply_as_can_be(rig: Rig, packs
 
 
 async def test_first_packs_make_one_model_when_they_come_at_once(rig: Rig, packs: dict[str, Path]):
-    await asyncio.gather(*(_import(rig, _files(folder)) for folder in packs.values()))
+    await asyncio.gather(*(import_pack(rig, files_of(folder)) for folder in packs.values()))
     model = await _model(rig)
     assert model.latest_version == 3
     assert (await _served(rig)).base_model.name == "baseModels/best"

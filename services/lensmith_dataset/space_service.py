@@ -18,7 +18,7 @@ class SpaceServicer(SpaceServiceServicer):
 
     Args:
         database: of the service's own role.
-        grace: how long the vectors of a space are kept that an app has left.
+        grace: how long the vectors of a space are kept that an app has left and may come back to.
     """
 
     def __init__(self, database: Database, grace: timedelta) -> None:
@@ -34,10 +34,11 @@ class SpaceServicer(SpaceServiceServicer):
         app_id = request.app_id
         current = _space(request.current)
         target = _space(request.target) if request.HasField("target") else None
+        keep = self._grace if request.keep_vectors else timedelta()
 
         async def set_and_look() -> SpaceProgress:
             async with self._database.transaction(app_id) as connection:
-                await spaces.set_spaces(connection, app_id, request.revision, current, target, self._grace)
+                await spaces.set_spaces(connection, app_id, request.revision, current, target, keep)
             # Counting takes a while in a large app; nobody's lock is held meanwhile.
             async with self._database.transaction(app_id) as connection:
                 return await spaces.progress(connection, app_id, (target or current).space)

@@ -331,7 +331,8 @@ async def _production_after(connection: Connection, row: ModelRow, model: Model,
                     "MODEL_HAS_NO_TRAINED_VERSION", f"{row.name} has no trained version yet that could be pinned"
                 )
             return row.production_version, True
-        return await version_store.newest_ready(connection, row), False
+        follow = version_store.best_ready if row.imported else version_store.newest_ready
+        return await follow(connection, row), False
     return row.production_version, row.pinned
 
 

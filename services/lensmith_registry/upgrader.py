@@ -188,7 +188,7 @@ class Upgrader:
 
     async def _tell(self, row: UpgradeRow) -> None:
         """Tell dataset and serving; whoever reads DONE afterwards is answered by the new versions."""
-        await self._set_spaces(row, row.space, "", 2 * row.number + 1)
+        await self._set_spaces(row, row.space, "", 2 * row.number + 1, keep=True)
         await self._bus.publish(changes.space_changed_event(row.app_id, row.space))
         async with self._database.transaction(row.app_id) as connection:
             models = await model_upgrade_store.models_of(connection, row)
@@ -205,17 +205,21 @@ class Upgrader:
     async def _clean_up(self, row: UpgradeRow) -> None:
         """Tell dataset that an upgrade has ended without a switch."""
         if row.state != "DONE":
-            await self._set_spaces(row, row.from_space, "", 2 * row.number + 1)
+            # Who was refused may force it: then nothing has to be embedded anew.
+            await self._set_spaces(row, row.from_space, "", 2 * row.number + 1, keep=row.state == "FAILED")
         async with self._database.transaction(row.app_id) as connection:
             await upgrade_store.settle(connection, row)
 
-    async def _set_spaces(self, row: UpgradeRow, current: str, target: str, revision: int) -> SpaceProgress:
+    async def _set_spaces(
+        self, row: UpgradeRow, current: str, target: str, revision: int, *, keep: bool = False
+    ) -> SpaceProgress:
         async with self._database.transaction(row.app_id) as connection:
             request = SetSpacesRequest(
                 app_id=row.app_id,
                 revision=revision,
                 current=base_model_to_proto(await base_model_store.by_space(connection, current)),
                 target=base_model_to_proto(await base_model_store.by_space(connection, target)) if target else None,
+                keep_vectors=keep,
             )
         try:
             return (await self._spaces.SetSpaces(request, timeout=_CALL_SECONDS)).progress

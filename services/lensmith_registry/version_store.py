@@ -19,6 +19,7 @@ __all__ = [
     "NewVersion",
     "VersionRow",
     "State",
+    "best_ready",
     "adopt",
     "changed",
     "delete_version",
@@ -45,6 +46,12 @@ _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, 
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
   v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
+
+# Of an imported model: the version on the base model of the highest rank, of which only the newest version counts.
+_BEST = """SELECT newest.number FROM (
+    SELECT DISTINCT ON (b.name) b.name, b.rank, v.number FROM model_versions v JOIN base_models b ON b.space = v.space
+    WHERE v.app_id = $1 AND v.model_id = $2 AND v.deleted_at IS NULL ORDER BY b.name, b.version DESC
+  ) newest ORDER BY newest.rank DESC, newest.name LIMIT 1"""
 
 
 @dataclass(frozen=True)
@@ -275,16 +282,17 @@ async def follow(connection: Connection, app_id: int, model_id: int, number: int
     )
 
 
+async def best_ready(connection: Connection, model: ModelRow) -> int:
+    """Return the number of the version of an imported model that should answer, 0 when there is none."""
+    return int(await connection.fetchval(f"SELECT number FROM ({_BEST}) best", model.app_id, model.id) or 0)
+
+
 async def follow_best_base(connection: Connection, app_id: int, model_id: int) -> None:
     """Let production follow the version on the base model of the highest rank, unless it is pinned to another."""
     await connection.execute(
-        """UPDATE models m SET production_version = best.number, pinned = false, revision = revision + 1,
+        f"""UPDATE models m SET production_version = best.number, pinned = false, revision = revision + 1,
              updated_at = now()
-           FROM (SELECT newest.number FROM (
-                   SELECT DISTINCT ON (b.name) b.name, b.rank, v.number
-                   FROM model_versions v JOIN base_models b ON b.space = v.space
-                   WHERE v.app_id = $1 AND v.model_id = $2 AND v.deleted_at IS NULL ORDER BY b.name, b.version DESC
-                 ) newest ORDER BY newest.rank DESC, newest.name LIMIT 1) best
+           FROM ({_BEST}) best
            WHERE m.app_id = $1 AND m.id = $2 AND m.production_version <> best.number AND NOT (m.pinned AND EXISTS (
              SELECT FROM model_versions v WHERE v.app_id = $1 AND v.model_id = $2 AND v.number = m.production_version
                AND v.deleted_at IS NULL))""",

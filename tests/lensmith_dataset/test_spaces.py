@@ -37,9 +37,11 @@ class Move:
     def new(self) -> BaseModel:
         return BaseModel(name="baseModels/better", space=NEW, dimensions=self.old.dimensions)
 
-    async def set(self, revision: int, current: BaseModel, target: BaseModel | None = None) -> SpaceProgress:
+    async def set(
+        self, revision: int, current: BaseModel, target: BaseModel | None = None, *, keep: bool = False
+    ) -> SpaceProgress:
         app_id = APP_IDS[self.app]
-        request = SetSpacesRequest(app_id=app_id, revision=revision, current=current, target=target)
+        request = SetSpacesRequest(app_id=app_id, revision=revision, current=current, target=target, keep_vectors=keep)
         return (await self.rig.spaces.SetSpaces(request, metadata=self.rig.token("registry", app_id))).progress
 
     async def begin(self, revision: int = 2) -> SpaceProgress:
@@ -55,7 +57,7 @@ class Move:
         return await until(complete)
 
     async def end(self, revision: int = 3) -> SpaceProgress:
-        return await self.set(revision, self.new)
+        return await self.set(revision, self.new, keep=True)
 
     async def vectors(self, space: str) -> dict[str, np.ndarray]:
         """Vectors by uid of the input, as a trainer gets them."""

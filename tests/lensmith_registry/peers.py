@@ -36,6 +36,7 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
         counting: CountTrainingData answers only while this is set.
         progress: What SetSpaces answers.
         wanted: The spaces that each app was said to want last, the current one first.
+        keeps_vectors: Whether the vectors of spaces that are wanted no more were to be kept for a while.
     """
 
     concepts: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
     counting: asyncio.Event = field(default_factory=asyncio.Event)
     progress: SpaceProgress = field(default_factory=lambda: SpaceProgress(complete=True))
     wanted: dict[int, list[str]] = field(default_factory=dict)
+    keeps_vectors: bool = False
 
     def __post_init__(self) -> None:
         self.counting.set()
@@ -103,6 +105,7 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
         self.calls["SetSpaces"] += 1
         target = [request.target.space] if request.HasField("target") else []
         self.wanted[request.app_id] = [request.current.space, *target]
+        self.keeps_vectors = request.keep_vectors
         return SetSpacesResponse(progress=self.progress)
 
     async def CountTrainingData(self, request, context):

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.v1 import base_model_service_pb2 as pb
 from lensmith_api.v1 import model_service_pb2 as model_pb
+from lensmith_api.v1.model_pb2 import Model
 from lensmith_vision.general import Calibration, hierarchy
 from lensmith_vision.pack import load_card
 from tests.general_pack import build_general_pack
@@ -115,6 +117,22 @@ async def test_next_best_answers_when_the_best_is_removed(rig: Rig, packs: dict[
     assert (await refusal(_model(rig))).reason == "MODEL_NOT_FOUND"
     await import_pack(rig, files_of(packs["worst"]))
     assert (await _served(rig)).base_model.name == "baseModels/worst"
+
+
+async def test_operator_may_pin_a_version_and_let_go_of_it(rig: Rig, packs: dict[str, Path]):
+    async def update(**fields: object) -> int:
+        request = model_pb.UpdateModelRequest(
+            model=Model(name=GENERAL, **fields), update_mask=FieldMask(paths=[*fields])
+        )
+        return (await rig.models.UpdateModel(request, metadata=rig.key(OPERATOR_KEY))).production_version
+
+    for name in ("best", "worst"):
+        await import_pack(rig, files_of(packs[name]))
+    assert await update(production_version=2) == 2
+    await import_pack(rig, files_of(packs["middle"]))
+    assert (await _served(rig)).base_model.name == "baseModels/worst"
+    assert await update(pinned=False) == 1
+    assert (await _served(rig)).base_model.name == "baseModels/best"
 
 
 async def test_pictures_of_a_space_are_seen_as_cheaply_as_can_be(rig: Rig, packs: dict[str, Path]):

@@ -206,6 +206,7 @@ async def test_everything_stays_as_before_when_no_model_gets_better(move: Move):
     assert "version 2 is worse: accuracy 0.870 instead of 0.900" in failed.message
     assert failed.error.message in failed.message
     await move.assert_nothing_changed()
+    assert move.rig.dataset.keeps_vectors
 
 
 async def test_a_model_that_became_worse_is_kept_while_another_is_upgraded(move: Move):
@@ -325,6 +326,7 @@ async def test_everything_is_as_before_when_an_upgrade_is_cancelled(move: Move, 
     if job is not None:
         assert (await refusal(move.rig.complete(job))).reason in ("VERSION_NOT_FOUND", "LEASE_LOST")
     await move.assert_nothing_changed()
+    assert not move.rig.dataset.keeps_vectors
     # And it may be started again.
     assert (await move.start()).name == "apps/trash/upgrades/2"
 

@@ -64,7 +64,7 @@ class Claim:
 
 
 async def set_spaces(
-    connection: Connection, app_id: int, revision: int, current: Space, target: Space | None, grace: timedelta
+    connection: Connection, app_id: int, revision: int, current: Space, target: Space | None, keep: timedelta
 ) -> None:
     """Say which spaces an app wants; the others are retired.
 
@@ -74,7 +74,7 @@ async def set_spaces(
         revision: grows with every change of what is said.
         current: where inputs become READY.
         target: where the app is moving.
-        grace: after which time the vectors of a space go that was current; those of a target go at once.
+        keep: how long the vectors of spaces are kept that are wanted no more.
 
     Raises:
         ConflictError: something newer was said before.
@@ -89,13 +89,13 @@ async def set_spaces(
     await connection.execute(
         """
         UPDATE spaces SET role = 'retired', has_work = false, revision = $3,
-            remove_at = now() + CASE WHEN role = 'current' THEN $4::interval ELSE interval '0' END
+            remove_at = now() + $4::interval
         WHERE app_id = $1 AND space <> ALL($2::text[]) AND role <> 'retired'
         """,
         app_id,
         [space.space for space, _ in wanted],
         revision,
-        grace,
+        keep,
     )
     for space, role in wanted:
         await _want(connection, app_id, revision, space, role)

@@ -27,7 +27,7 @@ from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 from lensmith_api.v1 import base_model_pb2 as lensmith_dot_v1_dot_base__model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lensmith/internal/v1/space_service.proto\x12\x14lensmith.internal.v1\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/base_model.proto\"\x85\x01\n\x10SetSpacesRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\'\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\x12&\n\x06target\x18\x04 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\"\x88\x01\n\rSpaceProgress\x12\x0e\n\x06inputs\x18\x01 \x01(\x03\x12\x10\n\x08\x65mbedded\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x05\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\"J\n\x11SetSpacesResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32#.lensmith.internal.v1.SpaceProgress2~\n\x0cSpaceService\x12n\n\tSetSpaces\x12&.lensmith.internal.v1.SetSpacesRequest\x1a\'.lensmith.internal.v1.SetSpacesResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lensmith/internal/v1/space_service.proto\x12\x14lensmith.internal.v1\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/base_model.proto\"\x9b\x01\n\x10SetSpacesRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\'\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\x12&\n\x06target\x18\x04 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\x12\x14\n\x0ckeep_vectors\x18\x05 \x01(\x08\"\x88\x01\n\rSpaceProgress\x12\x0e\n\x06inputs\x18\x01 \x01(\x03\x12\x10\n\x08\x65mbedded\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x05\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\"J\n\x11SetSpacesResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32#.lensmith.internal.v1.SpaceProgress2~\n\x0cSpaceService\x12n\n\tSetSpaces\x12&.lensmith.internal.v1.SetSpacesRequest\x1a\'.lensmith.internal.v1.SetSpacesResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,11 +37,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPACESERVICE'].methods_by_name['SetSpaces']._loaded_options = None
   _globals['_SPACESERVICE'].methods_by_name['SetSpaces']._serialized_options = b'\252\324\030\014(\0012\010registry'
   _globals['_SETSPACESREQUEST']._serialized_start=148
-  _globals['_SETSPACESREQUEST']._serialized_end=281
-  _globals['_SPACEPROGRESS']._serialized_start=284
-  _globals['_SPACEPROGRESS']._serialized_end=420
-  _globals['_SETSPACESRESPONSE']._serialized_start=422
-  _globals['_SETSPACESRESPONSE']._serialized_end=496
-  _globals['_SPACESERVICE']._serialized_start=498
-  _globals['_SPACESERVICE']._serialized_end=624
+  _globals['_SETSPACESREQUEST']._serialized_end=303
+  _globals['_SPACEPROGRESS']._serialized_start=306
+  _globals['_SPACEPROGRESS']._serialized_end=442
+  _globals['_SETSPACESRESPONSE']._serialized_start=444
+  _globals['_SETSPACESRESPONSE']._serialized_end=518
+  _globals['_SPACESERVICE']._serialized_start=520
+  _globals['_SPACESERVICE']._serialized_end=646
 # @@protoc_insertion_point(module_scope)

@@ -28,10 +28,13 @@ class SetSpacesRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CURRENT_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    KEEP_VECTORS_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     revision: _builtins.int
     """Grows with every change of what is said about the app."""
+    keep_vectors: _builtins.bool
+    """Keep the vectors of spaces that are wanted no more for a while: the app may come back. Otherwise they go at once."""
     @_builtins.property
     def current(self) -> _base_model_pb2.BaseModel:
         """Base model of the app: new inputs are READY once they have a vector of it."""
@@ -47,10 +50,11 @@ class SetSpacesRequest(_message.Message):
         revision: _builtins.int = ...,
         current: _base_model_pb2.BaseModel | None = ...,
         target: _base_model_pb2.BaseModel | None = ...,
+        keep_vectors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "current", b"current", "revision", b"revision", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "current", b"current", "keep_vectors", b"keep_vectors", "revision", b"revision", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from lensmith_api.v1.input_pb2 import Input
 from lensmith_api.v1.input_service_pb2 import DeleteInputsRequest, ListInputsRequest, UpdateInputRequest
 from lensmith_platform.errors import InvalidInputError, to_status
 from tests.lensmith_dataset.conftest import FAILED, READY, Rig, Start, new_input
+from tests.lensmith_dataset.test_spaces import QUICK, Move
 from tests.pictures import picture
 
 DOG = [
@@ -83,3 +84,18 @@ async def test_general_looks_only_where_it_shall(start: Start, wanted: bool) -> 
 
     assert rig.inference.general_asked == int(wanted)
     assert len((await rig.get("apps/a/inputs/dog")).general_concepts) == (2 if wanted else 0)
+
+
+async def test_newer_version_of_general_is_kept_when_the_app_moves_to_another_base_model(start: Start) -> None:
+    move = Move(await start(**QUICK))
+    rig = move.rig
+    data = _sees(rig, picture(1), DOG)
+    await rig.create(new_input(data, "dog"))
+    await rig.indexed()
+    rig.inference.general_version = 2
+    _sees(rig, data, DOG[:1])
+    await move.arrived()
+
+    found = await rig.get("apps/a/inputs/dog")
+    assert list(found.general_concepts) == DOG[:1]
+    assert found.general_version == "apps/main/models/general/versions/2"

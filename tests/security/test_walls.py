@@ -1,8 +1,9 @@
 """Every public RPC, tried with keys that must not get through. The list is the contract, so new RPCs are walked too."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import lensmith
 from lensmith.errors import from_rpc_error
 from lensmith_api.v1.access_pb2 import Access, access
 from lensmith_vision.materials import render
+from lensmith_vision.pack import CARD_FILE, builtin_pack, load_card
 from tests.platform_process import PlatformProcess
 
 pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
@@ -97,7 +99,7 @@ APP_RPCS = [rpc for rpc in RPCS if rpc.app_field]
 
 @dataclass(frozen=True)
 class Tenants:
-    """Two apps, the first with a picture, a concept, a key and a model; and a read-only key of the first."""
+    """Two apps, the first with one of everything, an upgrade too; and a read-only key of the first."""
 
     channel: grpc.Channel
     first: str
@@ -123,9 +125,19 @@ def tenants(platform: PlatformProcess, tmp_path_factory: pytest.TempPathFactory)
     first.inputs.wait_until_ready(timeout=120)
     first.models.create("hidden-model", lensmith.ModelType.MULTI_CLASS)
     first.models.wait("hidden-model", first.models.train("hidden-model").number)
+    platform.cli("base-models", "import", str(_other_pack(tmp_path_factory.mktemp("pack") / "other-plain")))
+    upgrade = first.upgrades.wait(first.upgrades.start("other-plain", force=True).number)
+    assert upgrade.state is lensmith.UpgradeState.DONE, upgrade.message
     key = first.keys.create(["Predict", "Search"])
     uid = next(result.input.uid for result in created if result.input)
-    ids = {"inputs": uid, "concepts": "hidden-wood", "models": "hidden-model", "versions": "1", "keys": key.key.uid}
+    ids = {
+        "inputs": uid,
+        "concepts": "hidden-wood",
+        "models": "hidden-model",
+        "versions": "1",
+        "keys": key.key.uid,
+        "upgrades": str(upgrade.number),
+    }
     with grpc.insecure_channel(platform.url.removeprefix("http://")) as channel:
         yield Tenants(
             channel=channel,
@@ -137,6 +149,14 @@ def tenants(platform: PlatformProcess, tmp_path_factory: pytest.TempPathFactory)
         )
     first.close()
     second.close()
+
+
+def _other_pack(folder: Path) -> Path:
+    """The plain pack under another name, for an app to move to; not a better one, lest other apps begin with it."""
+    shutil.copytree(builtin_pack(), folder)
+    card = load_card(folder)
+    (folder / CARD_FILE).write_text(replace(card, id=folder.name, rank=card.rank - 1).to_json())
+    return folder
 
 
 def _secret(platform: PlatformProcess, app: str) -> str:
@@ -224,6 +244,7 @@ def test_internal_services_are_not_routed(tenants: Tenants, platform: PlatformPr
         "KeyResolverService/ResolveKey",
         "TrainingDataService/StreamTrainingData",
         "ServingService/ResolveModel",
+        "SpaceService/SetSpaces",
     ):
         method = tenants.channel.unary_unary(f"/lensmith.internal.v1.{name}")
         with pytest.raises(grpc.RpcError) as caught:

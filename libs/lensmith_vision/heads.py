@@ -84,9 +84,7 @@ class Head:
             if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
                 raise HeadError("HEAD_INVALID", f"{name} must be finite float32 of shape {list(shape)}")
         if self.value_range is not None:
-            low, high = self.value_range
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise HeadError("HEAD_INVALID", "the range of a regression head must be finite and in order")
+            _check_range(self.value_range)
         if self.transform not in TRANSFORMS:
             raise HeadError("HEAD_INVALID", f"unknown transform {self.transform!r}")
         if self.kernel is not None:
@@ -124,6 +122,12 @@ class Head:
         inputs = transformed(features, self.transform)
         logits = inputs @ self.weights + self.bias
         return self.activate(logits if self.kernel is None else logits + self.kernel.logits(inputs))
+
+
+def _check_range(value_range: tuple[float, float]) -> None:
+    low, high = value_range
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise HeadError("HEAD_INVALID", "the range of a regression head must be finite and in order")
 
 
 def _check_kernel(kernel: KernelPart, dim: int, concepts: int) -> None:
@@ -238,8 +242,8 @@ def _range(value: object) -> tuple[float, float] | None:
 class HeadStack:
     """The loaded heads of one space, evaluated together. Safe to use from many threads.
 
-    Which heads stay loaded is the caller's decision; the stack only keeps what it is given. Heads of another space never
-    get in, nor are features of another space ever multiplied with them, even where the lengths agree.
+    Which heads stay loaded is the caller's decision; the stack only keeps what it is given. Heads of another space
+    never get in, nor are features of another space ever multiplied with them, even where the lengths agree.
 
     Args:
         space: The space.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.classes import Tier, fit_classes
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
@@ -82,6 +83,8 @@ class TrainOptions:
         folds: Parts of the out-of-fold evaluation; fewer where there are fewer groups of pictures.
         seed: The same seed and set give the same head.
         value_range: For regression, the range of answers; the range seen in training when left out.
+        tier: multi_class only: ``linear`` heads cost kilobytes, ``kernel`` heads up to 6 MB; ``auto`` takes the
+            kernel tier where it wins at least one point of accuracy out of fold.
     """
 
     type: HeadType
@@ -89,6 +92,7 @@ class TrainOptions:
     folds: int = 5
     seed: int = 0
     value_range: tuple[float, float] | None = None
+    tier: Tier = "auto"
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,8 @@ def fit(
     groups = _groups(taken)
     folds = _folds(taken, groups, options)
     report(0.08, "evaluating")
+    if options.type == "multi_class":
+        return _fit_classes(taken, options, groups, folds, findings, left_out, report)
     problem = Problem(options.type, Basis.of(taken.features), taken.labels, taken.targets)
     found = search_penalty(problem, folds, lambda part: report(0.1 + 0.7 * part, "evaluating"))
     report(0.8, "fitting")
@@ -169,6 +175,46 @@ def fit(
     evaluation = evaluate(head, decisions, found.penalty, groups=int(groups.max()) + 1)
     report(1.0, "fitting")
     return Fitted(head, evaluation, tuple(findings), len(taken.ids), left_out)
+
+
+def _fit_classes(
+    data: TrainingSet,
+    options: TrainOptions,
+    groups: npt.NDArray[np.int64],
+    folds: npt.NDArray[np.int64],
+    findings: list[Finding],
+    left_out: dict[str, str],
+    report: Callable[[float, str], None],
+) -> Fitted:
+    if data.labels is None:
+        raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
+    width = len(data.concepts)
+    fitted = fit_classes(
+        data.features,
+        data.labels.argmax(axis=1),
+        width,
+        groups,
+        folds,
+        tier=options.tier,
+        seed=options.seed,
+        step=lambda part: report(0.1 + 0.7 * part, "evaluating"),
+    )
+    report(0.8, "fitting")
+    head = Head(
+        options.type,
+        data.space,
+        data.concepts,
+        fitted.weights,
+        fitted.bias,
+        np.full(width, 0.5, np.float32),
+        transform=fitted.transform,
+        kernel=fitted.kernel,
+    )
+    decisions = Decisions(head.activate(fitted.logits), folds, labels=data.labels)
+    head = replace(head, thresholds=thresholds_of(decisions))
+    evaluation = evaluate(head, decisions, fitted.shrinkage, groups=int(groups.max()) + 1)
+    report(1.0, "fitting")
+    return Fitted(head, evaluation, tuple(findings), len(data.ids), left_out)
 
 
 def _head(

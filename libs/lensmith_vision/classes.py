@@ -1,0 +1,325 @@
+"""Fitting heads for concepts that exclude each other: what to choose, and what the choice says about held-out pictures.
+
+Shrinkage, transform and tier are chosen by what fits without a picture (and its near copies) say about that picture,
+which follows exactly from one fit. Large sets are chosen for by a sample; their own scores come from folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_vision.calibration import Calibration, calibrate
+from lensmith_vision.discriminant import held_out_logits, log_prior, solve, solve_ridge, within_variance
+from lensmith_vision.kernel import (
+    KernelPart,
+    Similarities,
+    held_out_similarity,
+    inverse_of_similarity,
+    most_landmarks,
+    squared_distances,
+)
+from lensmith_vision.statistics import SufficientStatistics
+from lensmith_vision.transforms import Transform, transformed
+
+__all__ = ["ClassFit", "Tier", "fit_classes"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Tier = Literal["auto", "linear", "kernel"]
+
+_TRANSFORMS: tuple[Transform, ...] = ("root", "unit")
+_SHRINKAGES = (0.1, 0.3, 0.55, 1.0, 1.8, 3.0, 10.0)
+_LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
+_WIDTHS = (0.25, 0.5, 1.0)
+_PENALTIES = (0.01, 0.1, 0.3)
+_LARGE_WIDTH, _LARGE_PENALTY = 0.5, 0.01
+"""What large sets want, whatever a sample of them does."""
+_ALL_PAIRS = 1024
+"""Up to so many pictures, all that is held out follows from inner products of pictures."""
+_SAMPLE = 512
+_BLOCK = 4096
+_GAIN = 0.01
+"""Accuracy that the kernel tier must win out of fold to be worth its cost."""
+
+_USUAL_LINEAR, _USUAL_KERNEL, _USUAL_MIXTURE = 1.0, 10.0, 0.6
+_CERTAINTY = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class ClassFit:
+    """A fitted head's numbers with calibration folded in.
+
+    Attributes:
+        transform: Of the features.
+        weights: [d, c].
+        bias: [c].
+        kernel: None in the linear tier.
+        logits: [n, c], each row given by a fit without its fold, calibrated.
+        shrinkage: That was chosen, in units of the within-class variance.
+    """
+
+    transform: Transform
+    weights: Floats
+    bias: Floats
+    kernel: KernelPart | None
+    logits: Floats
+    shrinkage: float
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """Chosen for the kernel tier: sharpness, ridge penalty, factors of itself and of the mixture, what it gains."""
+
+    sharpness: float
+    penalty: float
+    factor: float
+    mixed: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class _Choice:
+    transform: Transform
+    shrinkage: float
+    linear: Calibration
+    kernel: _Kernel
+
+
+def fit_classes(
+    features: Floats,
+    classes: Ints,
+    width: int,
+    groups: Ints,
+    folds: Ints,
+    *,
+    tier: Tier,
+    seed: int,
+    step: Callable[[float], None],
+) -> ClassFit:
+    """Choose, fit and hold out.
+
+    Args:
+        features: [n, d].
+        classes: [n], 0 to width - 1.
+        width: Number of classes.
+        groups: [n], near duplicates share a number.
+        folds: [n]; a group is never in two.
+        tier: Which head to make; ``auto``: the kernel tier where it earns its place.
+        seed: Of samples.
+        step: Told the part done, 0 to 1; may raise to stop.
+    """
+    sample = _sample(classes, seed)
+    choice = _choose(features[sample], classes[sample], groups[sample], step, large=len(sample) < len(classes))
+    step(0.5)
+    prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
+    linear = _fit_linear(features, classes, width, folds, choice, prior)
+    step(0.8)
+    # What hardly gains on a sample of a large set may gain on all of it.
+    hope = _GAIN if len(sample) == len(classes) else 0.0
+    if tier == "linear" or (tier == "auto" and choice.kernel.gain < hope):
+        return linear
+    mixed = _fit_mixture(features, classes, folds, choice, linear, prior, seed)
+    if tier == "auto" and _accuracy(mixed.logits, classes) < _accuracy(linear.logits, classes) + _GAIN:
+        return linear
+    return mixed
+
+
+def _sample(classes: Ints, seed: int) -> Ints:
+    """All rows, or so many of a large set that every class is there in its share."""
+    if len(classes) <= _ALL_PAIRS:
+        return np.arange(len(classes))
+    order = np.random.default_rng(seed).permutation(len(classes))
+    ordered = classes[order]
+    by_class = np.argsort(ordered, kind="stable")
+    starts = np.searchsorted(ordered[by_class], ordered[by_class], side="left")
+    turn = np.empty(len(order), dtype=np.int64)
+    turn[by_class] = np.arange(len(order)) - starts
+    # Two of each class come first, where there is room for that; the rest as they are dealt.
+    ranks = np.where(turn < 2, turn, 2) * len(order) + np.arange(len(order))
+    return np.sort(order[np.argsort(ranks, kind="stable")[:_SAMPLE]])
+
+
+def _choose(features: Floats, classes: Ints, groups: Ints, step: Callable[[float], None], *, large: bool) -> _Choice:
+    best: tuple[Transform, float, Calibration, Doubles, Doubles] | None = None
+    present, classes = np.unique(classes, return_inverse=True)
+    width = len(present)
+    prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
+    for turn, transform in enumerate(_TRANSFORMS):
+        products = _products(transformed(features, transform))
+        unit = _unit(products, classes, width)
+        for shrinkage in _SHRINKAGES:
+            logits = held_out_logits(products, classes, width, groups, shrinkage * unit)
+            found = calibrate(logits, classes, _USUAL_LINEAR, _CERTAINTY, prior)
+            if best is None or found.loss < best[2].loss:
+                best = transform, shrinkage, found, logits, products
+        step(0.2 * (turn + 1))
+    if best is None:
+        raise ValueError("there is no transform to try")
+    transform, shrinkage, linear, logits, products = best
+    kernel = _choose_kernel(products, classes, groups, logits * linear.factor, prior, large=large)
+    return _Choice(transform, shrinkage, linear, kernel)
+
+
+def _choose_kernel(
+    products: Doubles, classes: Ints, groups: Ints, linear: Doubles, prior: Doubles, *, large: bool
+) -> _Kernel:
+    distances = squared_distances(products)
+    median = float(np.median(distances[np.triu_indices(len(distances), 1)])) or 1.0
+    targets = np.eye(len(prior))[classes]
+    right = _accuracy(linear + prior, classes)
+    best: tuple[float, _Kernel] | None = None
+    for wide in (_LARGE_WIDTH,) if large else _WIDTHS:
+        similarity = np.exp(-distances / (wide * median))
+        for penalty in (_LARGE_PENALTY,) if large else _PENALTIES:
+            values = held_out_similarity(inverse_of_similarity(similarity, penalty), targets, groups)
+            own = calibrate(values, classes, _USUAL_KERNEL, _CERTAINTY)
+            mixture = linear + values * own.factor
+            mixed = calibrate(mixture, classes, _USUAL_MIXTURE, _CERTAINTY, prior)
+            if best is None or own.loss < best[0]:
+                gain = _accuracy(mixture * mixed.factor + prior, classes) - right
+                best = own.loss, _Kernel(1 / (wide * median), penalty, own.factor, mixed.factor, gain)
+    if best is None:
+        raise ValueError("there is no width to try")
+    return best[1]
+
+
+def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles) -> ClassFit:
+    statistics = statistics_of(features, classes, width, folds, choice.transform)
+    total = statistics.total()
+    if len(features) > _ALL_PAIRS:
+        choice = replace(choice, shrinkage=_refined(features, classes, folds, choice.transform, statistics, prior))
+    shrinkage = choice.shrinkage * within_variance(total)
+    logits = np.empty((len(features), width), np.float32)
+    for fold in range(int(folds.max()) + 1):
+        fitted = solve(total - statistics.fold(fold), shrinkage)
+        for rows in _blocks(np.flatnonzero(folds == fold)):
+            inputs = transformed(features[rows], choice.transform) - statistics.origin
+            logits[rows] = inputs @ fitted.weights.astype(np.float32) + fitted.bias.astype(np.float32)
+    factor = choice.linear.factor
+    if len(features) > _ALL_PAIRS:
+        some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
+        factor = calibrate(logits[some], classes[some], factor, _CERTAINTY, prior).factor
+    logits *= np.float32(factor)
+    logits += prior.astype(np.float32)
+    fitted = solve(total, shrinkage)
+    weights = factor * fitted.weights
+    bias = factor * fitted.bias + prior - statistics.origin @ weights
+    return ClassFit(
+        choice.transform,
+        weights.astype(np.float32),
+        bias.astype(np.float32),
+        None,
+        logits,
+        choice.shrinkage,
+    )
+
+
+def _refined(
+    features: Floats, classes: Ints, folds: Ints, transform: Transform, statistics: SufficientStatistics, prior: Doubles
+) -> float:
+    """Choose the shrinkage of a large set, of which a sample would want more, on pictures of its first fold."""
+    rows = np.flatnonzero(folds == 0)[:_BLOCK]
+    inputs = transformed(features[rows], transform) - statistics.origin
+    rest = statistics.total() - statistics.fold(0)
+    unit = within_variance(rest)
+    losses = {}
+    for shrinkage in _LARGE_SHRINKAGES:
+        fitted = solve(rest, shrinkage * unit)
+        logits = inputs @ fitted.weights.astype(np.float32) + fitted.bias.astype(np.float32)
+        losses[shrinkage] = calibrate(logits, classes[rows], _USUAL_LINEAR, _CERTAINTY, prior).loss
+    return min(losses, key=lambda shrinkage: losses[shrinkage])
+
+
+def statistics_of(
+    features: Floats, classes: Ints, width: int, folds: Ints, transform: Transform
+) -> SufficientStatistics:
+    """Sum up a training set of classes, block by block so that no second copy of the features is made."""
+    origin = transformed(features[:_BLOCK], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
+    statistics = SufficientStatistics(origin, width, int(folds.max()) + 1, sides=1)
+    for fold in range(int(folds.max()) + 1):
+        for rows in _blocks(np.flatnonzero(folds == fold)):
+            labels = np.zeros((len(rows), width), np.float32)
+            labels[np.arange(len(rows)), classes[rows]] = 1
+            statistics.add(transformed(features[rows], transform), labels, folds[rows])
+    return statistics
+
+
+def _fit_mixture(
+    features: Floats, classes: Ints, folds: Ints, choice: _Choice, linear: ClassFit, prior: Doubles, seed: int
+) -> ClassFit:
+    """Add similarities to a linear fit."""
+    chosen, width = choice.kernel, len(prior)
+    most = most_landmarks(features.shape[1], width)
+    rows = np.arange(len(features))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    similarities = Similarities.to(transformed(features[rows], choice.transform), chosen.sharpness)
+    if len(rows) == len(features):
+        weights, values = similarities.fit(np.eye(width)[classes], folds, chosen.penalty)
+    else:
+        weights, values = _fit_landmarks(similarities, features, classes, width, folds, choice)
+    logits = linear.logits - prior.astype(np.float32) + values.astype(np.float32) * np.float32(chosen.factor)
+    mixed = chosen.mixed
+    if len(features) > _ALL_PAIRS:
+        some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
+        mixed = calibrate(logits[some], classes[some], mixed, _CERTAINTY, prior).factor
+    logits *= np.float32(mixed)
+    logits += prior.astype(np.float32)
+    weights *= chosen.factor * mixed
+    kernel, constant = similarities.part(weights)
+    bias = mixed * (linear.bias - prior) + prior + constant
+    return ClassFit(
+        choice.transform,
+        (mixed * linear.weights).astype(np.float32),
+        bias.astype(np.float32),
+        kernel,
+        logits,
+        choice.shrinkage,
+    )
+
+
+def _fit_landmarks(
+    similarities: Similarities, features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice
+) -> tuple[Doubles, Doubles]:
+    """Nyström: ridge on the similarities to some pictures, with folds held out."""
+    statistics = SufficientStatistics(np.zeros(similarities.rank, np.float32), width, int(folds.max()) + 1, sides=1)
+    for fold in range(int(folds.max()) + 1):
+        for rows in _blocks(np.flatnonzero(folds == fold)):
+            coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
+            statistics.add(coordinates, np.eye(width, dtype=np.float32)[classes[rows]], folds[rows])
+    total = statistics.total()
+    values = np.empty((len(features), width))
+    for fold in range(int(folds.max()) + 1):
+        weights = solve_ridge(total - statistics.fold(fold), choice.kernel.penalty)
+        for rows in _blocks(np.flatnonzero(folds == fold)):
+            values[rows] = similarities.coordinates(transformed(features[rows], choice.transform)) @ weights
+    return similarities.of_landmarks(solve_ridge(total, choice.kernel.penalty)), values
+
+
+def _blocks(rows: Ints) -> Iterator[Ints]:
+    for start in range(0, len(rows), _BLOCK):
+        yield rows[start : start + _BLOCK]
+
+
+def _products(features: Floats) -> Doubles:
+    centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    products: Doubles = (centred @ centred.T).astype(np.float64)
+    return products
+
+
+def _unit(products: Doubles, classes: Ints, width: int) -> float:
+    """The within-class variance, as :func:`within_variance` has it, from inner products."""
+    counts = np.bincount(classes, minlength=width)
+    same = classes[:, None] == classes
+    between = float((products * same / counts[classes]).sum())
+    return max(float(np.trace(products)) - between, 0.0) / len(classes)
+
+
+def _accuracy(logits: npt.NDArray[np.floating], classes: Ints) -> float:
+    return float(np.mean(logits.argmax(axis=1) == classes))

@@ -1,0 +1,172 @@
+"""Linear discriminants with a shrunk covariance, and what they say about pictures that were held out.
+
+All concepts share one covariance, so that a class needs only its mean: few pictures are enough for that, and both come
+from sums over pictures. What a fit without some of the pictures would say follows exactly from the fit with all of them
+(Woodbury), so that leaving out one picture after the other costs one fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from lensmith_vision.statistics import Moments
+
+__all__ = [
+    "Discriminant",
+    "blocks_of",
+    "held_out_logits",
+    "inverse_of",
+    "log_prior",
+    "solve",
+    "solve_ridge",
+    "within_variance",
+]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_LEAST_SHRINKAGE = 1e-12
+_NEW_CLASS = 0.5
+"""Pictures that a concept without any counts as having, so that its prior is not minus infinity."""
+
+
+@dataclass(frozen=True, eq=False)
+class Discriminant:
+    """Raw logits ``x @ weights + bias``, before calibration.
+
+    Attributes:
+        weights: [d, c].
+        bias: [c].
+    """
+
+    weights: Doubles
+    bias: Doubles
+
+
+def within_variance(moments: Moments) -> float:
+    """Mean squared distance of a picture from the mean of its class; the unit in which shrinkage is given."""
+    counts, sums = np.maximum(moments.counts[0], 1), moments.sums[0]
+    scatter = float(np.trace(moments.gram)) - float(((sums**2).sum(axis=1) / counts).sum())
+    return max(scatter, 0.0) / max(moments.rows, 1)
+
+
+def solve(moments: Moments, shrinkage: float) -> Discriminant:
+    """Fit classes that exclude each other.
+
+    Args:
+        moments: Of the pictures to learn from; each has exactly one class.
+        shrinkage: Added to the within-class scatter's diagonal, greater than 0; see :func:`within_variance`.
+    """
+    counts, sums = moments.counts[0], moments.sums[0]
+    means = sums / np.maximum(counts, 1)[:, None]
+    # A concept without pictures stands where all of them do, and its prior makes it unlikely.
+    means[counts == 0] = moments.total / max(moments.rows, 1)
+    scatter = moments.gram - (sums / np.maximum(counts, 1)[:, None]).T @ sums
+    scatter[np.diag_indices_from(scatter)] += max(shrinkage, _LEAST_SHRINKAGE)
+    # Shrinkage keeps the condition number small, so single precision is enough and twice as fast.
+    factor = scipy.linalg.cho_factor(scatter.astype(np.float32), lower=True, overwrite_a=True, check_finite=False)
+    solved = scipy.linalg.cho_solve(factor, means.T.astype(np.float32), check_finite=False).astype(np.float64)
+    weights = moments.rows * solved
+    return Discriminant(weights, -0.5 * np.einsum("kd,dk->k", means, weights))
+
+
+def solve_ridge(moments: Moments, penalty: float) -> Doubles:
+    """Least squares of the positives' indicator (or of the targets), without an intercept; gives weights [d, c]."""
+    gram = moments.gram.copy()
+    gram[np.diag_indices_from(gram)] += penalty
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    return np.asarray(scipy.linalg.cho_solve(factor, moments.sums[0].T, check_finite=False), dtype=np.float64)
+
+
+def log_prior(counts: npt.NDArray[np.float64]) -> Doubles:
+    """Log of how common each class is."""
+    padded = np.maximum(counts, _NEW_CLASS)
+    return np.asarray(np.log(padded / padded.sum()), dtype=np.float64)
+
+
+def blocks_of(groups: Ints) -> Iterator[Ints]:
+    """Yield the rows of all groups of one size as [b, m], so that equal work is done at once."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    sizes = np.diff(np.append(starts, len(order)))
+    for size in np.unique(sizes):
+        yield order[starts[sizes == size][:, None] + np.arange(size)]
+
+
+def held_out_logits(products: Doubles, classes: Ints, width: int, groups: Ints, shrinkage: float) -> Doubles:
+    """Say what fits without each group of pictures say about that group, exactly.
+
+    Args:
+        products: [n, n], the inner products of all pictures, centred on one origin.
+        classes: [n], the class of each picture.
+        width: Number of classes.
+        groups: [n], pictures of one group are held out together.
+        shrinkage: As in :func:`solve`.
+
+    Returns:
+        [n, width] raw logits, up to a constant of each row.
+    """
+    rows = len(classes)
+    shrinkage = max(shrinkage, _LEAST_SHRINKAGE)
+    member = np.zeros((width, rows))
+    member[classes, np.arange(rows)] = 1.0
+    counts = member.sum(axis=1)
+    averaging = member / np.maximum(counts, 1)[:, None]
+    # Inner products of pictures x, deviations u from their class, and class means, first plain …
+    x_mean = products @ averaging.T
+    u_mean = x_mean - (averaging @ x_mean)[classes]
+    deviation = products - x_mean[:, classes]
+    deviation -= (averaging @ deviation)[classes]
+    inverse = inverse_of(deviation, shrinkage)
+    # … then under the inverse scatter, which all follow from one inverse among pictures.
+    mean_mean = (averaging @ x_mean - u_mean.T @ inverse @ u_mean) / shrinkage
+    u_mean = inverse @ u_mean
+    x_mean = u_mean + mean_mean[classes]
+    squared = np.diagonal(mean_mean)
+    logits = np.empty((rows, width))
+    for block in blocks_of(groups):
+        own = np.arange(block.shape[1])
+        same = classes[block][:, :, None] == classes[block][:, None, :]
+        left = counts[classes[block]] - same.sum(axis=2)
+        whole = left == 0
+        # Inverse of what the removal of these rows does to the scatter of their classes.
+        spread = np.where(same & ~whole[:, :, None], -1 / counts[classes[block]][:, :, None], 0.0)
+        spread[:, own, own] += 1
+        removed = np.eye(block.shape[1]) - shrinkage * inverse[block[:, :, None], block[:, None, :]]
+        x_u = (
+            removed
+            + u_mean[block].transpose(0, 2, 1)[
+                np.arange(len(block))[:, None, None], classes[block][:, :, None], own[None, None, :]
+            ]
+        )
+        shift = member[:, block].transpose(1, 0, 2) * np.where(whole, 0.0, 1 / np.maximum(left, 1))[:, None, :]
+        back = shift.transpose(0, 2, 1)
+        x_new = x_mean[block] - x_u @ back
+        u_new = u_mean[block] - removed @ back
+        inflated = np.linalg.solve(spread - removed, u_new)
+        squares = squared - 2 * np.einsum("bkm,bmk->bk", shift, u_mean[block])
+        squares += np.einsum("bkm,bmj,bkj->bk", shift, removed, shift) + (u_new * inflated).sum(axis=1)
+        scores = x_new + x_u @ inflated - 0.5 * squares[:, None, :]
+        # A class that is held out as a whole cannot be known.
+        held = member[:, block].sum(axis=2).T
+        gone = (held > 0) & (held == counts)
+        least = np.where(gone[:, None, :], np.inf, scores).min(axis=2, keepdims=True)
+        logits[block] = np.where(gone[:, None, :], least, scores) * (rows - block.shape[1])
+    return logits
+
+
+def inverse_of(positive: Doubles, ridge: float) -> Doubles:
+    """Invert a positive semidefinite matrix [n, n] plus a ridge, in place."""
+    positive[np.diag_indices_from(positive)] += ridge
+    factor, _ = scipy.linalg.lapack.dpotrf(positive, lower=1, overwrite_a=1)
+    inverse, failed = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    lower = np.tril(inverse)
+    return np.asarray(lower + np.tril(lower, -1).T, dtype=np.float64)

@@ -1,0 +1,155 @@
+"""The kernel tier: ridge regression on Gaussian similarities to pictures of the training set.
+
+It sees shapes of classes that no linear head can, and costs a head of megabytes instead of kilobytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from lensmith_vision.discriminant import blocks_of, inverse_of
+
+__all__ = [
+    "KernelPart",
+    "Similarities",
+    "held_out_similarity",
+    "inverse_of_similarity",
+    "most_landmarks",
+    "squared_distances",
+]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_MOST_BYTES = 6_000_000
+_JITTER = 1e-4
+"""Keeps equal pictures apart, numerically."""
+
+CONSTANT = 10.0
+"""Similarity that all pictures have to each other: an intercept that is all but free."""
+
+
+@dataclass(frozen=True, eq=False)
+class KernelPart:
+    """What a head adds to its linear logits: ``exp(-sharpness · |x - landmark|²) @ weights``.
+
+    Attributes:
+        landmarks: [m, d] float32, transformed features of training pictures; values that float16 can say.
+        weights: [m, c] float32, calibration folded in.
+        sharpness: Of the Gaussian.
+    """
+
+    landmarks: Floats
+    weights: Floats
+    sharpness: float
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its numbers."""
+        return int(self.landmarks.nbytes + self.weights.nbytes)
+
+    def logits(self, features: Floats) -> Floats:
+        """Of transformed features [n, d]; gives [n, c]."""
+        squares = (self.landmarks**2).sum(axis=1)
+        similarity = features @ self.landmarks.T
+        similarity *= 2
+        similarity -= squares
+        similarity -= (features**2).sum(axis=1, keepdims=True)
+        np.minimum(similarity, 0, out=similarity)
+        similarity *= np.float32(self.sharpness)
+        result: Floats = np.exp(similarity, out=similarity) @ self.weights
+        return result
+
+
+def squared_distances(products: Doubles) -> Doubles:
+    """Squared distances [n, n] from inner products [n, n]."""
+    squares = np.diagonal(products)
+    return np.maximum(squares[:, None] + squares - 2 * products, 0.0)
+
+
+def inverse_of_similarity(similarity: Doubles, penalty: float) -> Doubles:
+    """The matrix that turns targets into weights of landmarks, an intercept among them."""
+    return inverse_of(similarity + CONSTANT, penalty)
+
+
+def held_out_similarity(inverse: Doubles, targets: Doubles, groups: Ints) -> Doubles:
+    """Say what ridge fits without each group of pictures say about that group, exactly.
+
+    Args:
+        inverse: [n, n], from :func:`inverse_of_similarity`.
+        targets: [n, c].
+        groups: [n], pictures of one group are held out together.
+    """
+    weights = inverse @ targets
+    values = np.empty_like(targets)
+    for block in blocks_of(groups):
+        own = inverse[block[:, :, None], block[:, None, :]]
+        values[block] = targets[block] - np.linalg.solve(own, weights[block])
+    return values
+
+
+def most_landmarks(dim: int, concepts: int) -> int:
+    """How many landmarks a head may have."""
+    return max(1, _MOST_BYTES // (2 * dim + 4 * concepts))
+
+
+@dataclass(frozen=True, eq=False)
+class Similarities:
+    """Similarities to landmarks, and coordinates in which their ridge is an ordinary one.
+
+    Attributes:
+        landmarks: [m, d] float32 that float16 can say.
+        sharpness: Of the Gaussian.
+        root: [m, m], lower; the landmarks' own similarities are its square.
+    """
+
+    landmarks: Floats
+    sharpness: float
+    root: Doubles
+
+    @classmethod
+    def to(cls, landmarks: Floats, sharpness: float) -> Similarities:
+        """Of transformed features of pictures."""
+        rounded = landmarks.astype(np.float16).astype(np.float32)
+        among = np.exp(-sharpness * squared_distances((rounded @ rounded.T).astype(np.float64)))
+        among[np.diag_indices_from(among)] += _JITTER
+        return cls(rounded, sharpness, scipy.linalg.cholesky(among, lower=True, check_finite=False))
+
+    @property
+    def rank(self) -> int:
+        """Number of coordinates."""
+        return len(self.landmarks) + 1
+
+    def coordinates(self, features: Floats) -> Floats:
+        """Coordinates [n, rank] of transformed features [n, d], the constant last."""
+        squares = (features**2).sum(axis=1)[:, None] + (self.landmarks**2).sum(axis=1)
+        similar = np.exp(-self.sharpness * np.maximum(squares - 2 * (features @ self.landmarks.T), 0))
+        solved = scipy.linalg.solve_triangular(
+            self.root.astype(np.float32), similar.T, lower=True, check_finite=False
+        ).T
+        return np.column_stack([solved, np.full(len(features), np.sqrt(CONSTANT), np.float32)])
+
+    def fit(self, targets: Doubles, folds: Ints, penalty: float) -> tuple[Doubles, Doubles]:
+        """Fit where every picture is a landmark; gives weights of the landmarks and values without each fold."""
+        inverse = inverse_of_similarity(self.root @ self.root.T, penalty)
+        return inverse @ targets, held_out_similarity(inverse, targets, folds)
+
+    def of_landmarks(self, weights: Doubles) -> Doubles:
+        """Turn weights [rank, c] of coordinates into weights [m, c] of landmarks, which say the constant too."""
+        own = scipy.linalg.solve_triangular(self.root, weights[:-1], lower=True, trans="T", check_finite=False)
+        return np.vstack([own, weights[-1:] * np.sqrt(CONSTANT)])
+
+    def part(self, weights: Doubles) -> tuple[KernelPart, Doubles]:
+        """Make the part of a head; gives it and the constant [c] for the bias.
+
+        Args:
+            weights: [m, c], or [m + 1, c] with the constant last.
+        """
+        count = len(self.landmarks)
+        constant = weights[count] if len(weights) > count else CONSTANT * weights.sum(axis=0)
+        return KernelPart(self.landmarks, weights[:count].astype(np.float32), self.sharpness), constant

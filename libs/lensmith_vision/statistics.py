@@ -1,0 +1,134 @@
+"""What linear heads learn from, as sums over pictures: ten new annotations are ten rows added, not a new pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+__all__ = ["Moments", "SufficientStatistics"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_BLOCK = 4096
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over some pictures, about a common origin.
+
+    Attributes:
+        rows: How many pictures.
+        total: [d], sum of the features.
+        gram: [d, d], sum of their outer products.
+        counts: [s, c], for each side (positives, and negatives where there are any) of each concept its pictures;
+            for regression the sum of the targets.
+        sums: [s, c, d], the features of those pictures added up; for regression weighted by the targets.
+    """
+
+    rows: int
+    total: Doubles
+    gram: Doubles
+    counts: Doubles
+    sums: Doubles
+
+    @classmethod
+    def zero(cls, dim: int, sides: int, concepts: int) -> Moments:
+        """Of no pictures."""
+        return cls(
+            0, np.zeros(dim), np.zeros((dim, dim)), np.zeros((sides, concepts)), np.zeros((sides, concepts, dim))
+        )
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.rows + other.rows,
+            self.total + other.total,
+            self.gram + other.gram,
+            self.counts + other.counts,
+            self.sums + other.sums,
+        )
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(
+            self.rows - other.rows,
+            self.total - other.total,
+            self.gram - other.gram,
+            self.counts - other.counts,
+            self.sums - other.sums,
+        )
+
+    def absorb(self, features: Floats, values: Floats | None, sides: int, sign: int) -> None:
+        """Add (sign 1) or take away (sign -1) pictures.
+
+        Args:
+            features: [n, d], about the origin.
+            values: Labels [n, c] of 1, 0 and NaN, or targets [n, 1] where sides is 0.
+            sides: 1: positives; 2: positives and negatives; 0: targets.
+            sign: 1 or -1.
+        """
+        self.rows += sign * len(features)
+        self.total += sign * features.sum(axis=0, dtype=np.float64)
+        self.gram += sign * (features.T @ features)
+        if values is None:
+            return
+        if sides == 0:
+            self.counts[0] += sign * values.sum(axis=0, dtype=np.float64)
+            self.sums[0] += sign * (values.T @ features)
+            return
+        for side in range(sides):
+            chosen = scipy.sparse.csr_array(values == 1 - side, dtype=np.float32)
+            self.counts[side] += sign * np.asarray(chosen.sum(axis=0), dtype=np.float64)
+            self.sums[side] += sign * (chosen.T @ features)
+
+
+class SufficientStatistics:
+    """The moments of a training set, fold by fold; a fit without a fold is a subtraction.
+
+    Args:
+        origin: [d], where features are measured from: near their mean, or sums lose digits.
+        concepts: How many.
+        folds: How many.
+        sides: 1 for classes that exclude each other, 2 for labels with negatives, 0 for targets.
+    """
+
+    def __init__(self, origin: Floats, concepts: int, folds: int, sides: int) -> None:
+        self.origin = origin
+        self._sides = sides
+        self._folds = [Moments.zero(len(origin), max(sides, 1), concepts) for _ in range(folds)]
+
+    def __len__(self) -> int:
+        """How many pictures are in it."""
+        return sum(fold.rows for fold in self._folds)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its numbers, for budgets."""
+        return sum(fold.gram.nbytes + fold.sums.nbytes for fold in self._folds)
+
+    def add(self, features: Floats, values: Floats, folds: Ints) -> None:
+        """Take in pictures: features [n, d], labels [n, c] or targets [n, 1], and the fold of each."""
+        self._absorb(features, values, folds, 1)
+
+    def remove(self, features: Floats, values: Floats, folds: Ints) -> None:
+        """Take out pictures that were added before, with the same values and folds."""
+        self._absorb(features, values, folds, -1)
+
+    def total(self) -> Moments:
+        """Of all pictures."""
+        return sum(self._folds[1:], self._folds[0])
+
+    def fold(self, fold: int) -> Moments:
+        """Of the pictures of one fold."""
+        return self._folds[fold]
+
+    def _absorb(self, features: Floats, values: Floats, folds: Ints, sign: int) -> None:
+        for fold, moments in enumerate(self._folds):
+            rows = np.flatnonzero(folds == fold)
+            # Blocks keep memory small however many pictures there are.
+            for start in range(0, len(rows), _BLOCK):
+                block = rows[start : start + _BLOCK]
+                moments.absorb(features[block] - self.origin, values[block], self._sides, sign)

@@ -1,0 +1,175 @@
+"""What is said about held-out pictures equals what fits without them would say; sums updated equal sums made anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lensmith_vision.discriminant import held_out_logits, solve
+from lensmith_vision.errors import HeadError
+from lensmith_vision.heads import Head, load, save
+from lensmith_vision.kernel import CONSTANT, KernelPart, Similarities, most_landmarks
+from lensmith_vision.statistics import SufficientStatistics
+from lensmith_vision.training import TrainingSet, TrainOptions, fit
+from lensmith_vision.transforms import transformed
+
+Floats = npt.NDArray[np.float32]
+WIDTH = 4
+
+
+def pictures(rows: int, dim: int) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Features about their mean, classes, and groups of one to a handful of pictures, some of mixed classes."""
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((rows, dim)).astype(np.float32)
+    groups = np.where(np.arange(rows) < rows // 2, np.arange(rows), 1000 + generator.integers(0, rows // 6, rows))
+    return (
+        features - features.mean(axis=0),
+        generator.integers(0, WIDTH, rows),
+        np.unique(groups, return_inverse=True)[1],
+    )
+
+
+def fitted(features: Floats, classes: npt.NDArray[np.int64], shrinkage: float) -> tuple[Floats, Floats]:
+    statistics = SufficientStatistics(np.zeros(features.shape[1], np.float32), WIDTH, 1, sides=1)
+    statistics.add(features, np.eye(WIDTH, dtype=np.float32)[classes], np.zeros(len(classes), np.int64))
+    found = solve(statistics.total(), shrinkage)
+    return found.weights.astype(np.float32), found.bias.astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(60, 20), (40, 200)])
+@pytest.mark.parametrize("shrinkage", [0.5, 20.0])
+def test_held_out_logits_equal_refits_when_groups_are_left_out(rows: int, dim: int, shrinkage: float) -> None:
+    features, classes, groups = pictures(rows, dim)
+    products = (features @ features.T).astype(np.float64)
+    found = held_out_logits(products, classes, WIDTH, groups, shrinkage)
+    for group in range(int(groups.max()) + 1):
+        rest = groups != group
+        weights, bias = fitted(features[rest], classes[rest], shrinkage)
+        expected = features[~rest] @ weights + bias
+        # A constant for each picture changes no probability.
+        difference = (expected - expected[:, :1]) - (found[~rest] - found[~rest][:, :1])
+        assert np.abs(difference).max() < 2e-3 * max(1.0, float(np.abs(expected).max()))
+
+
+def test_held_out_logits_know_nothing_of_a_class_when_it_is_left_out_whole() -> None:
+    features, classes, _ = pictures(40, 10)
+    groups = np.arange(40)
+    groups[classes == 2] = 50
+    found = held_out_logits((features @ features.T).astype(np.float64), classes, WIDTH, groups, 1.0)
+    assert np.isfinite(found).all()
+    assert (found[classes == 2].argmax(axis=1) != 2).all()
+
+
+def test_similarities_equal_refits_when_groups_are_left_out() -> None:
+    features, classes, groups = pictures(40, 12)
+    targets = np.eye(WIDTH)[classes]
+    similarities = Similarities.to(features, 0.1)
+    _, found = similarities.fit(targets, groups, 0.2)
+    kernel = similarities.root @ similarities.root.T + CONSTANT
+    for group in range(int(groups.max()) + 1):
+        rest = groups != group
+        weights = np.linalg.solve(kernel[np.ix_(rest, rest)] + 0.2 * np.eye(rest.sum()), targets[rest])
+        np.testing.assert_allclose(found[~rest], kernel[np.ix_(~rest, rest)] @ weights, atol=1e-6)
+
+
+def test_landmarks_give_the_same_answers_when_all_pictures_are_landmarks() -> None:
+    features, classes, _ = pictures(40, 12)
+    similarities = Similarities.to(features, 0.1)
+    inputs = similarities.landmarks
+    weights, _ = similarities.fit(np.eye(WIDTH)[classes], np.arange(40), 0.2)
+    part, constant = similarities.part(weights)
+    coordinates = similarities.coordinates(inputs).astype(np.float64)
+    ridge = coordinates.T @ coordinates + 0.2 * np.eye(similarities.rank)
+    again = np.linalg.solve(ridge, coordinates.T @ np.eye(WIDTH)[classes])
+    other, other_constant = similarities.part(similarities.of_landmarks(again))
+    np.testing.assert_allclose(part.logits(inputs) + constant, other.logits(inputs) + other_constant, atol=5e-3)
+
+
+def test_statistics_are_the_same_when_updated_or_made_anew() -> None:
+    features, classes, _ = pictures(60, 20)
+    labels = np.eye(WIDTH, dtype=np.float32)[classes]
+    labels[::7] = np.nan
+    folds = np.arange(60) % 5
+    origin = np.full(20, 0.5, np.float32)
+    batch, updated = (SufficientStatistics(origin, WIDTH, 5, sides=2) for _ in range(2))
+    batch.add(features[:50], labels[:50], folds[:50])
+    updated.add(features[10:], labels[10:], folds[10:])
+    updated.add(features[:10], labels[:10], folds[:10])
+    updated.remove(features[50:], labels[50:], folds[50:])
+    assert len(updated) == len(batch) == 50
+    for left, right in ((batch.total(), updated.total()), (batch.fold(3), updated.fold(3))):
+        assert left.rows == right.rows
+        for name in ("total", "gram", "counts", "sums"):
+            np.testing.assert_allclose(getattr(left, name), getattr(right, name), atol=1e-4)
+
+
+def of_classes(per_class: int, classes: int, dim: int, tier: str) -> tuple[TrainingSet, TrainOptions]:
+    generator = np.random.default_rng(1)
+    truth = np.repeat(np.arange(classes), per_class)
+    # Two clouds on opposite sides for each class: nothing that a plane could tell apart.
+    centres = generator.standard_normal((classes, dim)) * 2
+    features = np.abs(
+        centres[truth] * generator.choice([-1, 1], (len(truth), 1))
+        + generator.standard_normal((len(truth), dim)) * 1.0
+        + 5
+    )
+    names = tuple(str(row) for row in range(len(truth)))
+    concepts = tuple(f"c{column}" for column in range(classes))
+    data = TrainingSet(
+        "s.v1", concepts, names, features.astype(np.float32), names, np.eye(classes, dtype=np.float32)[truth]
+    )
+    return data, TrainOptions(
+        "multi_class", tier="kernel" if tier == "kernel" else "linear" if tier == "linear" else "auto"
+    )
+
+
+def test_fit_takes_the_kernel_tier_when_it_earns_its_place() -> None:
+    auto = fit(*of_classes(30, 4, 24, "auto"))
+    linear = fit(*of_classes(30, 4, 24, "linear"))
+    assert linear.head.kernel is None
+    assert auto.head.kernel is not None
+    assert auto.evaluation.accuracy is not None
+    assert linear.evaluation.accuracy is not None
+    assert auto.evaluation.accuracy >= linear.evaluation.accuracy + 0.01
+
+
+def test_kernel_head_gives_the_same_scores_when_saved_and_loaded() -> None:
+    data, options = of_classes(30, 4, 24, "kernel")
+    head = fit(data, options).head
+    again = load(save(head))
+    assert again.tier == "kernel"
+    assert save(again) == save(head)
+    np.testing.assert_array_equal(again.scores(data.features), head.scores(data.features))
+
+
+@pytest.mark.parametrize("rows", [1100])
+def test_kernel_head_stays_small_when_pictures_are_many(rows: int) -> None:
+    data, options = of_classes(rows // 4, 4, 2800, "kernel")
+    head = fit(data, options).head
+    assert head.kernel is not None
+    assert len(head.kernel.landmarks) == min(rows, most_landmarks(head.dim, 4))
+    assert len(save(head)) < 6_200_000
+    assert (head.scores(data.features).argmax(axis=1) == np.repeat(np.arange(4), rows // 4)).mean() > 0.9
+
+
+def test_transforms_keep_directions_and_signs_when_applied() -> None:
+    features = np.array([[4.0, -9.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    np.testing.assert_allclose(transformed(features, "root")[0], np.array([2, -3, 0]) / np.sqrt(13), rtol=1e-6)
+    np.testing.assert_allclose(transformed(features, "unit")[0], np.array([4, -9, 0]) / np.sqrt(97), rtol=1e-6)
+    assert (transformed(features, "root")[1] == 0).all()
+    assert features[0, 0] == 4.0
+
+
+def test_head_refuses_when_its_kernel_does_not_fit() -> None:
+    data, options = of_classes(5, 2, 6, "linear")
+    head = fit(data, options).head
+    good = KernelPart(np.zeros((3, 6), np.float32), np.zeros((3, 2), np.float32), 1.0)
+    for bad in (
+        KernelPart(good.landmarks[:, :5], good.weights, 1.0),
+        KernelPart(good.landmarks, good.weights[:2], 1.0),
+        KernelPart(good.landmarks, good.weights, 0.0),
+        KernelPart(good.landmarks, good.weights * np.float32(np.nan), 1.0),
+    ):
+        with pytest.raises(HeadError, match="kernel"):
+            Head(head.type, head.space, head.concepts, head.weights, head.bias, head.thresholds, kernel=bad)

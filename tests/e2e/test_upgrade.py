@@ -119,3 +119,18 @@ def test_the_command_line_moves_an_app_when_nothing_was_trained_in_it(platform: 
     refused = platform.cli("apps", "upgrade", check=False)
     assert refused.returncode == 1
     assert "UPGRADE_NOT_NEEDED" in refused.stderr
+
+
+def test_the_operator_moves_every_app_that_lags_behind(platform: PlatformProcess, shared: Path) -> None:
+    made = json.loads(platform.cli("apps", "create", "lagging", "--base-model", BASE_MODEL, "--json").stdout)
+    photo = next((shared / "datasets" / "trashnet" / "glass").iterdir())
+    with lensmith.Client(platform.url, made["secret"], "lagging") as client:
+        list(client.inputs.create([lensmith.NewInput(photo)]))
+        client.inputs.wait_until_ready(timeout=60)
+        rows = json.loads(platform.cli("base-models", "upgrade-apps", "--start", "--json").stdout)
+        [row] = [row for row in rows if row["app"] == "lagging"]
+        assert row["upgrade"] == "number 1 started"
+        *_, done = client.upgrades.watch(1)
+        assert (done.state, done.embedded_input_count) == (UpgradeState.DONE, 1)
+        assert [upgrade.number for upgrade in client.upgrades.list()] == [1]
+        assert not client.upgrades.check().upgradable

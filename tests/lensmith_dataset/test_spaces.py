@@ -12,7 +12,9 @@ from lensmith_api.internal.v1.space_service_pb2 import SetSpacesRequest, SpacePr
 from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest, StreamTrainingDataRequest
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.input_service_pb2 import DeleteInputsRequest
+from lensmith_dataset.app import build
 from lensmith_platform.errors import InvalidInputError, QuotaExceededError, to_status
+from lensmith_platform.server import running
 from tests.lensmith_dataset.conftest import APP_IDS, FAILED, READY, Rig, Start, new_input, reason_of
 from tests.pictures import picture
 from tests.polling import until
@@ -290,3 +292,37 @@ async def test_every_input_is_in_the_new_space_when_many_arrive_while_the_app_is
     await move.rig.indexed()
     await until(lambda: move.has(NEW, 30))
     assert not await move.rig.sql("SELECT FROM missing_embeddings WHERE space = $1", NEW)
+
+
+async def test_two_indexers_share_the_work_when_an_app_moves(start: Start) -> None:
+    move = Move(await start(**QUICK))
+    await move.rig.create(*(new_input(picture(seed)) for seed in range(24)))
+    await move.rig.indexed()
+    async with running(move.rig.settings.model_copy(update={"roles": "indexer"}), build):
+        progress = await move.arrived()
+
+    assert progress.embedded == 24
+    # Once for each space: what one has taken, the other leaves alone.
+    assert set(move.rig.inference.calls.values()) == {2}
+
+
+async def test_what_a_killed_indexer_had_taken_is_embedded_by_another(start: Start) -> None:
+    move = Move(await start(**QUICK, roles="api"))
+    alone = move.rig.settings.model_copy(update={"roles": "indexer", "backfill_lease_seconds": 0.5})
+    async with running(alone, build) as first:
+        await move.rig.create(*(new_input(picture(seed)) for seed in range(6)))
+        await move.rig.indexed()
+        asked = len(move.rig.inference.batches)
+        move.rig.inference.open.clear()
+        await move.begin()
+
+        async def is_at_work() -> bool:
+            return len(move.rig.inference.batches) > asked
+
+        await until(is_at_work)
+        first.background.cancel()
+        await asyncio.wait([first.background])
+    assert (await move.begin()).embedded == 0
+    move.rig.inference.open.set()
+    async with running(alone, build):
+        assert (await move.arrived()).embedded == 6

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
+import httpx
 import numpy as np
 import pytest
 
@@ -111,7 +112,7 @@ async def _assert_everything_is_in_the_new_space(platform: PlatformProcess, app:
 
 
 def test_the_command_line_moves_an_app_when_nothing_was_trained_in_it(platform: PlatformProcess) -> None:
-    platform.cli("apps", "create", "idle", "--base-model", BASE_MODEL)
+    made = json.loads(platform.cli("apps", "create", "idle", "--base-model", BASE_MODEL, "--json").stdout)
     moved = json.loads(platform.cli("apps", "upgrade", "--to", BETTER, "--watch", "--json").stdout)
     assert (moved["state"], moved["message"]) == ("done", f"your pictures were moved to {BETTER}")
     shown = platform.cli("apps", "upgrade", "--status").stdout
@@ -119,6 +120,14 @@ def test_the_command_line_moves_an_app_when_nothing_was_trained_in_it(platform: 
     refused = platform.cli("apps", "upgrade", check=False)
     assert refused.returncode == 1
     assert "UPGRADE_NOT_NEEDED" in refused.stderr
+
+    rest = {"base_url": f"{platform.url}/v1/apps/idle", "headers": {"Authorization": f"Key {made['secret']}"}}
+    with httpx.Client(**rest, timeout=60) as http:
+        check = http.get("/upgrades:check").json()
+        assert (check["baseModel"]["name"], check["upgradable"]) == (f"baseModels/{BETTER}", False)
+        watched = [json.loads(line) for line in http.get("/upgrades/1:watch").text.splitlines()]
+    assert [set(event) for event in watched] == [{"item"}, {"summary"}]
+    assert watched[-1]["summary"]["upgrade"]["state"] == "UPGRADE_STATE_DONE"
 
 
 def test_the_operator_moves_every_app_that_lags_behind(platform: PlatformProcess, shared: Path) -> None:

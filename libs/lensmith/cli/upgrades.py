@@ -110,7 +110,8 @@ def follow(client: Client, current: Upgrade) -> Upgrade:
         task = progress.add_task(f"to {current.base_model}", total=1.0, doing=current.state)
         for seen in client.upgrades.watch(current.number):
             current = seen
-            progress.update(task, completed=_fraction(current), doing=_doing(current))
+            doing = str(current.error) if current.error and not current.state.final else _doing(current)
+            progress.update(task, completed=_fraction(current), doing=doing)
     return current
 
 
@@ -127,8 +128,6 @@ _UNDECIDED = (ModelUpgradeOutcome.WAITING, ModelUpgradeOutcome.TRAINING)
 
 
 def _doing(current: Upgrade) -> str:
-    if current.error and not current.state.final:
-        return str(current.error)
     if current.state is UpgradeState.EMBEDDING:
         return f"{current.embedded_input_count} of {counted(current.input_count, 'picture')}"
     return current.state

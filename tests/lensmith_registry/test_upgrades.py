@@ -408,6 +408,32 @@ async def test_an_app_without_models_is_switched(make_rig, tmp_path: Path):
         assert await move.space() == better.space
 
 
+async def test_an_upgrade_ends_when_dataset_was_away_at_the_switch(move: Move):
+    await move.start()
+    job = await move.candidate()
+    await move.rig.dataset_peer.stop()
+    await move.rig.complete(job)
+    # What was decided holds, though not everybody has been told.
+    await move.until_state("SWITCHING")
+    assert await move.answering() == (2, move.better.space)
+    assert (await refusal(move.cancel())).reason == "UPGRADE_ENDED"
+    await move.rig.dataset_peer.start()
+    await move.until_state("DONE")
+    assert move.rig.dataset.wanted[TRASH] == [move.better.space]
+
+
+async def test_an_app_moves_back_when_that_is_asked_for(move: Move):
+    await move.start()
+    await move.train_candidate()
+    await move.until_state("DONE")
+    assert move.rig.dataset.keeps_vectors
+    await move.start(base_model="baseModels/plain", force=True)
+    await move.train_candidate(accuracy=0.9, number=3)
+    await move.until_state("DONE", 2)
+    assert await move.answering() == (3, SPACE)
+    assert await move.space() == SPACE
+
+
 async def test_one_candidate_is_trained_when_two_registries_run(make_rig, move: Move):
     async with make_rig(**QUICK) as second:
         second.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})

@@ -66,6 +66,7 @@ chart: setup ## Lint and render the Helm chart, lint the Dockerfile
 check: lint types protos chart ## What CI checks besides the tests
 
 bench: setup ## Run all benchmarks
+	@$(BIN)/python -c "import skimage, sklearn" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[benchmarks]'
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## Remove what was built

@@ -24,6 +24,7 @@ from lensmith_vision.kernel import (
     squared_distances,
 )
 from lensmith_vision.statistics import SufficientStatistics
+from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import Transform, transformed
 
 __all__ = ["ClassFit", "Tier", "fit_classes"]
@@ -43,11 +44,12 @@ _LARGE_WIDTH, _LARGE_PENALTY = 0.5, 0.01
 _ALL_PAIRS = 1024
 """Up to so many pictures, all that is held out follows from inner products of pictures."""
 _SAMPLE = 512
+_OF_EACH = 4
 _BLOCK = 4096
 _GAIN = 0.01
 """Accuracy that the kernel tier must win out of fold to be worth its cost."""
 
-_USUAL_LINEAR, _USUAL_KERNEL, _USUAL_MIXTURE = 1.0, 10.0, 0.6
+_USUAL_LINEAR, _USUAL_KERNEL, _USUAL_MIXTURE = 1.0, 10.0, 0.5
 _CERTAINTY = 3.0
 
 
@@ -120,9 +122,11 @@ def fit_classes(
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
     linear = _fit_linear(features, classes, width, folds, choice, prior)
     step(0.8)
-    # What hardly gains on a sample of a large set may gain on all of it.
-    hope = _GAIN if len(sample) == len(classes) else 0.0
-    if tier == "linear" or (tier == "auto" and choice.kernel.gain < hope):
+    # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
+    few = len(sample) < len(classes) <= most_landmarks(features.shape[1], width)
+    hope = 0.0 if few else _GAIN
+    enough = _accuracy(linear.logits, classes) + _GAIN > 1
+    if tier == "linear" or (tier == "auto" and (choice.kernel.gain < hope or enough)):
         return linear
     mixed = _fit_mixture(features, classes, folds, choice, linear, prior, seed)
     if tier == "auto" and _accuracy(mixed.logits, classes) < _accuracy(linear.logits, classes) + _GAIN:
@@ -131,18 +135,19 @@ def fit_classes(
 
 
 def _sample(classes: Ints, seed: int) -> Ints:
-    """All rows, or so many of a large set that every class is there in its share."""
+    """All rows; of a large set a few pictures of each class, or of some classes where there are many."""
     if len(classes) <= _ALL_PAIRS:
         return np.arange(len(classes))
-    order = np.random.default_rng(seed).permutation(len(classes))
-    ordered = classes[order]
-    by_class = np.argsort(ordered, kind="stable")
-    starts = np.searchsorted(ordered[by_class], ordered[by_class], side="left")
-    turn = np.empty(len(order), dtype=np.int64)
-    turn[by_class] = np.arange(len(order)) - starts
-    # Two of each class come first, where there is room for that; the rest as they are dealt.
-    ranks = np.where(turn < 2, turn, 2) * len(order) + np.arange(len(order))
-    return np.sort(order[np.argsort(ranks, kind="stable")[:_SAMPLE]])
+    generator = np.random.default_rng(seed)
+    present = np.unique(classes)
+    some = generator.permutation(present)[: _SAMPLE // _OF_EACH]
+    order = generator.permutation(len(classes))
+    order = order[np.isin(classes[order], some)]
+    by_class = order[np.argsort(classes[order], kind="stable")]
+    sorted_classes = classes[by_class]
+    turn = np.arange(len(by_class)) - np.searchsorted(sorted_classes, sorted_classes, side="left")
+    # A few of each class come first; what room is left goes to all in their shares.
+    return np.sort(by_class[np.argsort(np.maximum(turn, _OF_EACH), kind="stable")[:_SAMPLE]])
 
 
 def _choose(features: Floats, classes: Ints, groups: Ints, step: Callable[[float], None], *, large: bool) -> _Choice:
@@ -196,11 +201,14 @@ def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice
         choice = replace(choice, shrinkage=_refined(features, classes, folds, choice.transform, statistics, prior))
     shrinkage = choice.shrinkage * within_variance(total)
     logits = np.empty((len(features), width), np.float32)
-    for fold in range(int(folds.max()) + 1):
+
+    def hold_out(fold: int) -> None:
         fitted = solve(total - statistics.fold(fold), shrinkage)
+        weights, bias = fitted.weights.astype(np.float32), fitted.bias.astype(np.float32)
         for rows in _blocks(np.flatnonzero(folds == fold)):
-            inputs = transformed(features[rows], choice.transform) - statistics.origin
-            logits[rows] = inputs @ fitted.weights.astype(np.float32) + fitted.bias.astype(np.float32)
+            logits[rows] = (transformed(features[rows], choice.transform) - statistics.origin) @ weights + bias
+
+    in_threads(hold_out, range(int(folds.max()) + 1))
     factor = choice.linear.factor
     if len(features) > _ALL_PAIRS:
         some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
@@ -228,12 +236,14 @@ def _refined(
     inputs = transformed(features[rows], transform) - statistics.origin
     rest = statistics.total() - statistics.fold(0)
     unit = within_variance(rest)
-    losses = {}
-    for shrinkage in _LARGE_SHRINKAGES:
+
+    def loss(shrinkage: float) -> float:
         fitted = solve(rest, shrinkage * unit)
         logits = inputs @ fitted.weights.astype(np.float32) + fitted.bias.astype(np.float32)
-        losses[shrinkage] = calibrate(logits, classes[rows], _USUAL_LINEAR, _CERTAINTY, prior).loss
-    return min(losses, key=lambda shrinkage: losses[shrinkage])
+        return calibrate(logits, classes[rows], _USUAL_LINEAR, _CERTAINTY, prior).loss
+
+    losses = in_threads(loss, _LARGE_SHRINKAGES)
+    return _LARGE_SHRINKAGES[int(np.argmin(losses))]
 
 
 def statistics_of(
@@ -242,11 +252,14 @@ def statistics_of(
     """Sum up a training set of classes, block by block so that no second copy of the features is made."""
     origin = transformed(features[:_BLOCK], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
     statistics = SufficientStatistics(origin, width, int(folds.max()) + 1, sides=1)
-    for fold in range(int(folds.max()) + 1):
+
+    def sum_up(fold: int) -> None:
         for rows in _blocks(np.flatnonzero(folds == fold)):
             labels = np.zeros((len(rows), width), np.float32)
             labels[np.arange(len(rows)), classes[rows]] = 1
             statistics.add(transformed(features[rows], transform), labels, folds[rows])
+
+    in_threads(sum_up, range(int(folds.max()) + 1))
     return statistics
 
 
@@ -289,16 +302,22 @@ def _fit_landmarks(
 ) -> tuple[Doubles, Doubles]:
     """Nyström: ridge on the similarities to some pictures, with folds held out."""
     statistics = SufficientStatistics(np.zeros(similarities.rank, np.float32), width, int(folds.max()) + 1, sides=1)
-    for fold in range(int(folds.max()) + 1):
+
+    def sum_up(fold: int) -> None:
         for rows in _blocks(np.flatnonzero(folds == fold)):
             coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
             statistics.add(coordinates, np.eye(width, dtype=np.float32)[classes[rows]], folds[rows])
+
+    in_threads(sum_up, range(int(folds.max()) + 1))
     total = statistics.total()
     values = np.empty((len(features), width))
-    for fold in range(int(folds.max()) + 1):
+
+    def hold_out(fold: int) -> None:
         weights = solve_ridge(total - statistics.fold(fold), choice.kernel.penalty)
         for rows in _blocks(np.flatnonzero(folds == fold)):
             values[rows] = similarities.coordinates(transformed(features[rows], choice.transform)) @ weights
+
+    in_threads(hold_out, range(int(folds.max()) + 1))
     return similarities.of_landmarks(solve_ridge(total, choice.kernel.penalty)), values
 
 

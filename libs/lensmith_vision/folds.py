@@ -13,6 +13,8 @@ import numpy.typing as npt
 import scipy.sparse
 import scipy.sparse.csgraph
 
+from lensmith_vision.threads import in_threads
+
 __all__ = ["NEAR_DUPLICATE_COSINE", "groups_of", "stratified_group_folds"]
 
 NEAR_DUPLICATE_COSINE = 0.95
@@ -24,6 +26,9 @@ Ints = npt.NDArray[np.int64]
 _BLOCK = 2048
 _SKETCH_FROM = 8192
 _SKETCH_DIM = 96
+_DEAL_FROM = 4096
+_CELLS = 256
+_CELLS_OF_ROW = 3
 _MIN_ROWS_TO_CENTRE = 16
 # Without a centre to look from, all pictures seem alike, so the bar is raised.
 _UNCENTRED_PART = 0.05
@@ -69,6 +74,8 @@ def stratified_group_folds(
         Fold of each row, 0 to folds - 1.
     """
     count = int(groups.max()) + 1 if len(groups) else 0
+    if count > _DEAL_FROM:
+        return _dealt(strata, groups, folds, seed)
     sums = np.zeros((count, strata.shape[1] + 1), dtype=np.float64)
     # The last column is the number of rows, so that folds are of equal size too.
     np.add.at(sums, groups, np.column_stack([strata, np.ones(len(groups))]))
@@ -88,6 +95,20 @@ def stratified_group_folds(
     return chosen[groups]
 
 
+def _dealt(strata: Floats, groups: Ints, folds: int, seed: int) -> Ints:
+    """Deal many groups like cards, sorted by size and by the rarest stratum that each has: even without looking."""
+    sizes = np.bincount(groups)
+    first = np.zeros(len(sizes), dtype=np.int64)
+    first[groups[::-1]] = np.arange(len(groups))[::-1]
+    rare = strata.sum(axis=0)
+    own = np.where(strata[first] > 0, rare, np.inf).argmin(axis=1)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    order = np.lexsort((shuffled, own, -sizes))
+    chosen = np.empty(len(sizes), dtype=np.int64)
+    chosen[order] = np.arange(len(sizes)) % folds
+    return chosen[groups]
+
+
 def _directions(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     # Features without negative values all point roughly the same way; differences show after centring.
     centre = features.mean(axis=0) if len(features) >= _MIN_ROWS_TO_CENTRE else np.float32(0)
@@ -100,18 +121,49 @@ def _directions(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _join_near(components: Ints, directions: Floats, bar: float) -> Ints:
     """Join rows above the bar, block by block; from some size on by a sketch whose candidates are then checked."""
     rows, dim = directions.shape
-    sketch, loose = directions, bar
     if rows > _SKETCH_FROM and dim > _SKETCH_DIM:
         # A random projection keeps the short distance of near duplicates within a factor of about two.
         projection = np.random.default_rng(0).standard_normal((dim, _SKETCH_DIM)) / np.sqrt(_SKETCH_DIM)
         sketch = directions @ projection.astype(np.float32)
         sketch /= np.maximum(np.linalg.norm(sketch, axis=1, keepdims=True), 1e-6)
-        loose = 1 - 2 * (1 - bar)
+        return _join_cells(components, directions, sketch, 1 - 2 * (1 - bar), bar)
     for start in range(0, rows, _BLOCK):
-        block = sketch[start : start + _BLOCK]
+        block = directions[start : start + _BLOCK]
         for other in range(start, rows, _BLOCK):
-            left, right = np.nonzero(block @ sketch[other : other + _BLOCK].T >= loose)
+            left, right = np.nonzero(block @ directions[other : other + _BLOCK].T >= bar)
             components = _join_confirmed(components, directions, left + start, right + other, bar)
+    return components
+
+
+def _join_cells(components: Ints, directions: Floats, sketch: Floats, loose: float, bar: float) -> Ints:
+    """Join rows that share a cell around one of some random rows; near copies all but always share one of three."""
+    chosen = np.random.default_rng(1).permutation(len(sketch))[:_CELLS]
+    centres = sketch[chosen]
+    # Where most pictures are one, cells differ by nothing, and only their centres hold them together.
+    left, right = np.nonzero(centres @ centres.T >= loose)
+    components = _join_confirmed(components, directions, chosen[left], chosen[right], bar)
+
+    def nearest(start: int) -> Ints:
+        likeness = sketch[start : start + _BLOCK] @ centres.T
+        cells: Ints = np.argpartition(-likeness, _CELLS_OF_ROW, axis=1)[:, :_CELLS_OF_ROW]
+        return cells
+
+    cells = np.concatenate(in_threads(nearest, range(0, len(sketch), _BLOCK)))
+    order = np.argsort(cells.ravel(), kind="stable")
+    bounds = np.searchsorted(cells.ravel()[order], np.arange(len(centres) + 1))
+
+    def candidates(cell: int) -> tuple[Ints, Ints]:
+        members = np.append(order[bounds[cell] : bounds[cell + 1]] // _CELLS_OF_ROW, chosen[cell])
+        lefts, rights = [], []
+        for start in range(0, len(members), _BLOCK):
+            left, right = np.nonzero(sketch[members[start : start + _BLOCK]] @ sketch[members].T >= loose)
+            apart = left + start < right
+            lefts.append(members[left[apart] + start])
+            rights.append(members[right[apart]])
+        return np.concatenate([np.empty(0, np.int64), *lefts]), np.concatenate([np.empty(0, np.int64), *rights])
+
+    for left, right in in_threads(candidates, range(len(centres))):
+        components = _join_confirmed(components, directions, left, right, bar)
     return components
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 __all__ = [
     "Binary",
+    "Ranking",
     "accuracy",
     "average_precision",
     "best_f1_threshold",
@@ -98,42 +99,87 @@ def confusion_matrix(truth: Ints, predicted: Ints, classes: int) -> npt.NDArray[
     return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+class Ranking:
+    """Scores of one concept in order, from which everything about ranks follows with one sort.
+
+    Args:
+        truth: [n].
+        scores: [n].
+    """
+
+    def __init__(self, truth: Bools, scores: Floats) -> None:
+        self._ordered = np.sort(scores)
+        found, self._counts = np.unique(scores[truth], return_counts=True)
+        # Of each distinct score of a positive, from the top: nothing changes for the better between them.
+        self._values, self._counts = found[::-1], self._counts[::-1]
+        self._hits = np.cumsum(self._counts)
+        self._below = np.searchsorted(self._ordered, self._values, side="left")
+
+    @property
+    def _positives(self) -> int:
+        return int(self._hits[-1]) if len(self._hits) else 0
+
+    def roc_auc(self) -> float:
+        """Chance that a positive scores above a negative; ties count half."""
+        positives, rows = self._positives, len(self._ordered)
+        if positives in (0, rows):
+            return math.nan
+        through = np.searchsorted(self._ordered, self._values, side="right")
+        ranks = float((self._counts * (self._below + through + 1) / 2).sum())
+        return (ranks - positives * (positives + 1) / 2) / (positives * (rows - positives))
+
+    def average_precision(self) -> float:
+        """Area under the precision-recall steps."""
+        if self._positives == 0:
+            return math.nan
+        taken = len(self._ordered) - self._below
+        return float((self._counts * self._hits / taken).sum() / self._positives)
+
+    def best_f1_threshold(self) -> float:
+        """The threshold with the highest F1, half way to the next lower score so that it holds for new pictures too.
+
+        0.5 where that is as good, and where there are no positives or no negatives to choose by.
+        """
+        positives, rows = self._positives, len(self._ordered)
+        if positives in (0, rows):
+            return 0.5
+        f1 = 2 * self._hits / (rows - self._below + positives)
+        best = int(np.flatnonzero(f1 >= f1.max() - 1e-12)[0])
+        upper, below = float(self._values[best]), int(self._below[best])
+        lower = float(self._ordered[below - 1]) if below else 0.0
+        return 0.5 if lower < 0.5 <= upper else (upper + lower) / 2
+
+    def threshold_of_precision(self, least: float) -> float:
+        """The lowest threshold from which on the precision is at least so much; the most precise one if none is."""
+        return self._threshold(self._hits / np.maximum(len(self._ordered) - self._below, 1), least)
+
+    def threshold_of_recall(self, least: float) -> float:
+        """The highest threshold that finds at least so much of the positives."""
+        positives = self._positives
+        if positives in (0, len(self._ordered)):
+            return 0.5
+        return float(self._values[int(np.argmax(self._hits >= least * positives - 1e-9))])
+
+    def _threshold(self, precision: npt.NDArray[np.float64], least: float) -> float:
+        if self._positives in (0, len(self._ordered)):
+            return 0.5
+        good = np.flatnonzero(precision >= least - 1e-9)
+        return float(self._values[good[-1] if len(good) else int(np.argmax(precision))])
+
+
 def roc_auc(truth: Bools, scores: Floats) -> float:
     """Chance that a positive scores above a negative; ties count half."""
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if positives == 0 or negatives == 0:
-        return math.nan
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    upper = np.cumsum(counts)
-    ranks = (upper - (counts - 1) / 2)[inverse]
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return Ranking(truth, scores).roc_auc()
 
 
 def average_precision(truth: Bools, scores: Floats) -> float:
     """Area under the precision-recall steps."""
-    positives = int(truth.sum())
-    if positives == 0:
-        return math.nan
-    hits, taken, _ = _descending(truth, scores)
-    recall = hits / positives
-    return float((np.diff(recall, prepend=0.0) * (hits / taken)).sum())
+    return Ranking(truth, scores).average_precision()
 
 
 def best_f1_threshold(truth: Bools, scores: Floats) -> float:
-    """The threshold with the highest F1, half way to the next lower score so that it holds for new pictures too.
-
-    0.5 where that is as good, and where there are no positives or no negatives to choose by.
-    """
-    positives = int(truth.sum())
-    if positives == 0 or positives == len(truth):
-        return 0.5
-    hits, taken, values = _descending(truth, scores)
-    f1 = 2 * hits / (taken + positives)
-    best = int(np.flatnonzero(f1 >= f1.max() - 1e-12)[0])
-    upper = float(values[best])
-    lower = float(values[best + 1]) if best + 1 < len(values) else 0.0
-    return 0.5 if lower < 0.5 <= upper else (upper + lower) / 2
+    """See :meth:`Ranking.best_f1_threshold`."""
+    return Ranking(truth, scores).best_f1_threshold()
 
 
 def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 15) -> float:
@@ -168,15 +214,6 @@ def mean_defined(values: list[float]) -> float:
     """Mean of the figures that exist."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan
-
-
-def _descending(truth: Bools, scores: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Floats]:
-    """For each distinct score from the top: positives so far, rows so far, the score."""
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
-    hits = np.cumsum(truth[order], dtype=np.float64)[last]
-    return hits, (last + 1).astype(np.float64), ordered[last]
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 import scipy.optimize
 
 from lensmith_vision import metrics
+from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import ConceptEvaluation, ConfusionCell, Evaluation, defined
 from lensmith_vision.fitting import log_loss
 from lensmith_vision.heads import Head, HeadType
+from lensmith_vision.threads import in_threads
 
-__all__ = ["Decisions", "evaluate", "fit_temperature", "thresholds_of"]
+__all__ = ["Decisions", "ThresholdAim", "evaluate", "fit_temperature", "thresholds_of"]
 
 _COOLEST, _HOTTEST = 0.25, 8.0
 _FEW_TO_CALIBRATE = 20
@@ -37,6 +39,24 @@ class Decisions:
     targets: npt.NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class ThresholdAim:
+    """What thresholds are chosen for: the best F1, or the most recall (precision) at so much precision (recall).
+
+    Attributes:
+        least_precision: Precision to keep, 0 to 1.
+        least_recall: Recall to keep, 0 to 1; not together with the other.
+    """
+
+    least_precision: float | None = None
+    least_recall: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.least_precision, self.least_recall) if value is not None]
+        if len(given) > 1 or any(not 0 < value <= 1 for value in given):
+            raise TrainingError("THRESHOLD_AIM_INVALID", "give a precision or a recall to keep, above 0 and up to 1")
+
+
 def fit_temperature(type: HeadType, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> float:
     """Find the number to divide logits by so that scores mean what they say; 1 where there is too little to tell."""
     if len(logits) < _FEW_TO_CALIBRATE:
@@ -50,21 +70,29 @@ def fit_temperature(type: HeadType, logits: npt.NDArray[np.float32], labels: npt
     return math.exp(float(found.x))
 
 
-def thresholds_of(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float32]:
-    """Choose for each concept the threshold with the best F1, over all rows or some."""
+def thresholds_of(
+    decisions: Decisions, aim: ThresholdAim, rows: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.float32]:
+    """Choose a threshold for each concept, over all rows or some."""
     labels = decisions.labels
     if labels is None:
         raise ValueError("thresholds need labels")
     chosen = np.ones(len(labels), dtype=np.bool_) if rows is None else rows
-    values = []
-    for column in range(labels.shape[1]):
+
+    def threshold(column: int) -> float:
         known = chosen & np.isfinite(labels[:, column])
         truth = labels[known, column] == 1
-        values.append(metrics.best_f1_threshold(truth, decisions.scores[known, column]))
-    return np.asarray(values, dtype=np.float32)
+        ranking = metrics.Ranking(truth, decisions.scores[known, column])
+        if aim.least_precision is not None:
+            return ranking.threshold_of_precision(aim.least_precision)
+        if aim.least_recall is not None:
+            return ranking.threshold_of_recall(aim.least_recall)
+        return ranking.best_f1_threshold()
+
+    return np.asarray(in_threads(threshold, range(labels.shape[1])), dtype=np.float32)
 
 
-def evaluate(head: Head, decisions: Decisions, penalty: float, groups: int) -> Evaluation:
+def evaluate(head: Head, decisions: Decisions, penalty: float, groups: int, aim: ThresholdAim) -> Evaluation:
     """Compute all figures of a head from its out-of-fold decisions."""
     method = f"{int(decisions.folds.max()) + 1}-fold out-of-fold"
     rows = len(decisions.folds)
@@ -83,15 +111,17 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, groups: int) -> E
     labels = decisions.labels
     if labels is None:
         raise ValueError("an evaluation needs labels or targets")
-    predicted = _predicted(head, decisions)
-    counts, concepts = [], []
-    for column, concept in enumerate(head.concepts):
+    predicted = _predicted(head, decisions, aim)
+
+    def judged(column: int) -> tuple[metrics.Binary, ConceptEvaluation]:
         known = np.isfinite(labels[:, column])
         truth = labels[known, column] == 1
         count = metrics.binary(truth, predicted[known, column])
-        counts.append(count)
         scores = decisions.scores[known, column]
-        concepts.append(_concept(concept, truth, scores, count, float(head.thresholds[column])))
+        return count, _concept(head.concepts[column], truth, scores, count, float(head.thresholds[column]))
+
+    each = in_threads(judged, range(len(head.concepts)))
+    counts, concepts = [count for count, _ in each], [concept for _, concept in each]
     together = sum(counts[1:], counts[0])
     whole = _whole(head, decisions, labels)
     return Evaluation(
@@ -114,7 +144,7 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, groups: int) -> E
     )
 
 
-def _predicted(head: Head, decisions: Decisions) -> npt.NDArray[np.bool_]:
+def _predicted(head: Head, decisions: Decisions, aim: ThresholdAim) -> npt.NDArray[np.bool_]:
     """Decide: the highest score (multi_class), or thresholds that were chosen on the other folds (multi_label)."""
     scores = decisions.scores
     if head.type == "multi_class":
@@ -123,7 +153,7 @@ def _predicted(head: Head, decisions: Decisions) -> npt.NDArray[np.bool_]:
     predicted = np.zeros(scores.shape, dtype=np.bool_)
     for fold in range(int(decisions.folds.max()) + 1):
         held_out = decisions.folds == fold
-        predicted[held_out] = scores[held_out] >= thresholds_of(decisions, ~held_out)
+        predicted[held_out] = scores[held_out] >= thresholds_of(decisions, aim, ~held_out)
     return predicted
 
 
@@ -134,6 +164,7 @@ def _concept(
     count: metrics.Binary,
     threshold: float,
 ) -> ConceptEvaluation:
+    ranking = metrics.Ranking(truth, scores)
     return ConceptEvaluation(
         concept=concept,
         positives=int(truth.sum()),
@@ -142,8 +173,8 @@ def _concept(
         recall=defined(count.recall) or 0.0,
         f1=defined(count.f1) or 0.0,
         threshold=threshold,
-        roc_auc=defined(metrics.roc_auc(truth, scores)),
-        average_precision=defined(metrics.average_precision(truth, scores)),
+        roc_auc=defined(ranking.roc_auc()),
+        average_precision=defined(ranking.average_precision()),
     )
 
 

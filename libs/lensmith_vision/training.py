@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
+from threadpoolctl import threadpool_limits
 
 from lensmith_vision.classes import Tier, fit_classes
 from lensmith_vision.errors import TrainingError
@@ -15,7 +17,7 @@ from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
 from lensmith_vision.folds import groups_of, stratified_group_folds
 from lensmith_vision.heads import Head, HeadType
 from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
-from lensmith_vision.report import Decisions, evaluate, fit_temperature, thresholds_of
+from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
 from lensmith_vision.solvers import Basis
 
 __all__ = ["Fitted", "Progress", "TrainOptions", "TrainingSet", "fit", "preflight"]
@@ -85,6 +87,7 @@ class TrainOptions:
         value_range: For regression, the range of answers; the range seen in training when left out.
         tier: multi_class only: ``linear`` heads cost kilobytes, ``kernel`` heads up to 6 MB; ``auto`` takes the
             kernel tier where it wins at least one point of accuracy out of fold.
+        thresholds: What the concepts' thresholds are chosen for.
     """
 
     type: HeadType
@@ -93,6 +96,7 @@ class TrainOptions:
     seed: int = 0
     value_range: tuple[float, float] | None = None
     tier: Tier = "auto"
+    thresholds: ThresholdAim = field(default_factory=ThresholdAim)
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,12 @@ def fit(
     Raises:
         TrainingError: Refused by preflight (the reason of the first error), or ``TRAINING_CANCELLED``.
     """
-    report = _Reporter(progress, cancelled)
+    # Folds run side by side instead, see `in_threads`.
+    with threadpool_limits(1, user_api="blas"):
+        return _fit(data, options, _Reporter(progress, cancelled))
+
+
+def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter) -> Fitted:
     findings = preflight(data, options.type, closed_environment=options.closed_environment)
     if has_errors(findings):
         first = next(finding for finding in findings if finding.severity is Severity.ERROR)
@@ -172,7 +181,7 @@ def fit(
     weights = problem.solve(found.penalty)
     report(0.95, "fitting")
     head, decisions = _head(taken, options, problem, weights, found, folds)
-    evaluation = evaluate(head, decisions, found.penalty, groups=int(groups.max()) + 1)
+    evaluation = evaluate(head, decisions, found.penalty, int(groups.max()) + 1, options.thresholds)
     report(1.0, "fitting")
     return Fitted(head, evaluation, tuple(findings), len(taken.ids), left_out)
 
@@ -184,7 +193,7 @@ def _fit_classes(
     folds: npt.NDArray[np.int64],
     findings: list[Finding],
     left_out: dict[str, str],
-    report: Callable[[float, str], None],
+    report: _Reporter,
 ) -> Fitted:
     if data.labels is None:
         raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
@@ -211,8 +220,8 @@ def _fit_classes(
         kernel=fitted.kernel,
     )
     decisions = Decisions(head.activate(fitted.logits), folds, labels=data.labels)
-    head = replace(head, thresholds=thresholds_of(decisions))
-    evaluation = evaluate(head, decisions, fitted.shrinkage, groups=int(groups.max()) + 1)
+    head = replace(head, thresholds=thresholds_of(decisions, options.thresholds))
+    evaluation = evaluate(head, decisions, fitted.shrinkage, int(groups.max()) + 1, options.thresholds)
     report(1.0, "fitting")
     return Fitted(head, evaluation, tuple(findings), len(data.ids), left_out)
 
@@ -237,7 +246,7 @@ def _head(
     head = Head(options.type, data.space, data.concepts, raw, bias, np.full(width, 0.5, np.float32))
     scores = head.activate((found.logits / temperature).astype(np.float32))
     decisions = Decisions(scores, folds, labels=problem.labels)
-    return replace(head, thresholds=thresholds_of(decisions)), decisions
+    return replace(head, thresholds=thresholds_of(decisions, options.thresholds)), decisions
 
 
 def _take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, dict[str, str]]:
@@ -332,8 +341,10 @@ def _groups(data: TrainingSet) -> npt.NDArray[np.int64]:
 
 def _rarest(data: TrainingSet, groups: npt.NDArray[np.int64]) -> int:
     """Count the groups of the rarest side of any concept: with one alone, nothing is left to learn it from."""
-    counts = [len(np.unique(groups[column > 0])) for column in _strata(data).T]
-    return min((count for count in counts if count > 0), default=0)
+    strata = scipy.sparse.csr_array(_strata(data))
+    member = scipy.sparse.csr_array((np.ones(len(groups), np.float32), (groups, np.arange(len(groups)))))
+    counts = (member @ strata).astype(np.bool_).sum(axis=0)
+    return int(min(counts[counts > 0], default=0))
 
 
 def _folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
@@ -349,6 +360,9 @@ def _strata(data: TrainingSet) -> npt.NDArray[np.float32]:
         edges = np.quantile(data.targets, [0.25, 0.5, 0.75])
         return np.eye(4, dtype=np.float32)[np.searchsorted(edges, data.targets, side="left")]
     labels = data.labels if data.labels is not None else np.empty((len(data.ids), 0), np.float32)
+    if (np.einsum("nc->n", labels) == 1).all():
+        # Where concepts exclude each other, the negatives of one are the positives of the rest.
+        return labels
     return np.concatenate([labels == 1, labels == 0], axis=1).astype(np.float32)
 
 

@@ -16,10 +16,10 @@ from lensmith_dataset.indexer import Indexer
 from lensmith_dataset.metrics import IndexMetrics
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.store import apps, spaces
+from lensmith_dataset.store import apps, missing_embeddings
 from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_dataset.store.indexing import Waiting
-from lensmith_dataset.store.spaces import Claim
+from lensmith_dataset.store.missing_embeddings import Claim
 from lensmith_platform.blobs import blob_key
 from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db.unit_of_work import Database
@@ -81,7 +81,7 @@ class Backfill:
         """Do one batch; return whether there was anything to do."""
         lease = timedelta(seconds=self._settings.backfill_lease_seconds)
         async with self._database.transaction(None) as connection:
-            claim = await spaces.claim(connection, lease, self._settings.backfill_batch)
+            claim = await missing_embeddings.claim(connection, lease, self._settings.backfill_batch)
             app = None if claim is None else await apps.get(connection, claim.app_id)
         if claim is None:
             return False
@@ -103,11 +103,13 @@ class Backfill:
 
         async def write() -> None:
             async with self._database.transaction(app.app_id) as connection:
-                await spaces.fill(
+                await missing_embeddings.fill(
                     connection, app.app_id, claim.space.space, embedded.vectors, failures, embedded.general
                 )
                 left = [one for one in ids if one not in embedded.vectors and one not in embedded.failures]
-                await spaces.release(connection, app.app_id, claim.space.space, left, failed=embedded.broken)
+                await missing_embeddings.release(
+                    connection, app.app_id, claim.space.space, left, failed=embedded.broken
+                )
 
         await self._database.retry(write)
         self._metrics.backfilled.labels("embedded").inc(len(embedded.vectors))
@@ -167,8 +169,8 @@ class Backfill:
         _LOG.warning("backfill_postponed", app_id=claim.app_id, space=claim.space.space, reason=error.reason)
         status = to_status(error).SerializeToString() if refused else None
         async with self._database.transaction(claim.app_id) as connection:
-            await spaces.release(connection, claim.app_id, claim.space.space, ids)
-            await spaces.postpone(connection, claim.app_id, claim.space.space, _PAUSE, status)
+            await missing_embeddings.release(connection, claim.app_id, claim.space.space, ids)
+            await missing_embeddings.postpone(connection, claim.app_id, claim.space.space, _PAUSE, status)
 
 
 def _parts(inputs: Sequence[Waiting], most_bytes: int) -> Iterator[list[Waiting]]:

@@ -17,7 +17,7 @@ from lensmith_dataset.embedder import Embedded, Embedder, Picture
 from lensmith_dataset.metrics import IndexMetrics
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.settings import DatasetSettings
-from lensmith_dataset.store import apps, blobs, indexing, spaces
+from lensmith_dataset.store import apps, blobs, indexing, missing_embeddings, spaces
 from lensmith_dataset.store.indexing import Waiting
 from lensmith_platform import outbox
 from lensmith_platform.blobs import blob_key
@@ -246,7 +246,7 @@ class Indexer:
                 done = await indexing.finish(
                     connection, app.app_id, embedded.space, embedded.vectors, failures, embedded.general
                 )
-                await spaces.note_missing(connection, app.app_id, others, list(embedded.vectors))
+                await missing_embeddings.note_missing(connection, app.app_id, others, list(embedded.vectors))
                 return done
 
         ready, failed = await self._database.retry(write)

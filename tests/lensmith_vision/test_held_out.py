@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+import safetensors.numpy
 
 from lensmith_vision.discriminant import held_out_logits, solve
-from lensmith_vision.errors import HeadError
+from lensmith_vision.errors import HeadError, TrainingError
+from lensmith_vision.folds import groups_of
 from lensmith_vision.heads import Head, load, save
 from lensmith_vision.kernel import CONSTANT, KernelPart, Similarities, most_landmarks
+from lensmith_vision.metrics import binary
+from lensmith_vision.report import Decisions, ThresholdAim, thresholds_of
 from lensmith_vision.statistics import SufficientStatistics
 from lensmith_vision.training import TrainingSet, TrainOptions, fit
 from lensmith_vision.transforms import transformed
@@ -173,3 +179,70 @@ def test_head_refuses_when_its_kernel_does_not_fit() -> None:
     ):
         with pytest.raises(HeadError, match="kernel"):
             Head(head.type, head.space, head.concepts, head.weights, head.bias, head.thresholds, kernel=bad)
+
+
+def test_unfamiliar_tells_outsiders_when_it_has_never_seen_any() -> None:
+    generator = np.random.default_rng(3)
+    plane = generator.standard_normal((6, 64))
+    # Everything that was seen lies near one plane of few dimensions; outsiders do not.
+    seen, new = (generator.standard_normal((200, 6)) @ plane + generator.standard_normal((200, 64)) * 0.3 for _ in "ab")
+    outsiders = generator.standard_normal((200, 64)) * 2.5
+    names = tuple(str(row) for row in range(200))
+    labels = np.eye(2, dtype=np.float32)[np.arange(200) % 2]
+    head = fit(
+        TrainingSet("s.v1", ("a", "b"), names, seen.astype(np.float32), names, labels), TrainOptions("multi_class")
+    ).head
+    again = load(save(head))
+    scores, others = again.unfamiliar(new.astype(np.float32)), again.unfamiliar(outsiders.astype(np.float32))
+    assert scores is not None
+    assert others is not None
+    assert (scores > 0.5).mean() < 0.15
+    assert (others > 0.5).mean() > 0.9
+    assert 0 <= scores.min() <= others.max() <= 1
+
+
+def test_head_of_old_loads_and_scores_when_it_knows_no_transform() -> None:
+    random = np.random.default_rng(0)
+    tensors = {
+        "weights": random.standard_normal((8, 2)).astype(np.float32),
+        "bias": np.array([0.1, -0.1], np.float32),
+        "thresholds": np.full(2, 0.5, np.float32),
+    }
+    metadata = {"format": 1, "type": "multi_label", "space": "s.v1", "concepts": ["a", "b"], "value_range": None}
+    head = load(safetensors.numpy.save(tensors, metadata={"lensmith_head": json.dumps(metadata)}))
+    features = random.standard_normal((3, 8)).astype(np.float32)
+    expected = 1 / (1 + np.exp(-(features @ tensors["weights"] + tensors["bias"])))
+    np.testing.assert_allclose(head.scores(features), expected, rtol=1e-5)
+    assert head.unfamiliar(features) is None
+    assert head.tier == "linear"
+
+
+@pytest.mark.parametrize("aim", [ThresholdAim(least_precision=0.95), ThresholdAim(least_recall=0.95)])
+def test_thresholds_keep_what_was_asked_for_when_chosen(aim: ThresholdAim) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.random(2000) < 0.3
+    scores = (1 / (1 + np.exp(-(truth * 2.0 - 1 + generator.standard_normal(2000))))).astype(np.float32)
+    decisions = Decisions(scores[:, None], np.zeros(2000, np.int64), labels=truth[:, None].astype(np.float32))
+    count = binary(truth, scores >= thresholds_of(decisions, aim)[0])
+    if aim.least_precision is not None:
+        assert count.precision >= 0.95
+        assert count.recall > 0.1
+    else:
+        assert count.recall >= 0.95
+        assert count.precision > 0.3
+
+
+@pytest.mark.parametrize("aim", [(0.9, 0.9), (0.0, None), (None, 1.5)])
+def test_threshold_aim_refuses_when_it_cannot_be_kept(aim: tuple[float | None, float | None]) -> None:
+    with pytest.raises(TrainingError, match="precision or a recall"):
+        ThresholdAim(*aim)
+
+
+def test_groups_find_near_copies_when_pictures_are_many() -> None:
+    generator = np.random.default_rng(0)
+    originals = generator.standard_normal((9000, 128)).astype(np.float32)
+    copies = originals[:500] + 0.05 * generator.standard_normal((500, 128)).astype(np.float32)
+    features = np.concatenate([originals, copies])
+    groups = groups_of(features, [str(row) for row in range(9500)])
+    assert (groups[9000:] == groups[:500]).mean() > 0.99
+    assert len(np.unique(groups)) == 9500 - (groups[9000:] == groups[:500]).sum()

@@ -56,6 +56,8 @@ class Head:
         transform: What is done to features before the weights see them.
         kernel: The part of a head of the kernel tier that is not linear.
         familiarity: What it remembers of its training pictures; None for heads of old.
+        interval: For regression, how far from an answer the true value lies at most nine times out of ten, as it was
+            out of fold.
     """
 
     type: HeadType
@@ -68,6 +70,7 @@ class Head:
     transform: Transform = "none"
     kernel: KernelPart | None = None
     familiarity: Familiarity | None = None
+    interval: float | None = None
 
     def __post_init__(self) -> None:
         count = len(self.concepts)
@@ -87,6 +90,7 @@ class Head:
             if array.dtype != np.float32 or array.shape != shape or not np.isfinite(array).all():
                 raise HeadError("HEAD_INVALID", f"{name} must be finite float32 of shape {list(shape)}")
         _check_range(self.value_range)
+        _check_range(None if self.interval is None else (0.0, self.interval))
         if self.transform not in TRANSFORMS:
             raise HeadError("HEAD_INVALID", f"unknown transform {self.transform!r}")
         for part in (self.kernel, self.familiarity):
@@ -137,7 +141,7 @@ class Head:
 def _check_range(value_range: tuple[float, float] | None) -> None:
     low, high = value_range or (0.0, 0.0)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise HeadError("HEAD_INVALID", "the range of a regression head must be finite and in order")
+        raise HeadError("HEAD_INVALID", "the range and the interval of a regression head must be finite and in order")
 
 
 def save(head: Head) -> bytes:
@@ -150,6 +154,7 @@ def save(head: Head) -> bytes:
         "value_range": list(head.value_range) if head.value_range else None,
         "transform": head.transform,
         "sharpness": head.kernel.sharpness if head.kernel else None,
+        "interval": head.interval,
         "distances": [head.familiarity.usual, head.familiarity.far] if head.familiarity else None,
     }
     tensors = {
@@ -205,6 +210,7 @@ def load(data: bytes) -> Head:
         transform=cast(Transform, transform),
         kernel=kernel,
         familiarity=familiarity,
+        interval=_number(metadata.get("interval")),
     )
 
 
@@ -243,16 +249,21 @@ def _metadata(data: bytes) -> dict[str, object]:
     return document
 
 
+def _number(value: object) -> float | None:
+    found = None if value is None else _range([0, value])
+    return None if found is None else found[1]
+
+
 def _range(value: object) -> tuple[float, float] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
-        raise HeadError("HEAD_INVALID", "value_range and distances must be two numbers")
+        raise HeadError("HEAD_INVALID", "ranges, distances and intervals must be numbers")
     low, high = value
     if isinstance(low, bool) or isinstance(high, bool) or not isinstance(low, int | float):
-        raise HeadError("HEAD_INVALID", "value_range and distances must be two numbers")
+        raise HeadError("HEAD_INVALID", "ranges, distances and intervals must be numbers")
     if not isinstance(high, int | float):
-        raise HeadError("HEAD_INVALID", "value_range and distances must be two numbers")
+        raise HeadError("HEAD_INVALID", "ranges, distances and intervals must be numbers")
     return float(low), float(high)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,8 @@ from lensmith_vision.solvers import Basis
 from lensmith_vision.transforms import transformed
 
 __all__ = ["Fitted", "Progress", "TrainOptions", "TrainingSet", "fit", "preflight"]
+
+_INTERVAL_COVERAGE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +247,11 @@ def _head(
     if data.targets is not None:
         low, high = options.value_range or (float(data.targets.min()), float(data.targets.max()))
         plain = Head(options.type, data.space, data.concepts, raw, bias, np.zeros(width, np.float32), (low, high))
-        return plain, Decisions(plain.activate(found.logits), folds, targets=data.targets)
+        decisions = Decisions(plain.activate(found.logits), folds, targets=data.targets)
+        residuals = np.sort(np.abs(decisions.scores[:, 0] - data.targets))
+        # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
+        rank = min(len(residuals), math.ceil((len(residuals) + 1) * _INTERVAL_COVERAGE))
+        return replace(plain, interval=float(residuals[rank - 1])), decisions
     temperature = fit_temperature(options.type, found.logits, problem.labels)
     raw, bias = (raw / temperature).astype(np.float32), (bias / temperature).astype(np.float32)
     head = Head(options.type, data.space, data.concepts, raw, bias, np.full(width, 0.5, np.float32))

@@ -246,3 +246,15 @@ def test_groups_find_near_copies_when_pictures_are_many() -> None:
     groups = groups_of(features, [str(row) for row in range(9500)])
     assert (groups[9000:] == groups[:500]).mean() > 0.99
     assert len(np.unique(groups)) == 9500 - (groups[9000:] == groups[:500]).sum()
+
+
+def test_interval_holds_nine_of_ten_new_values_when_head_measures() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((600, 10)).astype(np.float32)
+    targets = (20 + 5 * features[:, 0] + generator.normal(0, 1, 600)).astype(np.float32)
+    names = tuple(str(row) for row in range(200))
+    data = TrainingSet("s.v1", ("weight",), names, features[:200], names, targets=targets[:200])
+    head = load(save(fit(data, TrainOptions("regression", value_range=(0, 50))).head))
+    assert head.interval is not None
+    within = np.abs(head.scores(features[200:])[:, 0] - targets[200:]) <= head.interval
+    assert 0.84 < within.mean() < 0.97

@@ -47,9 +47,11 @@ _SAMPLE = 512
 _OF_EACH = 4
 _BLOCK = 4096
 _GAIN = 0.01
-"""Accuracy that the kernel tier must win out of fold to be worth its cost."""
+"""Chance to be right that the kernel tier must win out of fold to be worth its cost."""
 
-_USUAL_LINEAR, _USUAL_KERNEL, _USUAL_MIXTURE = 1.0, 10.0, 0.5
+_RATIOS = (0.5, 1.0, 2.0, 4.0)
+"""What similarities may count beside linear logits."""
+_USUAL_LINEAR, _USUAL_KERNEL = 1.0, 10.0
 _CERTAINTY = 3.0
 
 
@@ -125,11 +127,11 @@ def fit_classes(
     # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
     few = len(sample) < len(classes) <= most_landmarks(features.shape[1], width)
     hope = 0.0 if few else _GAIN
-    enough = _accuracy(linear.logits, classes) + _GAIN > 1
+    enough = _chance(linear.logits, classes) + _GAIN > 1
     if tier == "linear" or (tier == "auto" and (choice.kernel.gain < hope or enough)):
         return linear
-    mixed = _fit_mixture(features, classes, folds, choice, linear, prior, seed)
-    if tier == "auto" and _accuracy(mixed.logits, classes) < _accuracy(linear.logits, classes) + _GAIN:
+    mixed = _fit_mixture(features, classes, folds, choice, linear, seed)
+    if tier == "auto" and _chance(mixed.logits, classes) < _chance(linear.logits, classes) + _GAIN:
         return linear
     return mixed
 
@@ -167,31 +169,43 @@ def _choose(features: Floats, classes: Ints, groups: Ints, step: Callable[[float
     if best is None:
         raise ValueError("there is no transform to try")
     transform, shrinkage, linear, logits, products = best
-    kernel = _choose_kernel(products, classes, groups, logits * linear.factor, prior, large=large)
+    kernel = _choose_kernel(products, classes, groups, logits * linear.factor + prior, large=large)
     return _Choice(transform, shrinkage, linear, kernel)
 
 
-def _choose_kernel(
-    products: Doubles, classes: Ints, groups: Ints, linear: Doubles, prior: Doubles, *, large: bool
-) -> _Kernel:
+def _choose_kernel(products: Doubles, classes: Ints, groups: Ints, linear: Doubles, *, large: bool) -> _Kernel:
     distances = squared_distances(products)
     median = float(np.median(distances[np.triu_indices(len(distances), 1)])) or 1.0
-    targets = np.eye(len(prior))[classes]
-    right = _accuracy(linear + prior, classes)
+    targets = np.eye(linear.shape[1])[classes]
+    right = _chance(linear, classes)
     best: tuple[float, _Kernel] | None = None
     for wide in (_LARGE_WIDTH,) if large else _WIDTHS:
         similarity = np.exp(-distances / (wide * median))
         for penalty in (_LARGE_PENALTY,) if large else _PENALTIES:
             values = held_out_similarity(inverse_of_similarity(similarity, penalty), targets, groups)
             own = calibrate(values, classes, _USUAL_KERNEL, _CERTAINTY)
-            mixture = linear + values * own.factor
-            mixed = calibrate(mixture, classes, _USUAL_MIXTURE, _CERTAINTY, prior)
             if best is None or own.loss < best[0]:
-                gain = _accuracy(mixture * mixed.factor + prior, classes) - right
-                best = own.loss, _Kernel(1 / (wide * median), penalty, own.factor, mixed.factor, gain)
+                factor, mixed = _mixed(linear, values, own.factor, classes)
+                gain = _chance(mixed * (linear + values * factor), classes) - right
+                best = own.loss, _Kernel(1 / (wide * median), penalty, factor, mixed, gain)
     if best is None:
         raise ValueError("there is no width to try")
     return best[1]
+
+
+def _mixed(
+    linear: npt.NDArray[np.floating], values: npt.NDArray[np.floating], own: float, classes: Ints
+) -> tuple[float, float]:
+    """Find how much similarities count beside calibrated linear logits, and the factor of both together.
+
+    Both know already how common each class is.
+    """
+    found = [
+        (ratio * own, calibrate(linear + values * (ratio * own), classes, 1 / (1 + ratio), _CERTAINTY))
+        for ratio in _RATIOS
+    ]
+    factor, mixed = min(found, key=lambda pair: pair[1].loss)
+    return factor, mixed.factor
 
 
 def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles) -> ClassFit:
@@ -264,10 +278,10 @@ def statistics_of(
 
 
 def _fit_mixture(
-    features: Floats, classes: Ints, folds: Ints, choice: _Choice, linear: ClassFit, prior: Doubles, seed: int
+    features: Floats, classes: Ints, folds: Ints, choice: _Choice, linear: ClassFit, seed: int
 ) -> ClassFit:
     """Add similarities to a linear fit."""
-    chosen, width = choice.kernel, len(prior)
+    chosen, width = choice.kernel, linear.logits.shape[1]
     most = most_landmarks(features.shape[1], width)
     rows = np.arange(len(features))
     if len(rows) > most:
@@ -277,16 +291,18 @@ def _fit_mixture(
         weights, values = similarities.fit(np.eye(width)[classes], folds, chosen.penalty)
     else:
         weights, values = _fit_landmarks(similarities, features, classes, width, folds, choice)
-    logits = linear.logits - prior.astype(np.float32) + values.astype(np.float32) * np.float32(chosen.factor)
-    mixed = chosen.mixed
+    logits = linear.logits.copy()
+    factor, mixed = chosen.factor, chosen.mixed
     if len(features) > _ALL_PAIRS:
+        # All pictures are surer than a sample.
         some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
-        mixed = calibrate(logits[some], classes[some], mixed, _CERTAINTY, prior).factor
+        own = calibrate(values[some], classes[some], factor, _CERTAINTY).factor
+        factor, mixed = _mixed(logits[some], values[some], own, classes[some])
+    logits += values.astype(np.float32) * np.float32(factor)
     logits *= np.float32(mixed)
-    logits += prior.astype(np.float32)
-    weights *= chosen.factor * mixed
+    weights *= factor * mixed
     kernel, constant = similarities.part(weights)
-    bias = mixed * (linear.bias - prior) + prior + constant
+    bias = mixed * linear.bias + constant
     return ClassFit(
         choice.transform,
         (mixed * linear.weights).astype(np.float32),
@@ -340,5 +356,8 @@ def _unit(products: Doubles, classes: Ints, width: int) -> float:
     return max(float(np.trace(products)) - between, 0.0) / len(classes)
 
 
-def _accuracy(logits: npt.NDArray[np.floating], classes: Ints) -> float:
-    return float(np.mean(logits.argmax(axis=1) == classes))
+def _chance(logits: npt.NDArray[np.floating], classes: Ints) -> float:
+    """Mean probability of the true class: the accuracy to expect, less noisy than counting on few pictures."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    true = shifted[np.arange(len(classes)), classes]
+    return float(np.exp(true - np.log(np.exp(shifted).sum(axis=1))).mean())

@@ -91,7 +91,7 @@ class TrainOptions:
         seed: The same seed and set give the same head.
         value_range: For regression, the range of answers; the range seen in training when left out.
         tier: multi_class only: ``linear`` heads cost kilobytes, ``kernel`` heads up to 6 MB; ``auto`` takes the
-            kernel tier where it wins at least one point of accuracy out of fold.
+            kernel tier where it wins at least one point of the chance to be right, out of fold.
         thresholds: What the concepts' thresholds are chosen for.
     """
 

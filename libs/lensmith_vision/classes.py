@@ -49,6 +49,9 @@ _BLOCK = 4096
 _GAIN = 0.01
 """Chance to be right that the kernel tier must win out of fold to be worth its cost."""
 
+_LARGE_GAIN = 0.03
+"""What a sample of a large set must win before similarities to thousands of pictures are tried on all of it."""
+
 _RATIOS = (0.5, 1.0, 2.0, 4.0)
 """What similarities may count beside linear logits."""
 _USUAL_LINEAR, _USUAL_KERNEL = 1.0, 10.0
@@ -125,8 +128,9 @@ def fit_classes(
     linear = _fit_linear(features, classes, width, folds, choice, prior)
     step(0.8)
     # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
-    few = len(sample) < len(classes) <= most_landmarks(features.shape[1], width)
-    hope = 0.0 if few else _GAIN
+    hope = _GAIN
+    if len(sample) < len(classes):
+        hope = 0.0 if len(classes) <= most_landmarks(features.shape[1], width) else _LARGE_GAIN
     enough = _chance(linear.logits, classes) + _GAIN > 1
     if tier == "linear" or (tier == "auto" and (choice.kernel.gain < hope or enough)):
         return linear
@@ -288,7 +292,8 @@ def _fit_mixture(
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
     similarities = Similarities.to(transformed(features[rows], choice.transform), chosen.sharpness)
     if len(rows) == len(features):
-        weights, values = similarities.fit(np.eye(width)[classes], folds, chosen.penalty)
+        weights, held_out = similarities.fit(np.eye(width)[classes], folds, chosen.penalty)
+        values = held_out.astype(np.float32)
     else:
         weights, values = _fit_landmarks(similarities, features, classes, width, folds, choice)
     logits = linear.logits.copy()
@@ -298,7 +303,7 @@ def _fit_mixture(
         some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
         own = calibrate(values[some], classes[some], factor, _CERTAINTY).factor
         factor, mixed = _mixed(logits[some], values[some], own, classes[some])
-    logits += values.astype(np.float32) * np.float32(factor)
+    logits += values * np.float32(factor)
     logits *= np.float32(mixed)
     weights *= factor * mixed
     kernel, constant = similarities.part(weights)
@@ -315,7 +320,7 @@ def _fit_mixture(
 
 def _fit_landmarks(
     similarities: Similarities, features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice
-) -> tuple[Doubles, Doubles]:
+) -> tuple[Doubles, Floats]:
     """Nyström: ridge on the similarities to some pictures, with folds held out."""
     statistics = SufficientStatistics(np.zeros(similarities.rank, np.float32), width, int(folds.max()) + 1, sides=1)
 
@@ -326,7 +331,7 @@ def _fit_landmarks(
 
     in_threads(sum_up, range(int(folds.max()) + 1))
     total = statistics.total()
-    values = np.empty((len(features), width))
+    values = np.empty((len(features), width), np.float32)
 
     def hold_out(fold: int) -> None:
         weights = solve_ridge(total - statistics.fold(fold), choice.kernel.penalty)

@@ -63,7 +63,7 @@ def drawn(rows: int, concepts: int, dim: int) -> tuple[Floats, Ints]:
     for start in range(0, rows, 4096):
         part = classes[start : start + 4096]
         noise = random.standard_normal((len(part), dim), dtype=np.float32)
-        features[start : start + 4096] = np.maximum(0.13 * centres[part] + noise, 0)
+        features[start : start + 4096] = np.maximum(0.22 * centres[part] + noise, 0)
     return features, classes
 
 

@@ -90,8 +90,15 @@ def top_k_accuracy(truth: Ints, scores: Floats, k: int) -> float:
         return math.nan
     if k >= scores.shape[1]:
         return 1.0
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k] if k > 1 else scores.argmax(axis=1)[:, None]
-    return float((best == truth[:, None]).any(axis=1).mean())
+    if k == 1:
+        return float((scores.argmax(axis=1) == truth).mean())
+    # Counting who is better is many times faster than sorting; of equal scores, the first class is the better one.
+    own = scores[np.arange(len(truth)), truth][:, None]
+    better = (scores > own).sum(axis=1)
+    tied = np.flatnonzero((scores == own).sum(axis=1) > 1)
+    before = np.arange(scores.shape[1]) < truth[tied, None]
+    better[tied] += ((scores[tied] == own[tied]) & before).sum(axis=1)
+    return float((better < k).mean())
 
 
 def confusion_matrix(truth: Ints, predicted: Ints, classes: int) -> npt.NDArray[np.int64]:

@@ -56,8 +56,7 @@ class Head:
         transform: What is done to features before the weights see them.
         kernel: The part of a head of the kernel tier that is not linear.
         familiarity: What it remembers of its training pictures; None for heads of old.
-        interval: For regression, how far from an answer the true value lies at most nine times out of ten, as it was
-            out of fold.
+        interval: For regression, how far from an answer the true value lies in nine of ten cases, as out of fold.
     """
 
     type: HeadType

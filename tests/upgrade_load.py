@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,9 +36,16 @@ class Photos:
 
 
 def photos_of(shared: Path, known: int) -> Photos:
-    """Photographs of the shared collection, so many of each concept to train on."""
+    """Photographs of the shared collection, so many of each concept to train on.
+
+    A few stand in it under two concepts: no model that tells them apart can be trained on these, so they are left out.
+    """
     folder = shared / "datasets" / "trashnet"
-    by_concept = {concept: sorted((folder / concept).iterdir()) for concept in CONCEPTS}
+    files = {concept: sorted((folder / concept).iterdir()) for concept in CONCEPTS}
+    copies = Counter(file.read_bytes() for listed in files.values() for file in listed)
+    by_concept = {
+        concept: [file for file in listed if copies[file.read_bytes()] == 1] for concept, listed in files.items()
+    }
     pairs = [(concept, file) for concept in CONCEPTS for file in by_concept[concept][:known]]
     rest = zip(*([(concept, file) for file in by_concept[concept][known:-1]] for concept in CONCEPTS), strict=False)
     return Photos(pairs, list(itertools.chain(*rest)), [by_concept[concept][-1] for concept in CONCEPTS])

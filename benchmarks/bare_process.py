@@ -14,16 +14,24 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 class BareProcess:
-    """Works on pictures with one network; call it from a thread for each core."""
+    """Works on pictures with one network, or with several on the same decoded picture.
 
-    def __init__(self, pack: Path) -> None:
-        self._card = load_card(pack)
-        self._space = space_of(self._card).id
+    Call it from a thread for each core.
+
+    Args:
+        packs: Folders of their packs.
+    """
+
+    def __init__(self, *packs: Path) -> None:
+        self._cards = [load_card(pack) for pack in packs]
         self._engine = OnnxRuntimeEngine(threads=1)
-        self._engine.load(self._space, pack)
+        for card, pack in zip(self._cards, packs, strict=True):
+            self._engine.load(space_of(card).id, pack)
 
     def work(self, pictures: Sequence[bytes], *, logits: bool = False) -> None:
-        """Decodes a batch and runs the network on it."""
-        policy = self._card.resize
-        pixels = [resize.apply(decode.decode(data, min_side_hint=policy.min_side_hint), policy) for data in pictures]
-        self._engine.run(self._space, np.stack(pixels), logits=logits)
+        """Decodes a batch and runs the networks on it."""
+        hint = max(card.resize.min_side_hint for card in self._cards)
+        decoded = [decode.decode(data, min_side_hint=hint) for data in pictures]
+        for card in self._cards:
+            pixels = np.stack([resize.apply(picture, card.resize) for picture in decoded])
+            self._engine.run(space_of(card).id, pixels, logits=logits)

@@ -1,8 +1,9 @@
 """How fast pictures come in: from the first byte sent until the last one is embedded and READY.
 
 Starts the whole platform in a temporary directory and sends it photographs with the SDK; next to it, in the same run,
-one bare process decodes the same photographs and runs the same network, which is the least that must be done. Prints
-images per second, the CPU time of each part, and the ratio of the two.
+one bare process decodes the same photographs and runs the same networks, which is the least that must be done: the
+app's own, and `starter` beside it where that one must say what General sees. Prints images per second, the CPU time of
+each part, and the ratio of the two.
 
     python benchmarks/ingest.py [--quick] [--json] [--base mobilenetv2-imagenet] [--no-general]
 """
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lensmith
+from lensmith_vision.pack import builtin_pack, load_card
 from lensmith_vision.pack_builder import build_pack, read_source
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -148,7 +150,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pack = Path(scratch) / options.base
         build_pack(read_source(shared / "models" / options.base), pack)
-        bare = BareProcess(pack)
+        alone = options.no_general or load_card(pack).logits is not None
+        bare = BareProcess(pack) if alone else BareProcess(pack, builtin_pack("starter"))
         settings = {
             "LENSMITH_REGISTRY_PACK_FOLDERS": scratch,
             "LENSMITH_DATASET_GENERAL_CONCEPTS": str(not options.no_general).lower(),

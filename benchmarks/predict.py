@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
 
 PACK = "mobilenetv2-imagenet"
+MODEL = "general"
+"""What its classifier is served as: 1,860 concepts."""
 SIZES = {"341x256": (341, 256), "1600x1200": (1600, 1200)}
 BATCHES = (1, 8, 32)
 CONCURRENCIES = (1, 16)
@@ -176,7 +178,7 @@ class Load:
 
     async def _ask(self, jpegs: Sequence[bytes]) -> None:
         inputs = [ImageQuery(image=ImageMessage(content=jpeg)) for jpeg in jpegs]
-        request = PredictRequest(model=f"apps/main/models/{PACK}", inputs=inputs, max_concepts=5)
+        request = PredictRequest(model=f"apps/main/models/{MODEL}", inputs=inputs, max_concepts=5)
         response = await self._stub.Predict(request, metadata=self._metadata, timeout=60)
         failed = [one.status for one in response.predictions if one.status.code or not one.concepts]
         if failed or len(response.predictions) != len(jpegs):

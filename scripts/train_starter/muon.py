@@ -1,6 +1,7 @@
 """Muon for convolutions: momentum brought to the nearest orthogonal matrix (Jordan et al. 2024, "Muon").
 
-On this task it needs about a third fewer steps than AdamW alone; the extra products cost a few per cent of a step.
+In the one comparison made here its losses at step 100 were those of AdamW alone at about step 190; the extra products
+cost a few per cent of a step.
 PyTorch's own `torch.optim.Muon` takes matrices only; a convolution is seen here as [outputs, inputs * kernel].
 """
 

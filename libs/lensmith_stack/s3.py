@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,9 @@ PORTS = (
     *("s3", "s3_grpc", "s3_master", "s3_master_grpc", "s3_volume", "s3_volume_grpc"),
     *("s3_filer", "s3_filer_grpc", "s3_admin"),
 )
+
+_PROBE = "lensmith-ready"
+"""The bucket, its object and what stands in it by which the server shows that it serves."""
 
 TWIN_PORTS = {"s3_admin": 10000}
 """Distance to a second port, which its workers look for there whatever it is told."""
@@ -138,13 +142,22 @@ class S3:
         }
 
     async def _answers(self) -> bool:
-        return await asyncio.to_thread(self._has_buckets)
+        return await asyncio.to_thread(self._keeps_an_object)
 
-    def _has_buckets(self) -> bool:
+    def _keeps_an_object(self) -> bool:
+        # It lists buckets, even objects, seconds before its volumes have reported to its master; until then every read
+        # of an object is an internal error. Only an object that came back says that objects come back.
         try:
-            with _client(self.url()) as (client, _):
-                client.list_buckets()
-        except (MinioException, HTTPError):
+            with _client(self.url(_PROBE)) as (client, bucket):
+                try:
+                    client.get_object(bucket, _PROBE).close()
+                except S3Error as error:
+                    if error.code not in ("NoSuchBucket", "NoSuchKey"):
+                        raise
+                    ensure_bucket(self.url(_PROBE))
+                    client.put_object(bucket, _PROBE, BytesIO(_PROBE.encode()), len(_PROBE))
+                    client.get_object(bucket, _PROBE).close()
+        except (StackError, MinioException, HTTPError):
             return False
         return True
 

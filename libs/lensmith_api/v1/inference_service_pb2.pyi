@@ -96,6 +96,62 @@ class PredictRequest(_message.Message):
 Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 
 @_typing.final
+class PredictionInterval(_message.Message):
+    """Where the true number lies, as seen out of fold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """Smallest number of the interval."""
+    high: _builtins.float
+    """Largest number of the interval."""
+    coverage: _builtins.float
+    """In what part of the cases the true number lies within, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictionInterval: _TypeAlias = PredictionInterval  # noqa: Y015
+
+@_typing.final
+class Unfamiliarity(_message.Message):
+    """How unlike the pictures that a version was trained on one picture is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """0 to 1; 0.5 is as far from the training pictures as only one in twenty of them was while it was held out."""
+    predicted: _builtins.bool
+    """Whether the value is above 0.5: the picture may show none of what the version knows."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        predicted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["predicted", b"predicted", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unfamiliarity: _TypeAlias = Unfamiliarity  # noqa: Y015
+
+@_typing.final
 class Prediction(_message.Message):
     """The answer about one picture."""
 
@@ -105,6 +161,8 @@ class Prediction(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CONCEPTS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    UNFAMILIAR_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The query's id."""
     number: _builtins.float
@@ -117,6 +175,14 @@ class Prediction(_message.Message):
     def concepts(self) -> _containers.RepeatedCompositeFieldContainer[_concept_score_pb2.ConceptScore]:
         """Concepts by falling score."""
 
+    @_builtins.property
+    def unfamiliar(self) -> Global___Unfamiliarity:
+        """How unlike its training pictures the version finds the picture; unset where it remembers none."""
+
+    @_builtins.property
+    def interval(self) -> Global___PredictionInterval:
+        """Where the true number lies, of a regression model; unset where the version does not know."""
+
     def __init__(
         self,
         *,
@@ -124,10 +190,12 @@ class Prediction(_message.Message):
         status: _status_pb2.Status | None = ...,
         concepts: _abc.Iterable[_concept_score_pb2.ConceptScore] | None = ...,
         number: _builtins.float | None = ...,
+        unfamiliar: Global___Unfamiliarity | None = ...,
+        interval: Global___PredictionInterval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "number", b"number", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "interval", b"interval", "number", b"number", "status", b"status", "unfamiliar", b"unfamiliar"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "concepts", b"concepts", "id", b"id", "number", b"number", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "concepts", b"concepts", "id", b"id", "interval", b"interval", "number", b"number", "status", b"status", "unfamiliar", b"unfamiliar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__number: _TypeAlias = _typing.Literal["number"]  # noqa: Y015
     _WhichOneofArgType__number: _TypeAlias = _typing.Literal["_number", b"_number"]  # noqa: Y015

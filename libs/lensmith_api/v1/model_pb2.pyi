@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -71,6 +72,7 @@ class Model(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}`."""
     uid: _builtins.str
@@ -113,6 +115,10 @@ class Model(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the model was last changed."""
 
+    @_builtins.property
+    def training(self) -> _training_settings_pb2.TrainingSettings:
+        """How its versions are trained, unless a call of TrainModel says otherwise."""
+
     def __init__(
         self,
         *,
@@ -133,10 +139,11 @@ class Model(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        training: _training_settings_pb2.TrainingSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "create_time", b"create_time", "max_value", b"max_value", "min_value", b"min_value", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "create_time", b"create_time", "max_value", b"max_value", "min_value", b"min_value", "training", b"training", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "closed_environment", b"closed_environment", "concepts", b"concepts", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "imported", b"imported", "latest_version", b"latest_version", "max_value", b"max_value", "min_value", b"min_value", "name", b"name", "negative_concept", b"negative_concept", "pinned", b"pinned", "production_version", b"production_version", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "closed_environment", b"closed_environment", "concepts", b"concepts", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "imported", b"imported", "latest_version", b"latest_version", "max_value", b"max_value", "min_value", b"min_value", "name", b"name", "negative_concept", b"negative_concept", "pinned", b"pinned", "production_version", b"production_version", "training", b"training", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_value: _TypeAlias = _typing.Literal["max_value"]  # noqa: Y015
     _WhichOneofArgType__max_value: _TypeAlias = _typing.Literal["_max_value", b"_max_value"]  # noqa: Y015

@@ -31,9 +31,10 @@ from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 from lensmith_api.v1 import evaluation_pb2 as lensmith_dot_v1_dot_evaluation__pb2
 from lensmith_api.v1 import model_pb2 as lensmith_dot_v1_dot_model__pb2
 from lensmith_api.v1 import model_version_pb2 as lensmith_dot_v1_dot_model__version__pb2
+from lensmith_api.v1 import training_settings_pb2 as lensmith_dot_v1_dot_training__settings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flensmith/v1/model_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/evaluation.proto\x1a\x17lensmith/v1/model.proto\x1a\x1flensmith/v1/model_version.proto\"\xa3\x01\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x08model_id\x18\x02 \x01(\tB \xe2\x41\x01\x02\xb2\xd4\x18\x18\x08?\"\x14[a-z0-9][a-z0-9._-]*\x12\'\n\x05model\x18\x03 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x1a\n\nrequest_id\x18\x04 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.lensmith.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x12UpdateModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"Z\n\x11TrainModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x04note\x18\x02 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xd0\x0f\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\",\n\x16GetModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\x18ListModelVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x19ListModelVersionsResponse\x12\x31\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18WatchModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"@\n\x0cWatchSummary\x12\x30\n\rmodel_version\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersion\"\xa2\x01\n\x19WatchModelVersionResponse\x12)\n\x04item\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersionH\x00\x12,\n\x07summary\x18\x02 \x01(\x0b\x32\x19.lensmith.v1.WatchSummaryH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"/\n\x19\x43\x61ncelModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"/\n\x19\x44\x65leteModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xd0\r\n\x0cModelService\x12y\n\x0b\x43reateModel\x12\x1f.lensmith.v1.CreateModelRequest\x1a\x12.lensmith.v1.Model\"5\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{parent=apps/*}/models:\x01*\x12r\n\x08GetModel\x12\x1c.lensmith.v1.GetModelRequest\x1a\x12.lensmith.v1.Model\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=apps/*/models/*}\x12\x83\x01\n\nListModels\x12\x1e.lensmith.v1.ListModelsRequest\x1a\x1f.lensmith.v1.ListModelsResponse\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{parent=apps/*}/models\x12\x83\x01\n\x0bUpdateModel\x12\x1f.lensmith.v1.UpdateModelRequest\x1a\x12.lensmith.v1.Model\"?\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02)2 /v1/{model.name=apps/*/models/*}:\x05model\x12}\n\x0b\x44\x65leteModel\x12\x1f.lensmith.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\"5\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\x1c*\x1a/v1/{name=apps/*/models/*}\x12\x86\x01\n\nTrainModel\x12\x1e.lensmith.v1.TrainModelRequest\x1a\x19.lensmith.v1.ModelVersion\"=\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02%\" /v1/{name=apps/*/models/*}:train:\x01*\x12\x92\x01\n\x0fGetModelVersion\x12#.lensmith.v1.GetModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=apps/*/models/*/versions/*}\x12\xa3\x01\n\x11ListModelVersions\x12%.lensmith.v1.ListModelVersionsRequest\x1a&.lensmith.v1.ListModelVersionsResponse\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=apps/*/models/*}/versions\x12\xab\x01\n\x11WatchModelVersion\x12%.lensmith.v1.WatchModelVersionRequest\x1a&.lensmith.v1.WatchModelVersionResponse\"E\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{name=apps/*/models/*/versions/*}:watch0\x01\x12\xa2\x01\n\x12\x43\x61ncelModelVersion\x12&.lensmith.v1.CancelModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"I\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02\x31\",/v1/{name=apps/*/models/*/versions/*}:cancel:\x01*\x12\x96\x01\n\x12\x44\x65leteModelVersion\x12&.lensmith.v1.DeleteModelVersionRequest\x1a\x16.google.protobuf.Empty\"@\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\'*%/v1/{name=apps/*/models/*/versions/*}\x12\x95\x01\n\rGetEvaluation\x12!.lensmith.v1.GetEvaluationRequest\x1a\x17.lensmith.v1.Evaluation\"H\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02\x32\x12\x30/v1/{name=apps/*/models/*/versions/*/evaluation}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flensmith/v1/model_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/evaluation.proto\x1a\x17lensmith/v1/model.proto\x1a\x1flensmith/v1/model_version.proto\x1a#lensmith/v1/training_settings.proto\"\xa3\x01\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x08model_id\x18\x02 \x01(\tB \xe2\x41\x01\x02\xb2\xd4\x18\x18\x08?\"\x14[a-z0-9][a-z0-9._-]*\x12\'\n\x05model\x18\x03 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x1a\n\nrequest_id\x18\x04 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.lensmith.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x12UpdateModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x8b\x01\n\x11TrainModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x04note\x18\x02 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xd0\x0f\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\x12/\n\x08training\x18\x04 \x01(\x0b\x32\x1d.lensmith.v1.TrainingSettings\",\n\x16GetModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\x18ListModelVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x19ListModelVersionsResponse\x12\x31\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18WatchModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"@\n\x0cWatchSummary\x12\x30\n\rmodel_version\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersion\"\xa2\x01\n\x19WatchModelVersionResponse\x12)\n\x04item\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersionH\x00\x12,\n\x07summary\x18\x02 \x01(\x0b\x32\x19.lensmith.v1.WatchSummaryH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"/\n\x19\x43\x61ncelModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"/\n\x19\x44\x65leteModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"*\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xd0\r\n\x0cModelService\x12y\n\x0b\x43reateModel\x12\x1f.lensmith.v1.CreateModelRequest\x1a\x12.lensmith.v1.Model\"5\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{parent=apps/*}/models:\x01*\x12r\n\x08GetModel\x12\x1c.lensmith.v1.GetModelRequest\x1a\x12.lensmith.v1.Model\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=apps/*/models/*}\x12\x83\x01\n\nListModels\x12\x1e.lensmith.v1.ListModelsRequest\x1a\x1f.lensmith.v1.ListModelsResponse\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{parent=apps/*}/models\x12\x83\x01\n\x0bUpdateModel\x12\x1f.lensmith.v1.UpdateModelRequest\x1a\x12.lensmith.v1.Model\"?\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02)2 /v1/{model.name=apps/*/models/*}:\x05model\x12}\n\x0b\x44\x65leteModel\x12\x1f.lensmith.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\"5\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\x1c*\x1a/v1/{name=apps/*/models/*}\x12\x86\x01\n\nTrainModel\x12\x1e.lensmith.v1.TrainModelRequest\x1a\x19.lensmith.v1.ModelVersion\"=\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02%\" /v1/{name=apps/*/models/*}:train:\x01*\x12\x92\x01\n\x0fGetModelVersion\x12#.lensmith.v1.GetModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=apps/*/models/*/versions/*}\x12\xa3\x01\n\x11ListModelVersions\x12%.lensmith.v1.ListModelVersionsRequest\x1a&.lensmith.v1.ListModelVersionsResponse\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=apps/*/models/*}/versions\x12\xab\x01\n\x11WatchModelVersion\x12%.lensmith.v1.WatchModelVersionRequest\x1a&.lensmith.v1.WatchModelVersionResponse\"E\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{name=apps/*/models/*/versions/*}:watch0\x01\x12\xa2\x01\n\x12\x43\x61ncelModelVersion\x12&.lensmith.v1.CancelModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"I\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02\x31\",/v1/{name=apps/*/models/*/versions/*}:cancel:\x01*\x12\x96\x01\n\x12\x44\x65leteModelVersion\x12&.lensmith.v1.DeleteModelVersionRequest\x1a\x16.google.protobuf.Empty\"@\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\'*%/v1/{name=apps/*/models/*/versions/*}\x12\x95\x01\n\rGetEvaluation\x12!.lensmith.v1.GetEvaluationRequest\x1a\x17.lensmith.v1.Evaluation\"H\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02\x32\x12\x30/v1/{name=apps/*/models/*/versions/*/evaluation}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -100,38 +101,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['DeleteModelVersion']._serialized_options = b'\252\324\030\017\n\rModels:Delete\202\323\344\223\002\'*%/v1/{name=apps/*/models/*/versions/*}'
   _globals['_MODELSERVICE'].methods_by_name['GetEvaluation']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetEvaluation']._serialized_options = b'\252\324\030\014\n\nModels:Get\202\323\344\223\0022\0220/v1/{name=apps/*/models/*/versions/*/evaluation}'
-  _globals['_CREATEMODELREQUEST']._serialized_start=314
-  _globals['_CREATEMODELREQUEST']._serialized_end=477
-  _globals['_GETMODELREQUEST']._serialized_start=479
-  _globals['_GETMODELREQUEST']._serialized_end=516
-  _globals['_LISTMODELSREQUEST']._serialized_start=518
-  _globals['_LISTMODELSREQUEST']._serialized_end=598
-  _globals['_LISTMODELSRESPONSE']._serialized_start=600
-  _globals['_LISTMODELSRESPONSE']._serialized_end=681
-  _globals['_UPDATEMODELREQUEST']._serialized_start=683
-  _globals['_UPDATEMODELREQUEST']._serialized_end=799
-  _globals['_DELETEMODELREQUEST']._serialized_start=801
-  _globals['_DELETEMODELREQUEST']._serialized_end=841
-  _globals['_TRAINMODELREQUEST']._serialized_start=843
-  _globals['_TRAINMODELREQUEST']._serialized_end=933
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=935
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=979
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=981
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1068
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1070
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1173
-  _globals['_WATCHMODELVERSIONREQUEST']._serialized_start=1175
-  _globals['_WATCHMODELVERSIONREQUEST']._serialized_end=1221
-  _globals['_WATCHSUMMARY']._serialized_start=1223
-  _globals['_WATCHSUMMARY']._serialized_end=1287
-  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_start=1290
-  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_end=1452
-  _globals['_CANCELMODELVERSIONREQUEST']._serialized_start=1454
-  _globals['_CANCELMODELVERSIONREQUEST']._serialized_end=1501
-  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1503
-  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1550
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1552
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1594
-  _globals['_MODELSERVICE']._serialized_start=1597
-  _globals['_MODELSERVICE']._serialized_end=3341
+  _globals['_CREATEMODELREQUEST']._serialized_start=351
+  _globals['_CREATEMODELREQUEST']._serialized_end=514
+  _globals['_GETMODELREQUEST']._serialized_start=516
+  _globals['_GETMODELREQUEST']._serialized_end=553
+  _globals['_LISTMODELSREQUEST']._serialized_start=555
+  _globals['_LISTMODELSREQUEST']._serialized_end=635
+  _globals['_LISTMODELSRESPONSE']._serialized_start=637
+  _globals['_LISTMODELSRESPONSE']._serialized_end=718
+  _globals['_UPDATEMODELREQUEST']._serialized_start=720
+  _globals['_UPDATEMODELREQUEST']._serialized_end=836
+  _globals['_DELETEMODELREQUEST']._serialized_start=838
+  _globals['_DELETEMODELREQUEST']._serialized_end=878
+  _globals['_TRAINMODELREQUEST']._serialized_start=881
+  _globals['_TRAINMODELREQUEST']._serialized_end=1020
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1022
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1066
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1068
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1155
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1157
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1260
+  _globals['_WATCHMODELVERSIONREQUEST']._serialized_start=1262
+  _globals['_WATCHMODELVERSIONREQUEST']._serialized_end=1308
+  _globals['_WATCHSUMMARY']._serialized_start=1310
+  _globals['_WATCHSUMMARY']._serialized_end=1374
+  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_start=1377
+  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_end=1539
+  _globals['_CANCELMODELVERSIONREQUEST']._serialized_start=1541
+  _globals['_CANCELMODELVERSIONREQUEST']._serialized_end=1588
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1590
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1637
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=1639
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=1681
+  _globals['_MODELSERVICE']._serialized_start=1684
+  _globals['_MODELSERVICE']._serialized_end=3428
 # @@protoc_insertion_point(module_scope)

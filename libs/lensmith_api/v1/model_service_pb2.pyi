@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from lensmith_api.v1 import model_pb2 as _model_pb2
 from lensmith_api.v1 import model_version_pb2 as _model_version_pb2
+from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -153,7 +154,7 @@ class UpdateModelRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Fields to change: `display_name`, `description`, `concepts`, `closed_environment`, `min_value`, `max_value`,
-        `production_version` (pins it), `pinned` (false: follow the newest success again).
+        `production_version` (pins it), `pinned` (false: follow the newest success again), `training`.
         """
 
     def __init__(
@@ -201,22 +202,28 @@ class TrainModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`apps/{app}/models/{model}`."""
     note: _builtins.str
     """Note to keep with the version."""
     request_id: _builtins.str
     """Makes a repeated call return the version that the first one queued."""
+    @_builtins.property
+    def training(self) -> _training_settings_pb2.TrainingSettings:
+        """How to train this version; what is not set is as the model says."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        training: _training_settings_pb2.TrainingSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

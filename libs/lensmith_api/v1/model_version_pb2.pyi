@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -240,6 +241,8 @@ class ModelVersion(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     UPGRADE_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}`."""
     uid: _builtins.str
@@ -264,6 +267,8 @@ class ModelVersion(_message.Message):
     """Upgrade that it was trained for, `apps/{app}/upgrades/{upgrade}`; empty: none. Until the app is switched, production
     does not follow it.
     """
+    tier: _training_settings_pb2.HeadTier.ValueType
+    """Which kind of head training came to; unset until it is trained."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed, when FAILED."""
@@ -300,6 +305,10 @@ class ModelVersion(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it reached its last state."""
 
+    @_builtins.property
+    def training(self) -> _training_settings_pb2.TrainingSettings:
+        """How it is trained: the settings of the call, of the model and of the platform put together."""
+
     def __init__(
         self,
         *,
@@ -323,10 +332,12 @@ class ModelVersion(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         upgrade: _builtins.str = ...,
+        training: _training_settings_pb2.TrainingSettings | None = ...,
+        tier: _training_settings_pb2.HeadTier.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "findings", b"findings", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "thresholds", b"thresholds", "uid", b"uid", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "findings", b"findings", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

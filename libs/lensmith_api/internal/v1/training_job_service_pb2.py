@@ -26,9 +26,10 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 from lensmith_api.v1 import model_pb2 as lensmith_dot_v1_dot_model__pb2
 from lensmith_api.v1 import model_version_pb2 as lensmith_dot_v1_dot_model__version__pb2
+from lensmith_api.v1 import training_settings_pb2 as lensmith_dot_v1_dot_training__settings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/lensmith/internal/v1/training_job_service.proto\x12\x14lensmith.internal.v1\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x17lensmith/v1/model.proto\x1a\x1flensmith/v1/model_version.proto\"P\n\x18\x43laimModelVersionRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\x0f\n\x07trainer\x18\x03 \x01(\t\"\xa6\x01\n\x0bTrainingJob\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12\x15\n\rlease_seconds\x18\x04 \x01(\x05\x12!\n\x05model\x18\x05 \x01(\x0b\x32\x12.lensmith.v1.Model\x12\r\n\x05space\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"|\n\x15ReportProgressRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12/\n\x08progress\x18\x04 \x01(\x0b\x32\x1d.lensmith.v1.TrainingProgress\"+\n\x16ReportProgressResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"\xa4\x02\n\x1b\x43ompleteModelVersionRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12\x0c\n\x04head\x18\x04 \x01(\x0c\x12\x17\n\x0f\x65valuation_json\x18\x05 \x01(\x0c\x12\x10\n\x08\x63oncepts\x18\x06 \x03(\t\x12\x12\n\nthresholds\x18\x07 \x03(\x01\x12\x13\n\x0binput_count\x18\x08 \x01(\x03\x12\x16\n\x0e\x64\x61taset_sha256\x18\t \x01(\t\x12&\n\x08\x66indings\x18\n \x03(\x0b\x32\x14.lensmith.v1.Finding\x12/\n\x07summary\x18\x0b \x01(\x0b\x32\x1e.lensmith.v1.EvaluationSummary\"p\n\x17\x46\x61ilModelVersionRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status2\xf1\x03\n\x12TrainingJobService\x12w\n\x11\x43laimModelVersion\x12..lensmith.internal.v1.ClaimModelVersionRequest\x1a!.lensmith.internal.v1.TrainingJob\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer\x12|\n\x0eReportProgress\x12+.lensmith.internal.v1.ReportProgressRequest\x1a,.lensmith.internal.v1.ReportProgressResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer\x12u\n\x14\x43ompleteModelVersion\x12\x31.lensmith.internal.v1.CompleteModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer\x12m\n\x10\x46\x61ilModelVersion\x12-.lensmith.internal.v1.FailModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/lensmith/internal/v1/training_job_service.proto\x12\x14lensmith.internal.v1\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x17lensmith/v1/model.proto\x1a\x1flensmith/v1/model_version.proto\x1a#lensmith/v1/training_settings.proto\"P\n\x18\x43laimModelVersionRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\x0f\n\x07trainer\x18\x03 \x01(\t\"\xd7\x01\n\x0bTrainingJob\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12\x15\n\rlease_seconds\x18\x04 \x01(\x05\x12!\n\x05model\x18\x05 \x01(\x0b\x32\x12.lensmith.v1.Model\x12\r\n\x05space\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12/\n\x08training\x18\t \x01(\x0b\x32\x1d.lensmith.v1.TrainingSettings\"|\n\x15ReportProgressRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12/\n\x08progress\x18\x04 \x01(\x0b\x32\x1d.lensmith.v1.TrainingProgress\"+\n\x16ReportProgressResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"\xa4\x02\n\x1b\x43ompleteModelVersionRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12\x0c\n\x04head\x18\x04 \x01(\x0c\x12\x17\n\x0f\x65valuation_json\x18\x05 \x01(\x0c\x12\x10\n\x08\x63oncepts\x18\x06 \x03(\t\x12\x12\n\nthresholds\x18\x07 \x03(\x01\x12\x13\n\x0binput_count\x18\x08 \x01(\x03\x12\x16\n\x0e\x64\x61taset_sha256\x18\t \x01(\t\x12&\n\x08\x66indings\x18\n \x03(\x0b\x32\x14.lensmith.v1.Finding\x12/\n\x07summary\x18\x0b \x01(\x0b\x32\x1e.lensmith.v1.EvaluationSummary\"p\n\x17\x46\x61ilModelVersionRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\r\n\x05lease\x18\x03 \x01(\x03\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status2\xf1\x03\n\x12TrainingJobService\x12w\n\x11\x43laimModelVersion\x12..lensmith.internal.v1.ClaimModelVersionRequest\x1a!.lensmith.internal.v1.TrainingJob\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer\x12|\n\x0eReportProgress\x12+.lensmith.internal.v1.ReportProgressRequest\x1a,.lensmith.internal.v1.ReportProgressResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer\x12u\n\x14\x43ompleteModelVersion\x12\x31.lensmith.internal.v1.CompleteModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer\x12m\n\x10\x46\x61ilModelVersion\x12-.lensmith.internal.v1.FailModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,18 +44,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGJOBSERVICE'].methods_by_name['CompleteModelVersion']._serialized_options = b'\252\324\030\013(\0012\007trainer'
   _globals['_TRAININGJOBSERVICE'].methods_by_name['FailModelVersion']._loaded_options = None
   _globals['_TRAININGJOBSERVICE'].methods_by_name['FailModelVersion']._serialized_options = b'\252\324\030\013(\0012\007trainer'
-  _globals['_CLAIMMODELVERSIONREQUEST']._serialized_start=182
-  _globals['_CLAIMMODELVERSIONREQUEST']._serialized_end=262
-  _globals['_TRAININGJOB']._serialized_start=265
-  _globals['_TRAININGJOB']._serialized_end=431
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=433
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=557
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=559
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=602
-  _globals['_COMPLETEMODELVERSIONREQUEST']._serialized_start=605
-  _globals['_COMPLETEMODELVERSIONREQUEST']._serialized_end=897
-  _globals['_FAILMODELVERSIONREQUEST']._serialized_start=899
-  _globals['_FAILMODELVERSIONREQUEST']._serialized_end=1011
-  _globals['_TRAININGJOBSERVICE']._serialized_start=1014
-  _globals['_TRAININGJOBSERVICE']._serialized_end=1511
+  _globals['_CLAIMMODELVERSIONREQUEST']._serialized_start=219
+  _globals['_CLAIMMODELVERSIONREQUEST']._serialized_end=299
+  _globals['_TRAININGJOB']._serialized_start=302
+  _globals['_TRAININGJOB']._serialized_end=517
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=519
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=643
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=645
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=688
+  _globals['_COMPLETEMODELVERSIONREQUEST']._serialized_start=691
+  _globals['_COMPLETEMODELVERSIONREQUEST']._serialized_end=983
+  _globals['_FAILMODELVERSIONREQUEST']._serialized_start=985
+  _globals['_FAILMODELVERSIONREQUEST']._serialized_end=1097
+  _globals['_TRAININGJOBSERVICE']._serialized_start=1100
+  _globals['_TRAININGJOBSERVICE']._serialized_end=1597
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from lensmith_api.v1 import model_pb2 as _model_pb2
 from lensmith_api.v1 import model_version_pb2 as _model_version_pb2
+from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -65,6 +66,7 @@ class TrainingJob(_message.Message):
     SPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     version_uid: _builtins.str
@@ -83,6 +85,10 @@ class TrainingJob(_message.Message):
     def model(self) -> _model_pb2.Model:
         """The model as it stood when the version was queued."""
 
+    @_builtins.property
+    def training(self) -> _training_settings_pb2.TrainingSettings:
+        """How to train it; nothing is left to the platform any more."""
+
     def __init__(
         self,
         *,
@@ -94,10 +100,11 @@ class TrainingJob(_message.Message):
         space: _builtins.str = ...,
         name: _builtins.str = ...,
         seed: _builtins.int = ...,
+        training: _training_settings_pb2.TrainingSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "lease", b"lease", "lease_seconds", b"lease_seconds", "model", b"model", "name", b"name", "seed", b"seed", "space", b"space", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "lease", b"lease", "lease_seconds", b"lease_seconds", "model", b"model", "name", b"name", "seed", b"seed", "space", b"space", "training", b"training", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,7 @@ from lensmith_api.v1.model_version_pb2 import (
     ModelVersionState,
     TrainingProgress,
 )
+from lensmith_api.v1.training_settings_pb2 import HeadTier, TrainingSettings
 from lensmith_api.v1.upgrade_pb2 import ModelUpgrade, ModelUpgradeOutcome, Upgrade, UpgradeState
 from lensmith_platform import timestamps
 from lensmith_registry.base_model_store import BaseModelRow
@@ -73,6 +74,7 @@ def model_to_proto(row: ModelRow) -> Model:
         create_time=timestamps.to_proto(row.created_at),
         update_time=timestamps.to_proto(row.updated_at),
         etag=row.etag,
+        training=message_from_json(definition.training, TrainingSettings()),
     )
 
 
@@ -100,6 +102,8 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         start_time=timestamps.to_proto(row.started_at),
         end_time=timestamps.to_proto(row.ended_at),
         upgrade=f"apps/{row.app_name}/upgrades/{row.upgrade}" if row.upgrade else "",
+        training=message_from_json(row.training, TrainingSettings()),
+        tier=HeadTier.Value(f"HEAD_TIER_{row.tier.upper()}") if row.tier else HeadTier.HEAD_TIER_UNSPECIFIED,
     )
 
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.training_settings_pb2 import TrainingSettings
 from lensmith_platform.errors import InvalidInputError
-from lensmith_registry.converters import MODEL_TYPES
+from lensmith_registry import training_settings
+from lensmith_registry.converters import MODEL_TYPES, json_from_message, message_from_json
 from lensmith_registry.store import ModelDefinition
 
 __all__ = ["MASK_PATHS", "definition_of", "with_changes"]
@@ -24,6 +26,7 @@ MASK_PATHS = frozenset(
         "max_value",
         "production_version",
         "pinned",
+        "training",
     }
 )
 """Fields of a model that an update may name."""
@@ -50,6 +53,7 @@ def definition_of(model_id: str, model: Model) -> ModelDefinition:
         negative_concept=f"not-{model_id}" if kind == "multi_label" else "",
         min_value=model.min_value if model.HasField("min_value") else None,
         max_value=model.max_value if model.HasField("max_value") else None,
+        training=json_from_message(model.training),
     )
     _check(definition)
     return definition
@@ -76,6 +80,7 @@ def with_changes(definition: ModelDefinition, model: Model, paths: Sequence[str]
         closed_environment=model.closed_environment if "closed_environment" in paths else definition.closed_environment,
         min_value=low if "min_value" in paths else definition.min_value,
         max_value=high if "max_value" in paths else definition.max_value,
+        training=json_from_message(model.training) if "training" in paths else definition.training,
     )
     _check(changed)
     return changed
@@ -83,6 +88,8 @@ def with_changes(definition: ModelDefinition, model: Model, paths: Sequence[str]
 
 def _check(definition: ModelDefinition) -> None:
     _check_concepts(definition)
+    settings = message_from_json(definition.training, TrainingSettings())
+    training_settings.check(settings, definition.type, "model.training")
     if definition.closed_environment and definition.type != "multi_label":
         raise _invalid("MODEL_INVALID", "model.closed_environment", "only a multi_label model may have one")
     bounds = {"min_value": definition.min_value, "max_value": definition.max_value}

@@ -183,7 +183,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         call, app = current_call(), addressed_app()
         model = parse(_MODEL, request.name)["model"]
         row = await self._training.queue(
-            TrainingRequest(app, model, request.note, request.request_id, call.principal.actor)
+            TrainingRequest(app, model, request.note, request.request_id, call.principal.actor, request.training)
         )
         return version_to_proto(row)
 

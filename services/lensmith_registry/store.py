@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from lensmith_platform.db.unit_of_work import Connection, savepoint
 from lensmith_platform.errors import AlreadyExistsError, NotFoundError
 
 __all__ = [
+    "Json",
     "ModelDefinition",
     "ModelRow",
     "delete_model",
@@ -31,9 +32,11 @@ __all__ = [
     "update_model",
 ]
 
+Json = dict[str, "Json"] | list["Json"] | str | float | int | bool | None
+
 _COLUMNS = """m.id, m.uid, m.app_id, m.app_name, m.model, m.display_name, m.description, m.type, m.concepts,
   m.closed_environment, m.negative_concept, m.min_value, m.max_value, m.production_version, m.pinned, m.imported,
-  m.revision, m.created_at, m.updated_at,
+  m.revision, m.created_at, m.updated_at, m.training,
   coalesce((SELECT max(v.number) FROM model_versions v
             WHERE v.app_id = m.app_id AND v.model_id = m.id AND v.deleted_at IS NULL), 0) AS latest_version"""
 
@@ -46,6 +49,7 @@ class ModelDefinition:
         type: `multi_class`, `multi_label` or `regression`.
         concepts: Own ids; empty: all of the app at the time of training.
         negative_concept: Own id; empty unless multi-label.
+        training: lensmith.v1.TrainingSettings as JSON, as far as the model sets them.
     """
 
     display_name: str
@@ -56,6 +60,7 @@ class ModelDefinition:
     negative_concept: str
     min_value: float | None
     max_value: float | None
+    training: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ async def insert_model(
         async with savepoint(connection):
             uid = await connection.fetchval(
                 """INSERT INTO models (app_id, app_name, model, display_name, description, type, concepts,
-                     closed_environment, negative_concept, min_value, max_value, actor, imported)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING uid""",
+                     closed_environment, negative_concept, min_value, max_value, actor, imported, training)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING uid""",
                 app_id,
                 app_name,
                 model,
@@ -122,6 +127,7 @@ async def insert_model(
                 definition.max_value,
                 actor,
                 imported,
+                definition.training,
             )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "models_app_id_model_key":
@@ -194,7 +200,7 @@ async def update_model(
     """Write what a caller may change of a locked model."""
     await connection.execute(
         """UPDATE models SET display_name = $3, description = $4, concepts = $5, closed_environment = $6,
-             min_value = $7, max_value = $8, production_version = $9, pinned = $10,
+             min_value = $7, max_value = $8, production_version = $9, pinned = $10, training = $11,
              revision = revision + 1, updated_at = now()
            WHERE app_id = $1 AND id = $2""",
         row.app_id,
@@ -207,6 +213,7 @@ async def update_model(
         definition.max_value,
         production_version,
         pinned,
+        definition.training,
     )
     return await model_by_uid(connection, row.app_id, row.uid)
 
@@ -366,6 +373,7 @@ def _model(record: asyncpg.Record) -> ModelRow:
             negative_concept=record["negative_concept"],
             min_value=record["min_value"],
             max_value=record["max_value"],
+            training=record["training"],
         ),
         production_version=record["production_version"],
         pinned=record["pinned"],

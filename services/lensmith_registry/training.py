@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest
+from lensmith_api.v1.training_settings_pb2 import TrainingSettings
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import AlreadyExistsError, PreconditionError
 from lensmith_platform.principal import AppRef
@@ -16,11 +17,18 @@ from lensmith_registry import (
     model_upgrade_store,
     preflight,
     store,
+    training_settings,
     upgrade_store,
     version_store,
 )
 from lensmith_registry.base_model_store import BaseModelRow
-from lensmith_registry.converters import finding_to_proto, json_from_message, json_from_messages, model_to_proto
+from lensmith_registry.converters import (
+    finding_to_proto,
+    json_from_message,
+    json_from_messages,
+    message_from_json,
+    model_to_proto,
+)
 from lensmith_registry.preflight import Preflight
 from lensmith_registry.store import ModelRow
 from lensmith_registry.upgrade_store import UpgradeRow
@@ -45,11 +53,15 @@ class TrainingRequest:
     note: str
     request_id: str
     actor: str
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
     @property
     def fingerprint(self) -> bytes:
         """What a repeated request_id must come with."""
-        return hashlib.sha256(f"{self.model}\0{self.note}".encode()).digest()
+        settings = self.training.SerializeToString(deterministic=True)
+        # Without settings as it was before there were any, for calls that are repeated across an update.
+        extra = b"\0" + settings if settings else b""
+        return hashlib.sha256(f"{self.model}\0{self.note}".encode() + extra).digest()
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,7 @@ class TrainingStart:
                     "MODEL_IS_IMPORTED", f"{model.name} came with a base model and is not trained here"
                 )
             negative = await store.negative_concepts(connection, app_id)
+        training_settings.check(request.training, model.definition.type, "training")
         counted = await self._training_data.CountTrainingData(
             CountTrainingDataRequest(
                 app_id=app_id, space=base.space, concepts=preflight.concepts_to_count(model.definition)
@@ -164,6 +177,9 @@ class TrainingStart:
         # What was judged is what is trained, whatever the model became since.
         definition = replace(judged.model.definition, concepts=judged.looked.concepts)
         snapshot = json_from_message(model_to_proto(replace(model, definition=definition, latest_version=number)))
+        settings = training_settings.resolve(
+            message_from_json(definition.training, TrainingSettings()), request.training, definition.type
+        )
         row = await version_store.insert_version(
             connection,
             model,
@@ -180,6 +196,7 @@ class TrainingStart:
                 note=request.note,
                 actor=request.actor,
                 upgrade=upgrade,
+                training=json_from_message(settings),
             ),
         )
         await changes.version_queued(connection, model.app_id, row.uid)

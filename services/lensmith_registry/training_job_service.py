@@ -19,6 +19,7 @@ from lensmith_api.internal.v1.training_job_service_pb2 import (
 )
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_version_pb2 import ModelVersion, TrainingProgress
+from lensmith_api.v1.training_settings_pb2 import TrainingSettings
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
@@ -75,6 +76,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             space=row.space,
             name=row.name,
             seed=row.seed,
+            training=message_from_json(row.training, TrainingSettings()),
         )
 
     async def ReportProgress(self, request: ReportProgressRequest, context: object) -> ReportProgressResponse:
@@ -147,7 +149,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             await changes.version_changed(connection, row.app_id, row.uid)
 
     async def _outcome(self, request: CompleteModelVersionRequest, row: VersionRow, head: str) -> Outcome:
-        evaluation = await asyncio.to_thread(_checked_artefacts, request, row.space)
+        evaluation, tier = await asyncio.to_thread(_checked_artefacts, request, row.space)
         names = dict(zip(row.concepts, row.display_names, strict=True))
         return Outcome(
             head=head,
@@ -159,6 +161,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             findings=_merged(row.findings, json_from_messages(request.findings)),
             summary=json_from_message(request.summary),
             evaluation=evaluation,
+            tier=tier,
         )
 
 
@@ -167,8 +170,12 @@ def _is_completed(row: VersionRow, lease: int, head: str) -> bool:
     return row.completed_at is not None and row.lease == lease and row.head == head
 
 
-def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> Json:
-    """Hold what a trainer hands in against its version; a head that serving refuses must not become READY."""
+def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tuple[Json, str]:
+    """Hold what a trainer hands in against its version; a head that serving refuses must not become READY.
+
+    Returns:
+        The evaluation, and the tier of the head.
+    """
     try:
         head = heads.load(request.head)
         vision_evaluation.Evaluation.from_json(request.evaluation_json)
@@ -179,7 +186,7 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> Json
     if list(head.concepts) != list(request.concepts) or len(request.thresholds) != len(request.concepts):
         raise InvalidInputError("HEAD_INVALID", "concepts and thresholds must be those of the head")
     evaluation: Json = json.loads(request.evaluation_json)
-    return evaluation
+    return evaluation, head.tier
 
 
 def _merged(queued: Json, trained: Json) -> Json:

@@ -42,6 +42,7 @@ class Outcome:
     findings: Json
     summary: Json
     evaluation: Json
+    tier: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ async def complete(connection: Connection, app_id: int, uid: UUID, lease: int, o
     record = await connection.fetchrow(
         """UPDATE model_versions SET completed_at = now(), fraction = 1, stage = 'storing', progress_message = '',
              concepts = $5, display_names = $6, thresholds = $7, input_count = $8, dataset_sha256 = $9, findings = $10,
-             summary = $11, evaluation = $12, announced_at = now(), revision = revision + 1
+             summary = $11, evaluation = $12, tier = $13, announced_at = now(), revision = revision + 1
            WHERE app_id = $1 AND uid = $2 AND lease = $3 AND head = $4 AND state = 'TRAINING' AND completed_at IS NULL
              AND deleted_at IS NULL
            RETURNING model_id, number""",
@@ -135,6 +136,7 @@ async def complete(connection: Connection, app_id: int, uid: UUID, lease: int, o
         outcome.findings,
         outcome.summary,
         outcome.evaluation,
+        outcome.tier,
     )
     if record is None:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ import asyncpg
 
 from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.errors import NotFoundError
-from lensmith_registry.store import ModelRow
+from lensmith_registry.store import Json, ModelRow
 
 __all__ = [
     "Json",
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 State = Literal["QUEUED", "TRAINING", "READY", "FAILED", "CANCELLED"]
-Json = dict[str, "Json"] | list["Json"] | str | float | int | bool | None
 
 _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, v.state, v.error, v.fraction, v.stage,
   v.progress_message, v.space, v.base_model, v.model_snapshot, v.seed, v.concepts, v.display_names, v.thresholds,
   v.input_count, v.dataset_sha256, v.findings, v.summary, v.evaluation, v.head, v.note,
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
-  v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade"""
+  v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade,
+  v.training, v.tier"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
 
 # Of an imported model: the version on the base model of the highest rank, of which only the newest version counts.
@@ -68,6 +68,8 @@ class VersionRow:
         taxonomy: Of the base model's classes, where the version's concepts are sums over them; else empty.
         temperature: What the logits of the base model's own classifier are divided by.
         upgrade: Number of the upgrade that it was trained for; 0: none.
+        training: lensmith.v1.TrainingSettings as JSON, complete.
+        tier: Of its head; empty: none of its own, or none yet.
     """
 
     id: int
@@ -107,6 +109,8 @@ class VersionRow:
     taxonomy: str
     temperature: float
     upgrade: int
+    training: Json
+    tier: str
 
     @property
     def name(self) -> str:
@@ -137,6 +141,7 @@ class NewVersion:
     temperature: float = 1.0
     ready: bool = False
     upgrade: int = 0
+    training: Json = field(default_factory=dict)
 
 
 async def insert_version(connection: Connection, model: ModelRow, number: int, new: NewVersion) -> VersionRow:
@@ -144,9 +149,9 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
     uid = await connection.fetchval(
         """INSERT INTO model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
              concepts, display_names, thresholds, findings, note, actor, fraction, completed_at, ended_at,
-             taxonomy, temperature, upgrade, candidate)
+             taxonomy, temperature, upgrade, candidate, training)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18, $19, $19 > 0)
+             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18, $19, $19 > 0, $20)
            RETURNING uid""",
         model.app_id,
         model.id,
@@ -167,6 +172,7 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         new.taxonomy,
         new.temperature,
         new.upgrade,
+        new.training,
     )
     return await version_by_uid(connection, model.app_id, uid)
 

@@ -283,7 +283,7 @@ def _fit(
         TrainingError: The data cannot be trained on, or the training was stopped.
     """
     data = training_set_of(job.model, job.space, rows)
-    fitted = fit(data, options_of(job.model, job.seed), progress, cancelled)
+    fitted = fit(data, options_of(job.model, job.training, job.seed), progress, cancelled)
     return CompleteModelVersionRequest(
         app_id=job.app_id,
         version_uid=job.version_uid,

@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_api.v1.model_pb2 import Model, ModelType
+from lensmith_api.v1.training_settings_pb2 import HeadTier, TrainingSettings
 from lensmith_trainer.replica import Row
+from lensmith_vision.classes import Tier
 from lensmith_vision.heads import HeadType
+from lensmith_vision.report import ThresholdAim
 from lensmith_vision.training import TrainingSet, TrainOptions
 
 __all__ = ["dataset_sha256", "labels_needed", "options_of", "training_set_of"]
@@ -21,6 +24,13 @@ _TYPES: dict[int, HeadType] = {
     ModelType.MODEL_TYPE_MULTI_LABEL: "multi_label",
     ModelType.MODEL_TYPE_REGRESSION: "regression",
 }
+_TIERS: dict[int, Tier] = {
+    # Of versions that were queued before there were settings.
+    HeadTier.HEAD_TIER_UNSPECIFIED: "auto",
+    HeadTier.HEAD_TIER_AUTO: "auto",
+    HeadTier.HEAD_TIER_LINEAR: "linear",
+    HeadTier.HEAD_TIER_KERNEL: "kernel",
+}
 _NO_BOUND = float(np.finfo(np.float32).max)
 
 
@@ -29,7 +39,7 @@ def labels_needed(model: Model) -> tuple[str, ...]:
     return (*model.concepts, *([model.negative_concept] if model.negative_concept else []))
 
 
-def options_of(model: Model, seed: int) -> TrainOptions:
+def options_of(model: Model, settings: TrainingSettings, seed: int) -> TrainOptions:
     """Say how a model is to be trained.
 
     Raises:
@@ -41,7 +51,22 @@ def options_of(model: Model, seed: int) -> TrainOptions:
         low = model.min_value if model.HasField("min_value") else -_NO_BOUND
         high = model.max_value if model.HasField("max_value") else _NO_BOUND
         value_range = (low, high)
-    return TrainOptions(kind, closed_environment=model.closed_environment, seed=seed, value_range=value_range)
+    return TrainOptions(
+        kind,
+        closed_environment=model.closed_environment,
+        seed=seed,
+        value_range=value_range,
+        tier=_TIERS[settings.tier],
+        thresholds=_aim_of(settings),
+    )
+
+
+def _aim_of(settings: TrainingSettings) -> ThresholdAim:
+    aim = settings.thresholds
+    return ThresholdAim(
+        aim.min_precision if aim.HasField("min_precision") else None,
+        aim.min_recall if aim.HasField("min_recall") else None,
+    )
 
 
 def training_set_of(model: Model, space: str, rows: Sequence[Row]) -> TrainingSet:

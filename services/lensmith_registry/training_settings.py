@@ -1,0 +1,54 @@
+"""Settings of training: what may be asked for, and what a version is trained with when nothing was said."""
+
+from __future__ import annotations
+
+from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingSettings
+from lensmith_platform.errors import InvalidInputError
+
+__all__ = ["check", "resolve"]
+
+
+def check(settings: TrainingSettings, kind: str, field: str) -> None:
+    """Refuse settings that a model of a type cannot be trained with.
+
+    Args:
+        settings: What was asked for.
+        kind: Type of the model.
+        field: Where they stand in the request.
+
+    Raises:
+        InvalidInputError: `TRAINING_SETTINGS_INVALID`; the violation names the field.
+    """
+    if settings.tier not in HeadTier.values():
+        raise _invalid(f"{field}.tier", f"must be one of {', '.join(HeadTier.keys()[1:])}")
+    if settings.tier == HeadTier.HEAD_TIER_KERNEL and kind != "multi_class":
+        raise _invalid(f"{field}.tier", "HEAD_TIER_KERNEL is for multi-class models only")
+    aim = settings.thresholds.WhichOneof("aim")
+    if aim is None:
+        return
+    if kind == "regression":
+        raise _invalid(f"{field}.thresholds", "a regression model has no thresholds")
+    if aim == "best_f1":
+        if not settings.thresholds.best_f1:
+            raise _invalid(f"{field}.thresholds.best_f1", "must be true where it is given; name another aim instead")
+        return
+    part = float(getattr(settings.thresholds, aim))
+    # Not a number fails every comparison, so it is refused too.
+    if not 0 < part <= 1:
+        raise _invalid(f"{field}.thresholds.{aim}", "must be above 0 and at most 1")
+
+
+def resolve(of_model: TrainingSettings, of_call: TrainingSettings, kind: str) -> TrainingSettings:
+    """Put the settings of a call, of a model and of the platform together, in this order of weight."""
+    settings = TrainingSettings(tier=HeadTier.HEAD_TIER_AUTO)
+    if kind != "regression":
+        settings.thresholds.CopyFrom(ThresholdAim(best_f1=True))
+    settings.MergeFrom(of_model)
+    settings.MergeFrom(of_call)
+    return settings
+
+
+def _invalid(field: str, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        "TRAINING_SETTINGS_INVALID", f"{field} {why}", field_violations=[(field, why)], metadata={"field": field}
+    )

@@ -26,11 +26,12 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
+from lensmith_api.v1 import annotation_pb2 as lensmith_dot_v1_dot_annotation__pb2
 from lensmith_api.v1 import concept_score_pb2 as lensmith_dot_v1_dot_concept__score__pb2
 from lensmith_api.v1 import input_pb2 as lensmith_dot_v1_dot_input__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lensmith/v1/inference_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1flensmith/v1/concept_score.proto\x1a\x17lensmith/v1/input.proto\"J\n\nImageQuery\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xb2\xd4\x18\x03\x08\x80\x02\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x12.lensmith.v1.ImageB\x04\xe2\x41\x01\x02\"\xf6\x01\n\x0ePredictRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x07version\x18\x02 \x01(\x05\x42\r\xb2\xd4\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12 \n\x0fselect_concepts\x18\x04 \x03(\tB\x07\xb2\xd4\x18\x03\x10\xe8\x07\x12)\n\tmin_value\x18\x05 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?\x12,\n\x0cmax_concepts\x18\x06 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x88\xc3@\"A\n\x12PredictionInterval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x10\n\x08\x63overage\x18\x03 \x01(\x01\"1\n\rUnfamiliarity\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x11\n\tpredicted\x18\x02 \x01(\x08\"\xec\x01\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12+\n\x08\x63oncepts\x18\x03 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\x12\x13\n\x06number\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12.\n\nunfamiliar\x18\x05 \x01(\x0b\x32\x1a.lensmith.v1.Unfamiliarity\x12\x31\n\x08interval\x18\x06 \x01(\x0b\x32\x1f.lensmith.v1.PredictionIntervalB\t\n\x07_number\"V\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12,\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x17.lensmith.v1.Prediction\"\xa5\x01\n\x0c\x45mbedRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12\x16\n\x05space\x18\x04 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xac\x02\x12\x1d\n\x15with_general_concepts\x18\x05 \x01(\x08\"\x80\x01\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06vector\x18\x03 \x03(\x02\x12\x33\n\x10general_concepts\x18\x04 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\"c\n\rEmbedResponse\x12\r\n\x05space\x18\x01 \x01(\t\x12*\n\nembeddings\x18\x02 \x03(\x0b\x32\x16.lensmith.v1.Embedding\x12\x17\n\x0fgeneral_version\x18\x03 \x01(\t2\x94\x02\n\x10InferenceService\x12\x83\x01\n\x07Predict\x12\x1b.lensmith.v1.PredictRequest\x1a\x1c.lensmith.v1.PredictResponse\"=\xaa\xd4\x18\x0b\n\x07Predict8\x01\x82\xd3\xe4\x93\x02(\"#/v1/{model=apps/*/models/*}:predict:\x01*\x12z\n\x05\x45mbed\x12\x19.lensmith.v1.EmbedRequest\x1a\x1a.lensmith.v1.EmbedResponse\":\xaa\xd4\x18\x12\n\x07Predict2\x07\x64\x61taset\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/{parent=apps/*}:embed:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lensmith/v1/inference_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/annotation.proto\x1a\x1flensmith/v1/concept_score.proto\x1a\x17lensmith/v1/input.proto\"J\n\nImageQuery\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xb2\xd4\x18\x03\x08\x80\x02\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x12.lensmith.v1.ImageB\x04\xe2\x41\x01\x02\"\xf6\x01\n\x0ePredictRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x07version\x18\x02 \x01(\x05\x42\r\xb2\xd4\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12 \n\x0fselect_concepts\x18\x04 \x03(\tB\x07\xb2\xd4\x18\x03\x10\xe8\x07\x12)\n\tmin_value\x18\x05 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?\x12,\n\x0cmax_concepts\x18\x06 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x88\xc3@\"A\n\x12PredictionInterval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x10\n\x08\x63overage\x18\x03 \x01(\x01\"1\n\rUnfamiliarity\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x11\n\tpredicted\x18\x02 \x01(\x08\"\xec\x01\n\nPrediction\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12+\n\x08\x63oncepts\x18\x03 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\x12\x13\n\x06number\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12.\n\nunfamiliar\x18\x05 \x01(\x0b\x32\x1a.lensmith.v1.Unfamiliarity\x12\x31\n\x08interval\x18\x06 \x01(\x0b\x32\x1f.lensmith.v1.PredictionIntervalB\t\n\x07_number\"V\n\x0fPredictResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12,\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x17.lensmith.v1.Prediction\"\xa5\x01\n\x0c\x45mbedRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x34\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\x0b\xe2\x41\x01\x02\xb2\xd4\x18\x03\x10\x80\x01\x12\x16\n\x05space\x18\x04 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xac\x02\x12\x1d\n\x15with_general_concepts\x18\x05 \x01(\x08\"\x80\x01\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06vector\x18\x03 \x03(\x02\x12\x33\n\x10general_concepts\x18\x04 \x03(\x0b\x32\x19.lensmith.v1.ConceptScore\"c\n\rEmbedResponse\x12\r\n\x05space\x18\x01 \x01(\t\x12*\n\nembeddings\x18\x02 \x03(\x0b\x32\x16.lensmith.v1.Embedding\x12\x17\n\x0fgeneral_version\x18\x03 \x01(\t\"\x83\x02\n\x0e\x45xplainRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x07version\x18\x02 \x01(\x05\x42\r\xb2\xd4\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x33\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.ImageQueryB\n\xe2\x41\x01\x02\xb2\xd4\x18\x02\x10\x08\x12\x1f\n\x0fselect_concepts\x18\x04 \x03(\tB\x06\xb2\xd4\x18\x02\x10 \x12,\n\x0cmax_concepts\x18\x05 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00@@\x12\x0f\n\x07overlay\x18\x06 \x01(\x08\x12\'\n\x07nearest\x18\x07 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00@@\"B\n\x06Region\x12\x0c\n\x04left\x18\x01 \x01(\x01\x12\x0b\n\x03top\x18\x02 \x01(\x01\x12\r\n\x05right\x18\x03 \x01(\x01\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x01\"n\n\x07HeatMap\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x03(\x02\x12#\n\x06region\x18\x04 \x01(\x0b\x32\x13.lensmith.v1.Region\x12\x0f\n\x07overlay\x18\x05 \x01(\x0c\"w\n\x12\x43onceptExplanation\x12*\n\x07\x63oncept\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ConceptScore\x12\r\n\x05logit\x18\x02 \x01(\x01\x12&\n\x08heat_map\x18\x03 \x01(\x0b\x32\x14.lensmith.v1.HeatMap\"_\n\x0cNearestInput\x12\r\n\x05input\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12,\n\x0b\x61nnotations\x18\x03 \x03(\x0b\x32\x17.lensmith.v1.Annotation\"\xe8\x01\n\x0b\x45xplanation\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x31\n\x08\x63oncepts\x18\x03 \x03(\x0b\x32\x1f.lensmith.v1.ConceptExplanation\x12\x13\n\x06number\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12*\n\x07nearest\x18\x05 \x03(\x0b\x32\x19.lensmith.v1.NearestInput\x12*\n\x0enearest_status\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusB\t\n\x07_number\"\x84\x01\n\x0f\x45xplainResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12*\n\x06method\x18\x02 \x01(\x0e\x32\x1a.lensmith.v1.HeatMapMethod\x12.\n\x0c\x65xplanations\x18\x03 \x03(\x0b\x32\x18.lensmith.v1.Explanation*\x9d\x01\n\rHeatMapMethod\x12\x1f\n\x1bHEAT_MAP_METHOD_UNSPECIFIED\x10\x00\x12$\n HEAT_MAP_METHOD_CLASS_ACTIVATION\x10\x01\x12\'\n#HEAT_MAP_METHOD_SHARED_CONTRIBUTION\x10\x02\x12\x1c\n\x18HEAT_MAP_METHOD_GRADIENT\x10\x03\x32\x9a\x03\n\x10InferenceService\x12\x83\x01\n\x07Predict\x12\x1b.lensmith.v1.PredictRequest\x1a\x1c.lensmith.v1.PredictResponse\"=\xaa\xd4\x18\x0b\n\x07Predict8\x01\x82\xd3\xe4\x93\x02(\"#/v1/{model=apps/*/models/*}:predict:\x01*\x12z\n\x05\x45mbed\x12\x19.lensmith.v1.EmbedRequest\x1a\x1a.lensmith.v1.EmbedResponse\":\xaa\xd4\x18\x12\n\x07Predict2\x07\x64\x61taset\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/{parent=apps/*}:embed:\x01*\x12\x83\x01\n\x07\x45xplain\x12\x1b.lensmith.v1.ExplainRequest\x1a\x1c.lensmith.v1.ExplainResponse\"=\xaa\xd4\x18\x0b\n\x07Predict8\x01\x82\xd3\xe4\x93\x02(\"#/v1/{model=apps/*/models/*}:explain:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,28 +60,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST'].fields_by_name['inputs']._serialized_options = b'\342A\001\002\262\324\030\003\020\200\001'
   _globals['_EMBEDREQUEST'].fields_by_name['space']._loaded_options = None
   _globals['_EMBEDREQUEST'].fields_by_name['space']._serialized_options = b'\262\324\030\003\010\254\002'
+  _globals['_EXPLAINREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
+  _globals['_EXPLAINREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['version']._serialized_options = b'\262\324\030\t)\000\000\000\000\000\000\000\000'
+  _globals['_EXPLAINREQUEST'].fields_by_name['inputs']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['inputs']._serialized_options = b'\342A\001\002\262\324\030\002\020\010'
+  _globals['_EXPLAINREQUEST'].fields_by_name['select_concepts']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['select_concepts']._serialized_options = b'\262\324\030\002\020 '
+  _globals['_EXPLAINREQUEST'].fields_by_name['max_concepts']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['max_concepts']._serialized_options = b'\262\324\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000@@'
+  _globals['_EXPLAINREQUEST'].fields_by_name['nearest']._loaded_options = None
+  _globals['_EXPLAINREQUEST'].fields_by_name['nearest']._serialized_options = b'\262\324\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000@@'
   _globals['_INFERENCESERVICE'].methods_by_name['Predict']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['Predict']._serialized_options = b'\252\324\030\013\n\007Predict8\001\202\323\344\223\002(\"#/v1/{model=apps/*/models/*}:predict:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['Embed']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['Embed']._serialized_options = b'\252\324\030\022\n\007Predict2\007dataset\202\323\344\223\002\036\"\031/v1/{parent=apps/*}:embed:\001*'
-  _globals['_IMAGEQUERY']._serialized_start=224
-  _globals['_IMAGEQUERY']._serialized_end=298
-  _globals['_PREDICTREQUEST']._serialized_start=301
-  _globals['_PREDICTREQUEST']._serialized_end=547
-  _globals['_PREDICTIONINTERVAL']._serialized_start=549
-  _globals['_PREDICTIONINTERVAL']._serialized_end=614
-  _globals['_UNFAMILIARITY']._serialized_start=616
-  _globals['_UNFAMILIARITY']._serialized_end=665
-  _globals['_PREDICTION']._serialized_start=668
-  _globals['_PREDICTION']._serialized_end=904
-  _globals['_PREDICTRESPONSE']._serialized_start=906
-  _globals['_PREDICTRESPONSE']._serialized_end=992
-  _globals['_EMBEDREQUEST']._serialized_start=995
-  _globals['_EMBEDREQUEST']._serialized_end=1160
-  _globals['_EMBEDDING']._serialized_start=1163
-  _globals['_EMBEDDING']._serialized_end=1291
-  _globals['_EMBEDRESPONSE']._serialized_start=1293
-  _globals['_EMBEDRESPONSE']._serialized_end=1392
-  _globals['_INFERENCESERVICE']._serialized_start=1395
-  _globals['_INFERENCESERVICE']._serialized_end=1671
+  _globals['_INFERENCESERVICE'].methods_by_name['Explain']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['Explain']._serialized_options = b'\252\324\030\013\n\007Predict8\001\202\323\344\223\002(\"#/v1/{model=apps/*/models/*}:explain:\001*'
+  _globals['_HEATMAPMETHOD']._serialized_start=2455
+  _globals['_HEATMAPMETHOD']._serialized_end=2612
+  _globals['_IMAGEQUERY']._serialized_start=254
+  _globals['_IMAGEQUERY']._serialized_end=328
+  _globals['_PREDICTREQUEST']._serialized_start=331
+  _globals['_PREDICTREQUEST']._serialized_end=577
+  _globals['_PREDICTIONINTERVAL']._serialized_start=579
+  _globals['_PREDICTIONINTERVAL']._serialized_end=644
+  _globals['_UNFAMILIARITY']._serialized_start=646
+  _globals['_UNFAMILIARITY']._serialized_end=695
+  _globals['_PREDICTION']._serialized_start=698
+  _globals['_PREDICTION']._serialized_end=934
+  _globals['_PREDICTRESPONSE']._serialized_start=936
+  _globals['_PREDICTRESPONSE']._serialized_end=1022
+  _globals['_EMBEDREQUEST']._serialized_start=1025
+  _globals['_EMBEDREQUEST']._serialized_end=1190
+  _globals['_EMBEDDING']._serialized_start=1193
+  _globals['_EMBEDDING']._serialized_end=1321
+  _globals['_EMBEDRESPONSE']._serialized_start=1323
+  _globals['_EMBEDRESPONSE']._serialized_end=1422
+  _globals['_EXPLAINREQUEST']._serialized_start=1425
+  _globals['_EXPLAINREQUEST']._serialized_end=1684
+  _globals['_REGION']._serialized_start=1686
+  _globals['_REGION']._serialized_end=1752
+  _globals['_HEATMAP']._serialized_start=1754
+  _globals['_HEATMAP']._serialized_end=1864
+  _globals['_CONCEPTEXPLANATION']._serialized_start=1866
+  _globals['_CONCEPTEXPLANATION']._serialized_end=1985
+  _globals['_NEARESTINPUT']._serialized_start=1987
+  _globals['_NEARESTINPUT']._serialized_end=2082
+  _globals['_EXPLANATION']._serialized_start=2085
+  _globals['_EXPLANATION']._serialized_end=2317
+  _globals['_EXPLAINRESPONSE']._serialized_start=2320
+  _globals['_EXPLAINRESPONSE']._serialized_end=2452
+  _globals['_INFERENCESERVICE']._serialized_start=2615
+  _globals['_INFERENCESERVICE']._serialized_end=3025
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from lensmith_api.v1 import annotation_pb2 as _annotation_pb2
 from lensmith_api.v1 import concept_score_pb2 as _concept_score_pb2
 from lensmith_api.v1 import input_pb2 as _input_pb2
 import builtins as _builtins
@@ -20,6 +22,46 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _HeatMapMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeatMapMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeatMapMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEAT_MAP_METHOD_UNSPECIFIED: _HeatMapMethod.ValueType  # 0
+    """Never said."""
+    HEAT_MAP_METHOD_CLASS_ACTIVATION: _HeatMapMethod.ValueType  # 1
+    """Class activation: the logit is linear in the feature map, and each value is what its cell alone would give. The mean
+    of the values is the logit.
+    """
+    HEAT_MAP_METHOD_SHARED_CONTRIBUTION: _HeatMapMethod.ValueType  # 2
+    """What each feature adds to the logit, shared among the cells in proportion to what each of them gave to the feature.
+    The mean of the values is the logit.
+    """
+    HEAT_MAP_METHOD_GRADIENT: _HeatMapMethod.ValueType  # 3
+    """Gradient of the log odds times class activation. The mean of the values is how much the classes of the concept stand
+    out against all others: the difference of their mean logits, each class counted by its probability.
+    """
+
+class HeatMapMethod(_HeatMapMethod, metaclass=_HeatMapMethodEnumTypeWrapper):
+    """What the values of heat maps are."""
+
+HEAT_MAP_METHOD_UNSPECIFIED: HeatMapMethod.ValueType  # 0
+"""Never said."""
+HEAT_MAP_METHOD_CLASS_ACTIVATION: HeatMapMethod.ValueType  # 1
+"""Class activation: the logit is linear in the feature map, and each value is what its cell alone would give. The mean
+of the values is the logit.
+"""
+HEAT_MAP_METHOD_SHARED_CONTRIBUTION: HeatMapMethod.ValueType  # 2
+"""What each feature adds to the logit, shared among the cells in proportion to what each of them gave to the feature.
+The mean of the values is the logit.
+"""
+HEAT_MAP_METHOD_GRADIENT: HeatMapMethod.ValueType  # 3
+"""Gradient of the log odds times class activation. The mean of the values is how much the classes of the concept stand
+out against all others: the difference of their mean logits, each class counted by its probability.
+"""
+Global___HeatMapMethod: _TypeAlias = HeatMapMethod  # noqa: Y015
 
 @_typing.final
 class ImageQuery(_message.Message):
@@ -346,3 +388,281 @@ class EmbedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """Request of Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    SELECT_CONCEPTS_FIELD_NUMBER: _builtins.int
+    MAX_CONCEPTS_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`apps/{app}/models/{model}`."""
+    version: _builtins.int
+    """Number of the version to ask; 0: the one in production."""
+    max_concepts: _builtins.int
+    """Most concepts to explain for a picture, those of highest score; 0: one, or all that were selected."""
+    overlay: _builtins.bool
+    """Also draw each heat map over its picture, as a PNG."""
+    nearest: _builtins.int
+    """How many training pictures most like each picture to name; 0: none. Needs the scope `Inputs:Get`."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageQuery]:
+        """The pictures, at most 8."""
+
+    @_builtins.property
+    def select_concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Own ids or display names of the concepts to explain; empty: those of highest score."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        inputs: _abc.Iterable[Global___ImageQuery] | None = ...,
+        select_concepts: _abc.Iterable[_builtins.str] | None = ...,
+        max_concepts: _builtins.int = ...,
+        overlay: _builtins.bool = ...,
+        nearest: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "max_concepts", b"max_concepts", "model", b"model", "nearest", b"nearest", "overlay", b"overlay", "select_concepts", b"select_concepts", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class Region(_message.Message):
+    """A part of a picture as fractions of its width and height, from the upper left corner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    RIGHT_FIELD_NUMBER: _builtins.int
+    BOTTOM_FIELD_NUMBER: _builtins.int
+    left: _builtins.float
+    """Left edge."""
+    top: _builtins.float
+    """Upper edge."""
+    right: _builtins.float
+    """Right edge."""
+    bottom: _builtins.float
+    """Lower edge."""
+    def __init__(
+        self,
+        *,
+        left: _builtins.float = ...,
+        top: _builtins.float = ...,
+        right: _builtins.float = ...,
+        bottom: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottom", b"bottom", "left", b"left", "right", b"right", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
+
+@_typing.final
+class HeatMap(_message.Message):
+    """Which parts of a picture speak for a concept, and which against it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    OVERLAY_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Number of rows of cells."""
+    columns: _builtins.int
+    """Number of columns of cells."""
+    overlay: _builtins.bytes
+    """The map drawn over the picture, a PNG whose longer side has at most 768 pixels; empty unless it was asked for."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What each cell says, row by row from the upper left; above 0 it speaks for the concept."""
+
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """The part of the picture that the cells cover: what the model has seen of it."""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        region: Global___Region | None = ...,
+        overlay: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "overlay", b"overlay", "region", b"region", "rows", b"rows", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeatMap: _TypeAlias = HeatMap  # noqa: Y015
+
+@_typing.final
+class ConceptExplanation(_message.Message):
+    """Why a model answers as it does about one concept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    LOGIT_FIELD_NUMBER: _builtins.int
+    HEAT_MAP_FIELD_NUMBER: _builtins.int
+    logit: _builtins.float
+    """What the score is made of, before it becomes a probability, or the number before it is brought into its range: the
+    mean of the heat map's values.
+    """
+    @_builtins.property
+    def concept(self) -> _concept_score_pb2.ConceptScore:
+        """The concept and its score, as Predict answers it; of a regression model without a score."""
+
+    @_builtins.property
+    def heat_map(self) -> Global___HeatMap:
+        """Which parts of the picture speak for it."""
+
+    def __init__(
+        self,
+        *,
+        concept: _concept_score_pb2.ConceptScore | None = ...,
+        logit: _builtins.float = ...,
+        heat_map: Global___HeatMap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "heat_map", b"heat_map"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "heat_map", b"heat_map", "logit", b"logit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConceptExplanation: _TypeAlias = ConceptExplanation  # noqa: Y015
+
+@_typing.final
+class NearestInput(_message.Message):
+    """A training picture that is like the one asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """`apps/{app}/inputs/{input}`."""
+    similarity: _builtins.float
+    """How alike they are, the cosine of their vectors."""
+    @_builtins.property
+    def annotations(self) -> _containers.RepeatedCompositeFieldContainer[_annotation_pb2.Annotation]:
+        """What is annotated of the model's concepts in it."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+        annotations: _abc.Iterable[_annotation_pb2.Annotation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "input", b"input", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestInput: _TypeAlias = NearestInput  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """The explanation of the answer about one picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    NEAREST_STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The query's id."""
+    number: _builtins.float
+    """The number, of a regression model."""
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """OK, or why there is no explanation."""
+
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptExplanation]:
+        """Concepts by falling score."""
+
+    @_builtins.property
+    def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearestInput]:
+        """Training pictures most like it, the most alike first."""
+
+    @_builtins.property
+    def nearest_status(self) -> _status_pb2.Status:
+        """OK, or why they are missing though they were asked for: the heat maps do not wait for them."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        status: _status_pb2.Status | None = ...,
+        concepts: _abc.Iterable[Global___ConceptExplanation] | None = ...,
+        number: _builtins.float | None = ...,
+        nearest: _abc.Iterable[Global___NearestInput] | None = ...,
+        nearest_status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "nearest_status", b"nearest_status", "number", b"number", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "concepts", b"concepts", "id", b"id", "nearest", b"nearest", "nearest_status", b"nearest_status", "number", b"number", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__number: _TypeAlias = _typing.Literal["number"]  # noqa: Y015
+    _WhichOneofArgType__number: _TypeAlias = _typing.Literal["_number", b"_number"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__number) -> _WhichOneofReturnType__number | None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """Response of Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """Version that answered, `apps/{app}/models/{model}/versions/{version}`."""
+    method: Global___HeatMapMethod.ValueType
+    """What the values of the heat maps are."""
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """One explanation for each picture, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        method: Global___HeatMapMethod.ValueType = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "method", b"method", "model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class InferenceServiceStub:
                 request_serializer=lensmith_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=lensmith_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/lensmith.v1.InferenceService/Explain',
+                request_serializer=lensmith_dot_v1_dot_inference__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_inference__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -65,6 +70,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Shows why a model answers as it does: which parts of a picture speak for a concept, and which training pictures are
+        most like it. The latter only for keys with the scope `Inputs:Get`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=lensmith_dot_v1_dot_inference__service__pb2.EmbedRequest.FromString,
                     response_serializer=lensmith_dot_v1_dot_inference__service__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=lensmith_dot_v1_dot_inference__service__pb2.ExplainRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_inference__service__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class InferenceService:
             '/lensmith.v1.InferenceService/Embed',
             lensmith_dot_v1_dot_inference__service__pb2.EmbedRequest.SerializeToString,
             lensmith_dot_v1_dot_inference__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.InferenceService/Explain',
+            lensmith_dot_v1_dot_inference__service__pb2.ExplainRequest.SerializeToString,
+            lensmith_dot_v1_dot_inference__service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

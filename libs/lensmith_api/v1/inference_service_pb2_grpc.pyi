@@ -37,6 +37,10 @@ class InferenceServiceStub:
     """Asks one model about pictures, each with a status of its own."""
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
     """Turns pictures into vectors of a base model's space, each with a status of its own."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainRequest, _inference_service_pb2.ExplainResponse]
+    """Shows why a model answers as it does: which parts of a picture speak for a concept, and which training pictures are
+    most like it. The latter only for keys with the scope `Inputs:Get`.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -47,6 +51,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Asks one model about pictures, each with a status of its own."""
     Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Turns pictures into vectors of a base model's space, each with a status of its own."""
+    Explain: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ExplainRequest, _inference_service_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Shows why a model answers as it does: which parts of a picture speak for a concept, and which training pictures are
+    most like it. The latter only for keys with the scope `Inputs:Get`.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Questions to models."""
@@ -66,5 +74,15 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.EmbedResponse, _abc.Awaitable[_inference_service_pb2.EmbedResponse]]:
         """Turns pictures into vectors of a base model's space, each with a status of its own."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _inference_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ExplainResponse, _abc.Awaitable[_inference_service_pb2.ExplainResponse]]:
+        """Shows why a model answers as it does: which parts of a picture speak for a concept, and which training pictures are
+        most like it. The latter only for keys with the scope `Inputs:Get`.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

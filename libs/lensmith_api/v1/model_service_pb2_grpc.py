@@ -99,6 +99,11 @@ class ModelServiceStub:
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationRequest.SerializeToString,
                 response_deserializer=lensmith_dot_v1_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
+        self.ExportModelVersion = channel.unary_stream(
+                '/lensmith.v1.ModelService/ExportModelVersion',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -189,6 +194,14 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportModelVersion(self, request, context):
+        """Streams a READY version as one zip archive that answers without the platform: an ONNX graph with everything inside,
+        its labels and card, a picture with the numbers to expect, and a program that asks it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -251,6 +264,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluation,
                     request_deserializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationRequest.FromString,
                     response_serializer=lensmith_dot_v1_dot_evaluation__pb2.Evaluation.SerializeToString,
+            ),
+            'ExportModelVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModelVersion,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -578,6 +596,33 @@ class ModelService:
             '/lensmith.v1.ModelService/GetEvaluation',
             lensmith_dot_v1_dot_model__service__pb2.GetEvaluationRequest.SerializeToString,
             lensmith_dot_v1_dot_evaluation__pb2.Evaluation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lensmith.v1.ModelService/ExportModelVersion',
+            lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,10 @@ class ModelServiceStub:
     """Deletes a version that is not in production."""
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
     """Returns the out-of-fold evaluation of a READY version."""
+    ExportModelVersion: _grpc.UnaryStreamMultiCallable[_model_service_pb2.ExportModelVersionRequest, _model_service_pb2.ExportModelVersionResponse]
+    """Streams a READY version as one zip archive that answers without the platform: an ONNX graph with everything inside,
+    its labels and card, a picture with the numbers to expect, and a program that asks it.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -91,6 +95,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Deletes a version that is not in production."""
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
     """Returns the out-of-fold evaluation of a READY version."""
+    ExportModelVersion: _aio.UnaryStreamMultiCallable[_model_service_pb2.ExportModelVersionRequest, _model_service_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
+    """Streams a READY version as one zip archive that answers without the platform: an ONNX graph with everything inside,
+    its labels and card, a picture with the numbers to expect, and a program that asks it.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Models and their versions."""
@@ -190,5 +198,15 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
         """Returns the out-of-fold evaluation of a READY version."""
+
+    @_abc_1.abstractmethod
+    def ExportModelVersion(
+        self,
+        request: _model_service_pb2.ExportModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.ExportModelVersionResponse], _abc.AsyncIterator[_model_service_pb2.ExportModelVersionResponse]]:
+        """Streams a READY version as one zip archive that answers without the platform: an ONNX graph with everything inside,
+        its labels and card, a picture with the numbers to expect, and a program that asks it.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

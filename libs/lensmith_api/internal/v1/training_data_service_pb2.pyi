@@ -253,3 +253,125 @@ class StreamTrainingDataResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamTrainingDataResponse: _TypeAlias = StreamTrainingDataResponse  # noqa: Y015
+
+@_typing.final
+class FindNearestTrainingInputsRequest(_message.Message):
+    """Request of FindNearestTrainingInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.int
+    """Number of the app."""
+    space: _builtins.str
+    """Space of the vectors."""
+    count: _builtins.int
+    """How many to find for each, 1 to 32."""
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Own ids of the model's concepts: only inputs that are annotated with any of them, and not kept out of training, count."""
+
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Vectors of the pictures asked about, each little-endian float16; at most 8."""
+
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.int = ...,
+        space: _builtins.str = ...,
+        concepts: _abc.Iterable[_builtins.str] | None = ...,
+        vectors: _abc.Iterable[_builtins.bytes] | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "count", b"count", "space", b"space", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindNearestTrainingInputsRequest: _TypeAlias = FindNearestTrainingInputsRequest  # noqa: Y015
+
+@_typing.final
+class NearestTrainingInput(_message.Message):
+    """A training picture that is like one asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """`apps/{app}/inputs/{input}`."""
+    similarity: _builtins.float
+    """Cosine of the two vectors."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingLabel]:
+        """What is annotated of the concepts in it, in order of own id."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+        labels: _abc.Iterable[Global___TrainingLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "labels", b"labels", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestTrainingInput: _TypeAlias = NearestTrainingInput  # noqa: Y015
+
+@_typing.final
+class NearestTrainingInputs(_message.Message):
+    """The training pictures most like one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearestTrainingInput]:
+        """The most alike first."""
+
+    def __init__(
+        self,
+        *,
+        inputs: _abc.Iterable[Global___NearestTrainingInput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestTrainingInputs: _TypeAlias = NearestTrainingInputs  # noqa: Y015
+
+@_typing.final
+class FindNearestTrainingInputsResponse(_message.Message):
+    """Response of FindNearestTrainingInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAREST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearestTrainingInputs]:
+        """One for each vector, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        nearest: _abc.Iterable[Global___NearestTrainingInputs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindNearestTrainingInputsResponse: _TypeAlias = FindNearestTrainingInputsResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TrainingDataServiceStub:
-    """What registry and trainer ask dataset about the pictures to train on.
+    """What registry, trainer and inference ask dataset about the pictures to train on.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class TrainingDataServiceStub:
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.SerializeToString,
                 response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataResponse.FromString,
                 _registered_method=True)
+        self.FindNearestTrainingInputs = channel.unary_unary(
+                '/lensmith.internal.v1.TrainingDataService/FindNearestTrainingInputs',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingDataServiceServicer:
-    """What registry and trainer ask dataset about the pictures to train on.
+    """What registry, trainer and inference ask dataset about the pictures to train on.
     """
 
     def CountTrainingData(self, request, context):
@@ -61,6 +66,13 @@ class TrainingDataServiceServicer:
     def StreamTrainingData(self, request, context):
         """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
         with all that was committed when the stream began.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindNearestTrainingInputs(self, request, context):
+        """Finds the training pictures that are most like given ones, among all that a model could be trained on now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +91,11 @@ def add_TrainingDataServiceServicer_to_server(servicer, server):
                     request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.FromString,
                     response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataResponse.SerializeToString,
             ),
+            'FindNearestTrainingInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindNearestTrainingInputs,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'lensmith.internal.v1.TrainingDataService', rpc_method_handlers)
@@ -88,7 +105,7 @@ def add_TrainingDataServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingDataService:
-    """What registry and trainer ask dataset about the pictures to train on.
+    """What registry, trainer and inference ask dataset about the pictures to train on.
     """
 
     @staticmethod
@@ -135,6 +152,33 @@ class TrainingDataService:
             '/lensmith.internal.v1.TrainingDataService/StreamTrainingData',
             lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.SerializeToString,
             lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindNearestTrainingInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.internal.v1.TrainingDataService/FindNearestTrainingInputs',
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

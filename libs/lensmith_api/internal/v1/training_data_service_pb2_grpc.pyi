@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingDataServiceStub:
-    """What registry and trainer ask dataset about the pictures to train on."""
+    """What registry, trainer and inference ask dataset about the pictures to train on."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,10 +39,12 @@ class TrainingDataServiceStub:
     """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
     with all that was committed when the stream began.
     """
+    FindNearestTrainingInputs: _grpc.UnaryUnaryMultiCallable[_training_data_service_pb2.FindNearestTrainingInputsRequest, _training_data_service_pb2.FindNearestTrainingInputsResponse]
+    """Finds the training pictures that are most like given ones, among all that a model could be trained on now."""
 
 @_typing.type_check_only
 class TrainingDataServiceAsyncStub(TrainingDataServiceStub):
-    """What registry and trainer ask dataset about the pictures to train on."""
+    """What registry, trainer and inference ask dataset about the pictures to train on."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountTrainingData: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.CountTrainingDataRequest, _training_data_service_pb2.CountTrainingDataResponse]  # type: ignore[assignment]
@@ -51,9 +53,11 @@ class TrainingDataServiceAsyncStub(TrainingDataServiceStub):
     """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
     with all that was committed when the stream began.
     """
+    FindNearestTrainingInputs: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.FindNearestTrainingInputsRequest, _training_data_service_pb2.FindNearestTrainingInputsResponse]  # type: ignore[assignment]
+    """Finds the training pictures that are most like given ones, among all that a model could be trained on now."""
 
 class TrainingDataServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What registry and trainer ask dataset about the pictures to train on."""
+    """What registry, trainer and inference ask dataset about the pictures to train on."""
 
     @_abc_1.abstractmethod
     def CountTrainingData(
@@ -72,5 +76,13 @@ class TrainingDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
         with all that was committed when the stream began.
         """
+
+    @_abc_1.abstractmethod
+    def FindNearestTrainingInputs(
+        self,
+        request: _training_data_service_pb2.FindNearestTrainingInputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_data_service_pb2.FindNearestTrainingInputsResponse, _abc.Awaitable[_training_data_service_pb2.FindNearestTrainingInputsResponse]]:
+        """Finds the training pictures that are most like given ones, among all that a model could be trained on now."""
 
 def add_TrainingDataServiceServicer_to_server(servicer: TrainingDataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

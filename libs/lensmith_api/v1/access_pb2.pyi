@@ -35,6 +35,7 @@ class Access(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
     PUBLIC_APP_FIELD_NUMBER: _builtins.int
+    ALSO_SCOPES_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """A key of the app named in the request that carries this scope (`Inputs:Add`), or the operator's key."""
     any_key: _builtins.bool
@@ -51,6 +52,10 @@ class Access(_message.Message):
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Services of the platform that may call this RPC with their signed token, besides what `rule` allows."""
 
+    @_builtins.property
+    def also_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes that a key needs besides `scope`, such as `Inputs:Get` for what shows training pictures."""
+
     def __init__(
         self,
         *,
@@ -61,10 +66,11 @@ class Access(_message.Message):
         service: _builtins.bool = ...,
         callers: _abc.Iterable[_builtins.str] | None = ...,
         public_app: _builtins.bool = ...,
+        also_scopes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["any_key", b"any_key", "operator", b"operator", "public", b"public", "rule", b"rule", "scope", b"scope", "service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_key", b"any_key", "callers", b"callers", "operator", b"operator", "public", b"public", "public_app", b"public_app", "rule", b"rule", "scope", b"scope", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also_scopes", b"also_scopes", "any_key", b"any_key", "callers", b"callers", "operator", b"operator", "public", b"public", "public_app", b"public_app", "rule", b"rule", "scope", b"scope", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["scope", "any_key", "public", "operator", "service"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015

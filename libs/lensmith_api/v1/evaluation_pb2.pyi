@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,11 +20,110 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ComparisonVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComparisonVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ComparisonVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPARISON_VERDICT_UNSPECIFIED: _ComparisonVerdict.ValueType  # 0
+    """Not a verdict."""
+    COMPARISON_VERDICT_BETTER: _ComparisonVerdict.ValueType  # 1
+    """The other version is better, and chance alone would hardly show that."""
+    COMPARISON_VERDICT_WORSE: _ComparisonVerdict.ValueType  # 2
+    """The other version is worse, and chance alone would hardly show that."""
+    COMPARISON_VERDICT_UNDECIDED: _ComparisonVerdict.ValueType  # 3
+    """The difference may be chance."""
+
+class ComparisonVerdict(_ComparisonVerdict, metaclass=_ComparisonVerdictEnumTypeWrapper):
+    """What a comparison comes to."""
+
+COMPARISON_VERDICT_UNSPECIFIED: ComparisonVerdict.ValueType  # 0
+"""Not a verdict."""
+COMPARISON_VERDICT_BETTER: ComparisonVerdict.ValueType  # 1
+"""The other version is better, and chance alone would hardly show that."""
+COMPARISON_VERDICT_WORSE: ComparisonVerdict.ValueType  # 2
+"""The other version is worse, and chance alone would hardly show that."""
+COMPARISON_VERDICT_UNDECIDED: ComparisonVerdict.ValueType  # 3
+"""The difference may be chance."""
+Global___ComparisonVerdict: _TypeAlias = ComparisonVerdict  # noqa: Y015
+
+class _InputChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InputChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INPUT_CHANGE_UNSPECIFIED: _InputChange.ValueType  # 0
+    """Either."""
+    INPUT_CHANGE_FIXED: _InputChange.ValueType  # 1
+    """Wrong before, right now (regression: nearer)."""
+    INPUT_CHANGE_BROKEN: _InputChange.ValueType  # 2
+    """Right before, wrong now (regression: farther off)."""
+
+class InputChange(_InputChange, metaclass=_InputChangeEnumTypeWrapper):
+    """How an input changed between two versions."""
+
+INPUT_CHANGE_UNSPECIFIED: InputChange.ValueType  # 0
+"""Either."""
+INPUT_CHANGE_FIXED: InputChange.ValueType  # 1
+"""Wrong before, right now (regression: nearer)."""
+INPUT_CHANGE_BROKEN: InputChange.ValueType  # 2
+"""Right before, wrong now (regression: farther off)."""
+Global___InputChange: _TypeAlias = InputChange  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    """Between which values a figure lies with a chance of 95 %, had the pictures been drawn anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """Lower end."""
+    high: _builtins.float
+    """Upper end."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
 @_typing.final
 class ConceptEvaluation(_message.Message):
     """How good one concept of a version is, out of fold."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IntervalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Interval: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Interval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     CONCEPT_FIELD_NUMBER: _builtins.int
     POSITIVES_FIELD_NUMBER: _builtins.int
@@ -33,6 +134,7 @@ class ConceptEvaluation(_message.Message):
     ROC_AUC_FIELD_NUMBER: _builtins.int
     AVERAGE_PRECISION_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
     concept: _builtins.str
     """Own id of the concept."""
     positives: _builtins.int
@@ -51,6 +153,10 @@ class ConceptEvaluation(_message.Message):
     """Average precision; unset where there are no positives."""
     threshold: _builtins.float
     """Threshold at which precision, recall and F1 are given."""
+    @_builtins.property
+    def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
+        """Intervals of `precision`, `recall`, `f1`, `roc_auc` and `average_precision`, by the name of the figure."""
+
     def __init__(
         self,
         *,
@@ -63,10 +169,11 @@ class ConceptEvaluation(_message.Message):
         roc_auc: _builtins.float | None = ...,
         average_precision: _builtins.float | None = ...,
         threshold: _builtins.float = ...,
+        intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_average_precision", b"_average_precision", "_roc_auc", b"_roc_auc", "average_precision", b"average_precision", "roc_auc", b"roc_auc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_precision", b"_average_precision", "_roc_auc", b"_roc_auc", "average_precision", b"average_precision", "concept", b"concept", "f1", b"f1", "negatives", b"negatives", "positives", b"positives", "precision", b"precision", "recall", b"recall", "roc_auc", b"roc_auc", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_average_precision", b"_average_precision", "_roc_auc", b"_roc_auc", "average_precision", b"average_precision", "concept", b"concept", "f1", b"f1", "intervals", b"intervals", "negatives", b"negatives", "positives", b"positives", "precision", b"precision", "recall", b"recall", "roc_auc", b"roc_auc", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__average_precision: _TypeAlias = _typing.Literal["average_precision"]  # noqa: Y015
     _WhichOneofArgType__average_precision: _TypeAlias = _typing.Literal["_average_precision", b"_average_precision"]  # noqa: Y015
@@ -110,10 +217,133 @@ class ConfusionCell(_message.Message):
 Global___ConfusionCell: _TypeAlias = ConfusionCell  # noqa: Y015
 
 @_typing.final
-class Evaluation(_message.Message):
-    """How good a version is on pictures that it was not fitted on: k-fold, duplicates and near-duplicates kept in one fold."""
+class CooccurrenceCell(_message.Message):
+    """Two concepts that stand on one input."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PREDICTED_COUNT_FIELD_NUMBER: _builtins.int
+    concept: _builtins.str
+    """Own id of a concept."""
+    other: _builtins.str
+    """Own id of another one, which comes later among the concepts of the version."""
+    count: _builtins.int
+    """Inputs that show both."""
+    predicted_count: _builtins.int
+    """Inputs predicted to show both."""
+    def __init__(
+        self,
+        *,
+        concept: _builtins.str = ...,
+        other: _builtins.str = ...,
+        count: _builtins.int = ...,
+        predicted_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "count", b"count", "other", b"other", "predicted_count", b"predicted_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CooccurrenceCell: _TypeAlias = CooccurrenceCell  # noqa: Y015
+
+@_typing.final
+class CalibrationBin(_message.Message):
+    """One bar of a calibration curve: of the scores between two values, how high they are and how many are right."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """Lowest score of the bar."""
+    high: _builtins.float
+    """Highest score of the bar."""
+    count: _builtins.int
+    """Scores in it."""
+    confidence: _builtins.float
+    """Their mean."""
+    accuracy: _builtins.float
+    """The part of them that is right; with perfect calibration it equals `confidence`."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        count: _builtins.int = ...,
+        confidence: _builtins.float = ...,
+        accuracy: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "confidence", b"confidence", "count", b"count", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationBin: _TypeAlias = CalibrationBin  # noqa: Y015
+
+@_typing.final
+class ResidualBin(_message.Message):
+    """One bar of the errors of a regression: predicted less true number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """Lowest error of the bar."""
+    high: _builtins.float
+    """Highest error of the bar."""
+    count: _builtins.int
+    """Inputs in it."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResidualBin: _TypeAlias = ResidualBin  # noqa: Y015
+
+@_typing.final
+class Evaluation(_message.Message):
+    """How good a version is on pictures that it was not fitted on. Copies and near copies are never on both sides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IntervalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Interval: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Interval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
@@ -132,10 +362,20 @@ class Evaluation(_message.Message):
     R2_FIELD_NUMBER: _builtins.int
     MEAN_ABSOLUTE_ERROR_FIELD_NUMBER: _builtins.int
     ROOT_MEAN_SQUARED_ERROR_FIELD_NUMBER: _builtins.int
+    EVALUATION_METHOD_FIELD_NUMBER: _builtins.int
+    MACRO_ROC_AUC_FIELD_NUMBER: _builtins.int
+    MACRO_AVERAGE_PRECISION_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    RESAMPLES_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    COOCCURRENCE_FIELD_NUMBER: _builtins.int
+    RESIDUALS_FIELD_NUMBER: _builtins.int
+    MEDIAN_ABSOLUTE_ERROR_FIELD_NUMBER: _builtins.int
+    OTHER_THRESHOLDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`apps/{app}/models/{model}/versions/{version}/evaluation`."""
     method: _builtins.str
-    """How it was made, such as `5-fold out-of-fold`."""
+    """How it was made in words, such as `5-fold out-of-fold`."""
     input_count: _builtins.int
     """Inputs evaluated."""
     accuracy: _builtins.float
@@ -162,6 +402,20 @@ class Evaluation(_message.Message):
     """Mean absolute error (regression)."""
     root_mean_squared_error: _builtins.float
     """Root of the mean squared error (regression)."""
+    evaluation_method: _training_settings_pb2.EvaluationMethod.ValueType
+    """On which pictures it was made."""
+    macro_roc_auc: _builtins.float
+    """Mean over concepts of the area under the ROC curve."""
+    macro_average_precision: _builtins.float
+    """Mean over concepts of average precision."""
+    resamples: _builtins.int
+    """How often the pictures were drawn anew for the intervals; 0: there are none."""
+    median_absolute_error: _builtins.float
+    """Median of the absolute errors (regression)."""
+    other_thresholds: _builtins.bool
+    """Whether thresholds other than those of the training were asked for or are set: the figures that depend on them were
+    computed anew from the scores that the evaluation gave.
+    """
     @_builtins.property
     def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptEvaluation]:
         """Each concept by itself."""
@@ -169,6 +423,22 @@ class Evaluation(_message.Message):
     @_builtins.property
     def confusion(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfusionCell]:
         """Non-empty cells of the confusion matrix (multi-class)."""
+
+    @_builtins.property
+    def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
+        """Intervals of the figures above, by their name, such as `accuracy`."""
+
+    @_builtins.property
+    def calibration(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibrationBin]:
+        """The calibration curve: of the highest score of each input (multi-class), or of all scores (multi-label)."""
+
+    @_builtins.property
+    def cooccurrence(self) -> _containers.RepeatedCompositeFieldContainer[Global___CooccurrenceCell]:
+        """Concepts that stand on one input (multi-label), most frequent first; at most 10,000 pairs."""
+
+    @_builtins.property
+    def residuals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualBin]:
+        """Distribution of the errors (regression)."""
 
     def __init__(
         self,
@@ -190,23 +460,39 @@ class Evaluation(_message.Message):
         r2: _builtins.float | None = ...,
         mean_absolute_error: _builtins.float | None = ...,
         root_mean_squared_error: _builtins.float | None = ...,
+        evaluation_method: _training_settings_pb2.EvaluationMethod.ValueType = ...,
+        macro_roc_auc: _builtins.float | None = ...,
+        macro_average_precision: _builtins.float | None = ...,
+        intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
+        resamples: _builtins.int = ...,
+        calibration: _abc.Iterable[Global___CalibrationBin] | None = ...,
+        cooccurrence: _abc.Iterable[Global___CooccurrenceCell] | None = ...,
+        residuals: _abc.Iterable[Global___ResidualBin] | None = ...,
+        median_absolute_error: _builtins.float | None = ...,
+        other_thresholds: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_expected_calibration_error", b"_expected_calibration_error", "_macro_f1", b"_macro_f1", "_macro_precision", b"_macro_precision", "_macro_recall", b"_macro_recall", "_mean_absolute_error", b"_mean_absolute_error", "_micro_f1", b"_micro_f1", "_micro_precision", b"_micro_precision", "_micro_recall", b"_micro_recall", "_r2", b"_r2", "_root_mean_squared_error", b"_root_mean_squared_error", "_top5_accuracy", b"_top5_accuracy", "accuracy", b"accuracy", "expected_calibration_error", b"expected_calibration_error", "macro_f1", b"macro_f1", "macro_precision", b"macro_precision", "macro_recall", b"macro_recall", "mean_absolute_error", b"mean_absolute_error", "micro_f1", b"micro_f1", "micro_precision", b"micro_precision", "micro_recall", b"micro_recall", "r2", b"r2", "root_mean_squared_error", b"root_mean_squared_error", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_expected_calibration_error", b"_expected_calibration_error", "_macro_average_precision", b"_macro_average_precision", "_macro_f1", b"_macro_f1", "_macro_precision", b"_macro_precision", "_macro_recall", b"_macro_recall", "_macro_roc_auc", b"_macro_roc_auc", "_mean_absolute_error", b"_mean_absolute_error", "_median_absolute_error", b"_median_absolute_error", "_micro_f1", b"_micro_f1", "_micro_precision", b"_micro_precision", "_micro_recall", b"_micro_recall", "_r2", b"_r2", "_root_mean_squared_error", b"_root_mean_squared_error", "_top5_accuracy", b"_top5_accuracy", "accuracy", b"accuracy", "expected_calibration_error", b"expected_calibration_error", "macro_average_precision", b"macro_average_precision", "macro_f1", b"macro_f1", "macro_precision", b"macro_precision", "macro_recall", b"macro_recall", "macro_roc_auc", b"macro_roc_auc", "mean_absolute_error", b"mean_absolute_error", "median_absolute_error", b"median_absolute_error", "micro_f1", b"micro_f1", "micro_precision", b"micro_precision", "micro_recall", b"micro_recall", "r2", b"r2", "root_mean_squared_error", b"root_mean_squared_error", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_expected_calibration_error", b"_expected_calibration_error", "_macro_f1", b"_macro_f1", "_macro_precision", b"_macro_precision", "_macro_recall", b"_macro_recall", "_mean_absolute_error", b"_mean_absolute_error", "_micro_f1", b"_micro_f1", "_micro_precision", b"_micro_precision", "_micro_recall", b"_micro_recall", "_r2", b"_r2", "_root_mean_squared_error", b"_root_mean_squared_error", "_top5_accuracy", b"_top5_accuracy", "accuracy", b"accuracy", "concepts", b"concepts", "confusion", b"confusion", "expected_calibration_error", b"expected_calibration_error", "input_count", b"input_count", "macro_f1", b"macro_f1", "macro_precision", b"macro_precision", "macro_recall", b"macro_recall", "mean_absolute_error", b"mean_absolute_error", "method", b"method", "micro_f1", b"micro_f1", "micro_precision", b"micro_precision", "micro_recall", b"micro_recall", "name", b"name", "r2", b"r2", "root_mean_squared_error", b"root_mean_squared_error", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_expected_calibration_error", b"_expected_calibration_error", "_macro_average_precision", b"_macro_average_precision", "_macro_f1", b"_macro_f1", "_macro_precision", b"_macro_precision", "_macro_recall", b"_macro_recall", "_macro_roc_auc", b"_macro_roc_auc", "_mean_absolute_error", b"_mean_absolute_error", "_median_absolute_error", b"_median_absolute_error", "_micro_f1", b"_micro_f1", "_micro_precision", b"_micro_precision", "_micro_recall", b"_micro_recall", "_r2", b"_r2", "_root_mean_squared_error", b"_root_mean_squared_error", "_top5_accuracy", b"_top5_accuracy", "accuracy", b"accuracy", "calibration", b"calibration", "concepts", b"concepts", "confusion", b"confusion", "cooccurrence", b"cooccurrence", "evaluation_method", b"evaluation_method", "expected_calibration_error", b"expected_calibration_error", "input_count", b"input_count", "intervals", b"intervals", "macro_average_precision", b"macro_average_precision", "macro_f1", b"macro_f1", "macro_precision", b"macro_precision", "macro_recall", b"macro_recall", "macro_roc_auc", b"macro_roc_auc", "mean_absolute_error", b"mean_absolute_error", "median_absolute_error", b"median_absolute_error", "method", b"method", "micro_f1", b"micro_f1", "micro_precision", b"micro_precision", "micro_recall", b"micro_recall", "name", b"name", "other_thresholds", b"other_thresholds", "r2", b"r2", "resamples", b"resamples", "residuals", b"residuals", "root_mean_squared_error", b"root_mean_squared_error", "top5_accuracy", b"top5_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
     _WhichOneofReturnType__expected_calibration_error: _TypeAlias = _typing.Literal["expected_calibration_error"]  # noqa: Y015
     _WhichOneofArgType__expected_calibration_error: _TypeAlias = _typing.Literal["_expected_calibration_error", b"_expected_calibration_error"]  # noqa: Y015
+    _WhichOneofReturnType__macro_average_precision: _TypeAlias = _typing.Literal["macro_average_precision"]  # noqa: Y015
+    _WhichOneofArgType__macro_average_precision: _TypeAlias = _typing.Literal["_macro_average_precision", b"_macro_average_precision"]  # noqa: Y015
     _WhichOneofReturnType__macro_f1: _TypeAlias = _typing.Literal["macro_f1"]  # noqa: Y015
     _WhichOneofArgType__macro_f1: _TypeAlias = _typing.Literal["_macro_f1", b"_macro_f1"]  # noqa: Y015
     _WhichOneofReturnType__macro_precision: _TypeAlias = _typing.Literal["macro_precision"]  # noqa: Y015
     _WhichOneofArgType__macro_precision: _TypeAlias = _typing.Literal["_macro_precision", b"_macro_precision"]  # noqa: Y015
     _WhichOneofReturnType__macro_recall: _TypeAlias = _typing.Literal["macro_recall"]  # noqa: Y015
     _WhichOneofArgType__macro_recall: _TypeAlias = _typing.Literal["_macro_recall", b"_macro_recall"]  # noqa: Y015
+    _WhichOneofReturnType__macro_roc_auc: _TypeAlias = _typing.Literal["macro_roc_auc"]  # noqa: Y015
+    _WhichOneofArgType__macro_roc_auc: _TypeAlias = _typing.Literal["_macro_roc_auc", b"_macro_roc_auc"]  # noqa: Y015
     _WhichOneofReturnType__mean_absolute_error: _TypeAlias = _typing.Literal["mean_absolute_error"]  # noqa: Y015
     _WhichOneofArgType__mean_absolute_error: _TypeAlias = _typing.Literal["_mean_absolute_error", b"_mean_absolute_error"]  # noqa: Y015
+    _WhichOneofReturnType__median_absolute_error: _TypeAlias = _typing.Literal["median_absolute_error"]  # noqa: Y015
+    _WhichOneofArgType__median_absolute_error: _TypeAlias = _typing.Literal["_median_absolute_error", b"_median_absolute_error"]  # noqa: Y015
     _WhichOneofReturnType__micro_f1: _TypeAlias = _typing.Literal["micro_f1"]  # noqa: Y015
     _WhichOneofArgType__micro_f1: _TypeAlias = _typing.Literal["_micro_f1", b"_micro_f1"]  # noqa: Y015
     _WhichOneofReturnType__micro_precision: _TypeAlias = _typing.Literal["micro_precision"]  # noqa: Y015
@@ -224,13 +510,19 @@ class Evaluation(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_calibration_error) -> _WhichOneofReturnType__expected_calibration_error | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__macro_average_precision) -> _WhichOneofReturnType__macro_average_precision | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__macro_f1) -> _WhichOneofReturnType__macro_f1 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__macro_precision) -> _WhichOneofReturnType__macro_precision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__macro_recall) -> _WhichOneofReturnType__macro_recall | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__macro_roc_auc) -> _WhichOneofReturnType__macro_roc_auc | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_absolute_error) -> _WhichOneofReturnType__mean_absolute_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__median_absolute_error) -> _WhichOneofReturnType__median_absolute_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__micro_f1) -> _WhichOneofReturnType__micro_f1 | None: ...
     @_typing.overload
@@ -245,3 +537,314 @@ class Evaluation(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top5_accuracy) -> _WhichOneofReturnType__top5_accuracy | None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class CurvePoint(_message.Message):
+    """One point of the curves of a concept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    FALSE_POSITIVE_RATE_FIELD_NUMBER: _builtins.int
+    threshold: _builtins.float
+    """Scores at or above it count as predicted."""
+    precision: _builtins.float
+    """Of the inputs predicted to show the concept, the part that does."""
+    recall: _builtins.float
+    """Of the inputs that show the concept, the part predicted to: the true positive rate."""
+    false_positive_rate: _builtins.float
+    """Of the inputs that do not show the concept, the part predicted to."""
+    def __init__(
+        self,
+        *,
+        threshold: _builtins.float = ...,
+        precision: _builtins.float = ...,
+        recall: _builtins.float = ...,
+        false_positive_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["false_positive_rate", b"false_positive_rate", "precision", b"precision", "recall", b"recall", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurvePoint: _TypeAlias = CurvePoint  # noqa: Y015
+
+@_typing.final
+class ConceptCurve(_message.Message):
+    """Precision-recall and ROC curve of a concept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    concept: _builtins.str
+    """Own id of the concept."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]:
+        """Points by falling threshold, at most 101: everything between is nearly a line."""
+
+    def __init__(
+        self,
+        *,
+        concept: _builtins.str = ...,
+        points: _abc.Iterable[Global___CurvePoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConceptCurve: _TypeAlias = ConceptCurve  # noqa: Y015
+
+@_typing.final
+class EvaluatedInput(_message.Message):
+    """What a version answered about one input when it was evaluated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    ACTUAL_CONCEPTS_FIELD_NUMBER: _builtins.int
+    PREDICTED_CONCEPTS_FIELD_NUMBER: _builtins.int
+    CORRECT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    ACTUAL_NUMBER_FIELD_NUMBER: _builtins.int
+    PREDICTED_NUMBER_FIELD_NUMBER: _builtins.int
+    FOLD_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """`apps/{app}/inputs/{input}`, by its uid. The input may have been deleted since."""
+    correct: _builtins.bool
+    """Whether prediction and truth agree; for a regression, whether the truth lies in the prediction interval."""
+    confidence: _builtins.float
+    """How sure the answer is: the highest score (multi-class); the distance of the doubtful score from its threshold, 0 to 1
+    (multi-label); the absolute error (regression).
+    """
+    actual_number: _builtins.float
+    """True number (regression)."""
+    predicted_number: _builtins.float
+    """Predicted number (regression)."""
+    fold: _builtins.int
+    """Fold that it was held out with."""
+    @_builtins.property
+    def actual_concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Own ids of the concepts that it showed when the version was trained."""
+
+    @_builtins.property
+    def predicted_concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Own ids of the concepts that it was predicted to show, at the thresholds of the version."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluatedScore]:
+        """The highest scores, at most five, and those of the actual concepts."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        actual_concepts: _abc.Iterable[_builtins.str] | None = ...,
+        predicted_concepts: _abc.Iterable[_builtins.str] | None = ...,
+        correct: _builtins.bool = ...,
+        confidence: _builtins.float = ...,
+        scores: _abc.Iterable[Global___EvaluatedScore] | None = ...,
+        actual_number: _builtins.float | None = ...,
+        predicted_number: _builtins.float | None = ...,
+        fold: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_actual_number", b"_actual_number", "_predicted_number", b"_predicted_number", "actual_number", b"actual_number", "predicted_number", b"predicted_number"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_actual_number", b"_actual_number", "_predicted_number", b"_predicted_number", "actual_concepts", b"actual_concepts", "actual_number", b"actual_number", "confidence", b"confidence", "correct", b"correct", "fold", b"fold", "input", b"input", "predicted_concepts", b"predicted_concepts", "predicted_number", b"predicted_number", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__actual_number: _TypeAlias = _typing.Literal["actual_number"]  # noqa: Y015
+    _WhichOneofArgType__actual_number: _TypeAlias = _typing.Literal["_actual_number", b"_actual_number"]  # noqa: Y015
+    _WhichOneofReturnType__predicted_number: _TypeAlias = _typing.Literal["predicted_number"]  # noqa: Y015
+    _WhichOneofArgType__predicted_number: _TypeAlias = _typing.Literal["_predicted_number", b"_predicted_number"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__actual_number) -> _WhichOneofReturnType__actual_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_number) -> _WhichOneofReturnType__predicted_number | None: ...
+
+Global___EvaluatedInput: _TypeAlias = EvaluatedInput  # noqa: Y015
+
+@_typing.final
+class EvaluatedScore(_message.Message):
+    """Score of one concept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    concept: _builtins.str
+    """Own id of the concept."""
+    value: _builtins.float
+    """The score, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        concept: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluatedScore: _TypeAlias = EvaluatedScore  # noqa: Y015
+
+@_typing.final
+class ConceptComparison(_message.Message):
+    """Two figures of one concept side by side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVES_FIELD_NUMBER: _builtins.int
+    F1_FIELD_NUMBER: _builtins.int
+    OTHER_F1_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_INTERVAL_FIELD_NUMBER: _builtins.int
+    concept: _builtins.str
+    """Own id of the concept."""
+    positives: _builtins.int
+    """Inputs that show it, among the common ones."""
+    f1: _builtins.float
+    """F1 of the first version."""
+    other_f1: _builtins.float
+    """F1 of the other version."""
+    @_builtins.property
+    def difference_interval(self) -> Global___Interval:
+        """Interval of the difference, other less first."""
+
+    def __init__(
+        self,
+        *,
+        concept: _builtins.str = ...,
+        positives: _builtins.int = ...,
+        f1: _builtins.float = ...,
+        other_f1: _builtins.float = ...,
+        difference_interval: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference_interval", b"difference_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "difference_interval", b"difference_interval", "f1", b"f1", "other_f1", b"other_f1", "positives", b"positives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConceptComparison: _TypeAlias = ConceptComparison  # noqa: Y015
+
+@_typing.final
+class VersionComparison(_message.Message):
+    """Two versions of a model on the same pictures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    OTHER_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    INPUT_COUNT_FIELD_NUMBER: _builtins.int
+    ONLY_FIRST_COUNT_FIELD_NUMBER: _builtins.int
+    ONLY_OTHER_COUNT_FIELD_NUMBER: _builtins.int
+    FIGURE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    OTHER_VALUE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_INTERVAL_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    FIXED_COUNT_FIELD_NUMBER: _builtins.int
+    BROKEN_COUNT_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The first version."""
+    other_model_version: _builtins.str
+    """The other version."""
+    input_count: _builtins.int
+    """Inputs that both were evaluated on, with the truth of the other version."""
+    only_first_count: _builtins.int
+    """Inputs that only the first was evaluated on."""
+    only_other_count: _builtins.int
+    """Inputs that only the other was evaluated on."""
+    figure: _builtins.str
+    """Which figure is compared: `accuracy`, `macro_f1` or `mean_absolute_error`."""
+    value: _builtins.float
+    """The figure of the first version."""
+    other_value: _builtins.float
+    """The figure of the other version."""
+    p_value: _builtins.float
+    """Chance of so uneven a change if neither were better: exact McNemar test of `fixed` against `broken`
+    (regression: sign test of nearer against farther).
+    """
+    verdict: Global___ComparisonVerdict.ValueType
+    """What it comes to: decided where the p value is below 0.05 and the interval leaves out 0."""
+    fixed_count: _builtins.int
+    """Inputs that the first got wrong and the other gets right (regression: nearer by now)."""
+    broken_count: _builtins.int
+    """Inputs that the first got right and the other gets wrong (regression: farther off now)."""
+    @_builtins.property
+    def difference_interval(self) -> Global___Interval:
+        """Interval of the difference, other less first, from drawing pictures anew for both at once."""
+
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptComparison]:
+        """Concepts that both answer, by the size of their change."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        other_model_version: _builtins.str = ...,
+        input_count: _builtins.int = ...,
+        only_first_count: _builtins.int = ...,
+        only_other_count: _builtins.int = ...,
+        figure: _builtins.str = ...,
+        value: _builtins.float = ...,
+        other_value: _builtins.float = ...,
+        difference_interval: Global___Interval | None = ...,
+        p_value: _builtins.float = ...,
+        verdict: Global___ComparisonVerdict.ValueType = ...,
+        fixed_count: _builtins.int = ...,
+        broken_count: _builtins.int = ...,
+        concepts: _abc.Iterable[Global___ConceptComparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference_interval", b"difference_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken_count", b"broken_count", "concepts", b"concepts", "difference_interval", b"difference_interval", "figure", b"figure", "fixed_count", b"fixed_count", "input_count", b"input_count", "model_version", b"model_version", "only_first_count", b"only_first_count", "only_other_count", b"only_other_count", "other_model_version", b"other_model_version", "other_value", b"other_value", "p_value", b"p_value", "value", b"value", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionComparison: _TypeAlias = VersionComparison  # noqa: Y015
+
+@_typing.final
+class ChangedInput(_message.Message):
+    """An input that two versions answer differently."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    change: Global___InputChange.ValueType
+    """How it changed."""
+    @_builtins.property
+    def first(self) -> Global___EvaluatedInput:
+        """What the first version answered."""
+
+    @_builtins.property
+    def other(self) -> Global___EvaluatedInput:
+        """What the other version answers."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___InputChange.ValueType = ...,
+        first: Global___EvaluatedInput | None = ...,
+        other: Global___EvaluatedInput | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "other", b"other"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "first", b"first", "other", b"other"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangedInput: _TypeAlias = ChangedInput  # noqa: Y015

@@ -8,7 +8,9 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from lensmith_api.v1 import evaluation_pb2 as _evaluation_pb2
 from lensmith_api.v1 import model_pb2 as _model_pb2
 from lensmith_api.v1 import model_version_pb2 as _model_version_pb2
 from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
@@ -22,6 +24,26 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EvaluatedInputOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvaluatedInputOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvaluatedInputOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVALUATED_INPUT_ORDER_UNSPECIFIED: _EvaluatedInputOrder.ValueType  # 0
+    """The most confident first: among wrong ones, those most worth a look."""
+    EVALUATED_INPUT_ORDER_LEAST_CONFIDENT: _EvaluatedInputOrder.ValueType  # 1
+    """The least confident first."""
+
+class EvaluatedInputOrder(_EvaluatedInputOrder, metaclass=_EvaluatedInputOrderEnumTypeWrapper):
+    """In which order evaluated inputs are listed."""
+
+EVALUATED_INPUT_ORDER_UNSPECIFIED: EvaluatedInputOrder.ValueType  # 0
+"""The most confident first: among wrong ones, those most worth a look."""
+EVALUATED_INPUT_ORDER_LEAST_CONFIDENT: EvaluatedInputOrder.ValueType  # 1
+"""The least confident first."""
+Global___EvaluatedInputOrder: _TypeAlias = EvaluatedInputOrder  # noqa: Y015
 
 @_typing.final
 class CreateModelRequest(_message.Message):
@@ -439,25 +461,308 @@ Global___DeleteModelVersionRequest: _TypeAlias = DeleteModelVersionRequest  # no
 
 @_typing.final
 class GetEvaluationRequest(_message.Message):
-    """Request of GetEvaluation."""
+    """Request of GetEvaluation. Without thresholds and aims, those of the version hold; more than one of them is refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    MIN_PRECISION_FIELD_NUMBER: _builtins.int
+    MIN_RECALL_FIELD_NUMBER: _builtins.int
+    BEST_F1_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`apps/{app}/models/{model}/versions/{version}/evaluation`."""
+    min_precision: _builtins.float
+    """Judges at the thresholds with the most recall at so much precision, above 0 and at most 1."""
+    min_recall: _builtins.float
+    """Judges at the thresholds with the most precision at so much recall, above 0 and at most 1."""
+    best_f1: _builtins.bool
+    """Judges at the thresholds with the best F1 score of each concept."""
+    @_builtins.property
+    def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Thresholds to judge at: one for all concepts, or one for each in the order of the version's `concepts`."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        thresholds: _abc.Iterable[_builtins.float] | None = ...,
+        min_precision: _builtins.float | None = ...,
+        min_recall: _builtins.float | None = ...,
+        best_f1: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_precision", b"_min_precision", "_min_recall", b"_min_recall", "min_precision", b"min_precision", "min_recall", b"min_recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_precision", b"_min_precision", "_min_recall", b"_min_recall", "best_f1", b"best_f1", "min_precision", b"min_precision", "min_recall", b"min_recall", "name", b"name", "thresholds", b"thresholds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_precision: _TypeAlias = _typing.Literal["min_precision"]  # noqa: Y015
+    _WhichOneofArgType__min_precision: _TypeAlias = _typing.Literal["_min_precision", b"_min_precision"]  # noqa: Y015
+    _WhichOneofReturnType__min_recall: _TypeAlias = _typing.Literal["min_recall"]  # noqa: Y015
+    _WhichOneofArgType__min_recall: _TypeAlias = _typing.Literal["_min_recall", b"_min_recall"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_precision) -> _WhichOneofReturnType__min_precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_recall) -> _WhichOneofReturnType__min_recall | None: ...
+
+Global___GetEvaluationRequest: _TypeAlias = GetEvaluationRequest  # noqa: Y015
+
+@_typing.final
+class UpdateModelVersionRequest(_message.Message):
+    """Request of UpdateModelVersion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_version(self) -> _model_version_pb2.ModelVersion:
+        """The version, with its name and the new values; with its etag, the change is refused where it was changed meanwhile."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields to change: `thresholds` (one for each of `concepts`, or one for all, 0 to 1), `threshold_aim` (chooses them from
+        the scores of the evaluation; not together with `thresholds`), `note`.
+        """
+
+    def __init__(
+        self,
+        *,
+        model_version: _model_version_pb2.ModelVersion | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetEvaluationRequest: _TypeAlias = GetEvaluationRequest  # noqa: Y015
+Global___UpdateModelVersionRequest: _TypeAlias = UpdateModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class GetEvaluationCurvesRequest(_message.Message):
+    """Request of GetEvaluationCurves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`apps/{app}/models/{model}/versions/{version}/evaluation`."""
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Own ids of the concepts, at most 100; empty: the version's first 100."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        concepts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concepts", b"concepts", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEvaluationCurvesRequest: _TypeAlias = GetEvaluationCurvesRequest  # noqa: Y015
+
+@_typing.final
+class GetEvaluationCurvesResponse(_message.Message):
+    """Response of GetEvaluationCurves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def curves(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.ConceptCurve]:
+        """The curves, in the order of the version's concepts. A concept without positives or without negatives has none."""
+
+    def __init__(
+        self,
+        *,
+        curves: _abc.Iterable[_evaluation_pb2.ConceptCurve] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curves", b"curves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEvaluationCurvesResponse: _TypeAlias = GetEvaluationCurvesResponse  # noqa: Y015
+
+@_typing.final
+class ListEvaluatedInputsRequest(_message.Message):
+    """Request of ListEvaluatedInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WRONG_ONLY_FIELD_NUMBER: _builtins.int
+    ACTUAL_CONCEPT_FIELD_NUMBER: _builtins.int
+    PREDICTED_CONCEPT_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`apps/{app}/models/{model}/versions/{version}`."""
+    page_size: _builtins.int
+    """Most inputs to return: 50 when 0, at most 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    wrong_only: _builtins.bool
+    """Only those answered wrongly."""
+    actual_concept: _builtins.str
+    """Only those that show this concept, by its own id."""
+    predicted_concept: _builtins.str
+    """Only those predicted to show this concept, by its own id."""
+    order: Global___EvaluatedInputOrder.ValueType
+    """Their order."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        wrong_only: _builtins.bool = ...,
+        actual_concept: _builtins.str = ...,
+        predicted_concept: _builtins.str = ...,
+        order: Global___EvaluatedInputOrder.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_concept", b"actual_concept", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "predicted_concept", b"predicted_concept", "wrong_only", b"wrong_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEvaluatedInputsRequest: _TypeAlias = ListEvaluatedInputsRequest  # noqa: Y015
+
+@_typing.final
+class ListEvaluatedInputsResponse(_message.Message):
+    """Response of ListEvaluatedInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVALUATED_INPUTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_size: _builtins.int
+    """Inputs that the filter lets through, on all pages."""
+    @_builtins.property
+    def evaluated_inputs(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.EvaluatedInput]:
+        """The page's inputs."""
+
+    def __init__(
+        self,
+        *,
+        evaluated_inputs: _abc.Iterable[_evaluation_pb2.EvaluatedInput] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluated_inputs", b"evaluated_inputs", "next_page_token", b"next_page_token", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEvaluatedInputsResponse: _TypeAlias = ListEvaluatedInputsResponse  # noqa: Y015
+
+@_typing.final
+class CompareModelVersionsRequest(_message.Message):
+    """Request of CompareModelVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OTHER_VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The first version, `apps/{app}/models/{model}/versions/{version}`."""
+    other_version: _builtins.int
+    """Number of the other version of the same model."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        other_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "other_version", b"other_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareModelVersionsRequest: _TypeAlias = CompareModelVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListChangedInputsRequest(_message.Message):
+    """Request of ListChangedInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    OTHER_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The first version, `apps/{app}/models/{model}/versions/{version}`."""
+    other_version: _builtins.int
+    """Number of the other version of the same model."""
+    change: _evaluation_pb2.InputChange.ValueType
+    """Only fixed or only broken ones."""
+    page_size: _builtins.int
+    """Most inputs to return: 50 when 0, at most 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        other_version: _builtins.int = ...,
+        change: _evaluation_pb2.InputChange.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "other_version", b"other_version", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChangedInputsRequest: _TypeAlias = ListChangedInputsRequest  # noqa: Y015
+
+@_typing.final
+class ListChangedInputsResponse(_message.Message):
+    """Response of ListChangedInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_INPUTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_size: _builtins.int
+    """Inputs that the filter lets through, on all pages."""
+    @_builtins.property
+    def changed_inputs(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.ChangedInput]:
+        """The page's inputs, broken ones first, then by how sure the wrong answer was."""
+
+    def __init__(
+        self,
+        *,
+        changed_inputs: _abc.Iterable[_evaluation_pb2.ChangedInput] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_inputs", b"changed_inputs", "next_page_token", b"next_page_token", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChangedInputsResponse: _TypeAlias = ListChangedInputsResponse  # noqa: Y015
 
 @_typing.final
 class ExportModelVersionRequest(_message.Message):

@@ -99,6 +99,31 @@ class ModelServiceStub:
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationRequest.SerializeToString,
                 response_deserializer=lensmith_dot_v1_dot_evaluation__pb2.Evaluation.FromString,
                 _registered_method=True)
+        self.UpdateModelVersion = channel.unary_unary(
+                '/lensmith.v1.ModelService/UpdateModelVersion',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.UpdateModelVersionRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__version__pb2.ModelVersion.FromString,
+                _registered_method=True)
+        self.GetEvaluationCurves = channel.unary_unary(
+                '/lensmith.v1.ModelService/GetEvaluationCurves',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationCurvesRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationCurvesResponse.FromString,
+                _registered_method=True)
+        self.ListEvaluatedInputs = channel.unary_unary(
+                '/lensmith.v1.ModelService/ListEvaluatedInputs',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.ListEvaluatedInputsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__service__pb2.ListEvaluatedInputsResponse.FromString,
+                _registered_method=True)
+        self.CompareModelVersions = channel.unary_unary(
+                '/lensmith.v1.ModelService/CompareModelVersions',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.CompareModelVersionsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_evaluation__pb2.VersionComparison.FromString,
+                _registered_method=True)
+        self.ListChangedInputs = channel.unary_unary(
+                '/lensmith.v1.ModelService/ListChangedInputs',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsResponse.FromString,
+                _registered_method=True)
         self.ExportModelVersion = channel.unary_stream(
                 '/lensmith.v1.ModelService/ExportModelVersion',
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.ExportModelVersionRequest.SerializeToString,
@@ -188,7 +213,42 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEvaluation(self, request, context):
-        """Returns the out-of-fold evaluation of a READY version.
+        """Returns the evaluation of a READY version, also as it would be at other thresholds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModelVersion(self, request, context):
+        """Changes the thresholds or the note of a version; everything else of it never changes. Serving is told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvaluationCurves(self, request, context):
+        """Returns precision-recall and ROC curves of some concepts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluatedInputs(self, request, context):
+        """Lists what a version answered about each input that it was evaluated on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareModelVersions(self, request, context):
+        """Compares two versions of a model on the inputs that both were evaluated on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChangedInputs(self, request, context):
+        """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,6 +324,31 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetEvaluation,
                     request_deserializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationRequest.FromString,
                     response_serializer=lensmith_dot_v1_dot_evaluation__pb2.Evaluation.SerializeToString,
+            ),
+            'UpdateModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModelVersion,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.UpdateModelVersionRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__version__pb2.ModelVersion.SerializeToString,
+            ),
+            'GetEvaluationCurves': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvaluationCurves,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationCurvesRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__service__pb2.GetEvaluationCurvesResponse.SerializeToString,
+            ),
+            'ListEvaluatedInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluatedInputs,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.ListEvaluatedInputsRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__service__pb2.ListEvaluatedInputsResponse.SerializeToString,
+            ),
+            'CompareModelVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareModelVersions,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.CompareModelVersionsRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_evaluation__pb2.VersionComparison.SerializeToString,
+            ),
+            'ListChangedInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChangedInputs,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsResponse.SerializeToString,
             ),
             'ExportModelVersion': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportModelVersion,
@@ -596,6 +681,141 @@ class ModelService:
             '/lensmith.v1.ModelService/GetEvaluation',
             lensmith_dot_v1_dot_model__service__pb2.GetEvaluationRequest.SerializeToString,
             lensmith_dot_v1_dot_evaluation__pb2.Evaluation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/UpdateModelVersion',
+            lensmith_dot_v1_dot_model__service__pb2.UpdateModelVersionRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__version__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvaluationCurves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/GetEvaluationCurves',
+            lensmith_dot_v1_dot_model__service__pb2.GetEvaluationCurvesRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__service__pb2.GetEvaluationCurvesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluatedInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/ListEvaluatedInputs',
+            lensmith_dot_v1_dot_model__service__pb2.ListEvaluatedInputsRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__service__pb2.ListEvaluatedInputsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareModelVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/CompareModelVersions',
+            lensmith_dot_v1_dot_model__service__pb2.CompareModelVersionsRequest.SerializeToString,
+            lensmith_dot_v1_dot_evaluation__pb2.VersionComparison.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChangedInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/ListChangedInputs',
+            lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,7 +60,17 @@ class ModelServiceStub:
     DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]
     """Deletes a version that is not in production."""
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
-    """Returns the out-of-fold evaluation of a READY version."""
+    """Returns the evaluation of a READY version, also as it would be at other thresholds."""
+    UpdateModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelVersionRequest, _model_version_pb2.ModelVersion]
+    """Changes the thresholds or the note of a version; everything else of it never changes. Serving is told."""
+    GetEvaluationCurves: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationCurvesRequest, _model_service_pb2.GetEvaluationCurvesResponse]
+    """Returns precision-recall and ROC curves of some concepts."""
+    ListEvaluatedInputs: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListEvaluatedInputsRequest, _model_service_pb2.ListEvaluatedInputsResponse]
+    """Lists what a version answered about each input that it was evaluated on."""
+    CompareModelVersions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CompareModelVersionsRequest, _evaluation_pb2.VersionComparison]
+    """Compares two versions of a model on the inputs that both were evaluated on."""
+    ListChangedInputs: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListChangedInputsRequest, _model_service_pb2.ListChangedInputsResponse]
+    """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly."""
     ExportModelVersion: _grpc.UnaryStreamMultiCallable[_model_service_pb2.ExportModelVersionRequest, _model_service_pb2.ExportModelVersionResponse]
     """Streams a READY version as one zip archive that answers without the platform: an ONNX graph with everything inside,
     its labels and card, a picture with the numbers to expect, and a program that asks it.
@@ -94,7 +104,17 @@ class ModelServiceAsyncStub(ModelServiceStub):
     DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a version that is not in production."""
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
-    """Returns the out-of-fold evaluation of a READY version."""
+    """Returns the evaluation of a READY version, also as it would be at other thresholds."""
+    UpdateModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelVersionRequest, _model_version_pb2.ModelVersion]  # type: ignore[assignment]
+    """Changes the thresholds or the note of a version; everything else of it never changes. Serving is told."""
+    GetEvaluationCurves: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationCurvesRequest, _model_service_pb2.GetEvaluationCurvesResponse]  # type: ignore[assignment]
+    """Returns precision-recall and ROC curves of some concepts."""
+    ListEvaluatedInputs: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListEvaluatedInputsRequest, _model_service_pb2.ListEvaluatedInputsResponse]  # type: ignore[assignment]
+    """Lists what a version answered about each input that it was evaluated on."""
+    CompareModelVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CompareModelVersionsRequest, _evaluation_pb2.VersionComparison]  # type: ignore[assignment]
+    """Compares two versions of a model on the inputs that both were evaluated on."""
+    ListChangedInputs: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListChangedInputsRequest, _model_service_pb2.ListChangedInputsResponse]  # type: ignore[assignment]
+    """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly."""
     ExportModelVersion: _aio.UnaryStreamMultiCallable[_model_service_pb2.ExportModelVersionRequest, _model_service_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
     """Streams a READY version as one zip archive that answers without the platform: an ONNX graph with everything inside,
     its labels and card, a picture with the numbers to expect, and a program that asks it.
@@ -197,7 +217,47 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
-        """Returns the out-of-fold evaluation of a READY version."""
+        """Returns the evaluation of a READY version, also as it would be at other thresholds."""
+
+    @_abc_1.abstractmethod
+    def UpdateModelVersion(
+        self,
+        request: _model_service_pb2.UpdateModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_version_pb2.ModelVersion, _abc.Awaitable[_model_version_pb2.ModelVersion]]:
+        """Changes the thresholds or the note of a version; everything else of it never changes. Serving is told."""
+
+    @_abc_1.abstractmethod
+    def GetEvaluationCurves(
+        self,
+        request: _model_service_pb2.GetEvaluationCurvesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.GetEvaluationCurvesResponse, _abc.Awaitable[_model_service_pb2.GetEvaluationCurvesResponse]]:
+        """Returns precision-recall and ROC curves of some concepts."""
+
+    @_abc_1.abstractmethod
+    def ListEvaluatedInputs(
+        self,
+        request: _model_service_pb2.ListEvaluatedInputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListEvaluatedInputsResponse, _abc.Awaitable[_model_service_pb2.ListEvaluatedInputsResponse]]:
+        """Lists what a version answered about each input that it was evaluated on."""
+
+    @_abc_1.abstractmethod
+    def CompareModelVersions(
+        self,
+        request: _model_service_pb2.CompareModelVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.VersionComparison, _abc.Awaitable[_evaluation_pb2.VersionComparison]]:
+        """Compares two versions of a model on the inputs that both were evaluated on."""
+
+    @_abc_1.abstractmethod
+    def ListChangedInputs(
+        self,
+        request: _model_service_pb2.ListChangedInputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListChangedInputsResponse, _abc.Awaitable[_model_service_pb2.ListChangedInputsResponse]]:
+        """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly."""
 
     @_abc_1.abstractmethod
     def ExportModelVersion(

@@ -217,7 +217,7 @@ Global___EvaluationSummary: _TypeAlias = EvaluationSummary  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """One training of a model: immutable once READY."""
+    """One training of a model: immutable once READY, but for its thresholds and its note."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -243,6 +243,11 @@ class ModelVersion(_message.Message):
     UPGRADE_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
+    THRESHOLD_AIM_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_ACTOR_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    HAS_EVALUATION_SCORES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}`."""
     uid: _builtins.str
@@ -269,6 +274,14 @@ class ModelVersion(_message.Message):
     """
     tier: _training_settings_pb2.HeadTier.ValueType
     """Which kind of head training came to; unset until it is trained."""
+    update_actor: _builtins.str
+    """Who changed them last; empty: nobody."""
+    etag: _builtins.str
+    """Changes with thresholds and note; an update that carries an older one is refused."""
+    has_evaluation_scores: _builtins.bool
+    """Whether the scores of its evaluation are stored, from which other thresholds, curves, evaluated inputs and comparisons
+    are computed. Versions that came trained or were trained before Lensmith stored scores have none.
+    """
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed, when FAILED."""
@@ -309,6 +322,16 @@ class ModelVersion(_message.Message):
     def training(self) -> _training_settings_pb2.TrainingSettings:
         """How it is trained: the settings of the call, of the model and of the platform put together."""
 
+    @_builtins.property
+    def threshold_aim(self) -> _training_settings_pb2.ThresholdAim:
+        """In an update: what to choose the thresholds for. In answers: what they were last chosen for; unset where they were
+        given one by one.
+        """
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When thresholds or note were last changed; unset: never."""
+
     def __init__(
         self,
         *,
@@ -334,10 +357,15 @@ class ModelVersion(_message.Message):
         upgrade: _builtins.str = ...,
         training: _training_settings_pb2.TrainingSettings | None = ...,
         tier: _training_settings_pb2.HeadTier.ValueType = ...,
+        threshold_aim: _training_settings_pb2.ThresholdAim | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        update_actor: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        has_evaluation_scores: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary", "threshold_aim", b"threshold_aim", "training", b"training", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "findings", b"findings", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "etag", b"etag", "findings", b"findings", "has_evaluation_scores", b"has_evaluation_scores", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "threshold_aim", b"threshold_aim", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "update_actor", b"update_actor", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

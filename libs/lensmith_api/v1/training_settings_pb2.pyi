@@ -45,6 +45,34 @@ HEAD_TIER_KERNEL: HeadTier.ValueType  # 3
 """Up to 6 MB: also compares with pictures of its training set. Only multi-class models have such heads."""
 Global___HeadTier: _TypeAlias = HeadTier  # noqa: Y015
 
+class _EvaluationMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvaluationMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvaluationMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVALUATION_METHOD_UNSPECIFIED: _EvaluationMethod.ValueType  # 0
+    """As the model says, or out of fold."""
+    EVALUATION_METHOD_OUT_OF_FOLD: _EvaluationMethod.ValueType  # 1
+    """On every picture, by a fit that has not seen its fold. Copies and near copies share a fold."""
+    EVALUATION_METHOD_TEST_SET: _EvaluationMethod.ValueType  # 2
+    """On the inputs marked `test`, which nothing is fitted on; near copies of them are left out of training."""
+    EVALUATION_METHOD_SPLIT: _EvaluationMethod.ValueType  # 3
+    """On one fifth of the pictures, by a fit on the others; the version itself is then fitted on all."""
+
+class EvaluationMethod(_EvaluationMethod, metaclass=_EvaluationMethodEnumTypeWrapper):
+    """On which pictures a version is evaluated. It never is on pictures that it was fitted on, nor on copies of them."""
+
+EVALUATION_METHOD_UNSPECIFIED: EvaluationMethod.ValueType  # 0
+"""As the model says, or out of fold."""
+EVALUATION_METHOD_OUT_OF_FOLD: EvaluationMethod.ValueType  # 1
+"""On every picture, by a fit that has not seen its fold. Copies and near copies share a fold."""
+EVALUATION_METHOD_TEST_SET: EvaluationMethod.ValueType  # 2
+"""On the inputs marked `test`, which nothing is fitted on; near copies of them are left out of training."""
+EVALUATION_METHOD_SPLIT: EvaluationMethod.ValueType  # 3
+"""On one fifth of the pictures, by a fit on the others; the version itself is then fitted on all."""
+Global___EvaluationMethod: _TypeAlias = EvaluationMethod  # noqa: Y015
+
 @_typing.final
 class ThresholdAim(_message.Message):
     """What the thresholds of the concepts are chosen for, out of fold."""
@@ -85,8 +113,11 @@ class TrainingSettings(_message.Message):
 
     TIER_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     tier: Global___HeadTier.ValueType
     """Which kind of head to make."""
+    evaluation: Global___EvaluationMethod.ValueType
+    """On which pictures the version is evaluated."""
     @_builtins.property
     def thresholds(self) -> Global___ThresholdAim:
         """What the thresholds of the concepts are chosen for; a regression has none."""
@@ -96,10 +127,11 @@ class TrainingSettings(_message.Message):
         *,
         tier: Global___HeadTier.ValueType = ...,
         thresholds: Global___ThresholdAim | None = ...,
+        evaluation: Global___EvaluationMethod.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "thresholds", b"thresholds", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -185,6 +185,7 @@ class CompleteModelVersionRequest(_message.Message):
     DATASET_SHA256_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    OUT_OF_FOLD_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     version_uid: _builtins.str
@@ -199,6 +200,8 @@ class CompleteModelVersionRequest(_message.Message):
     """Inputs it was trained on."""
     dataset_sha256: _builtins.str
     """SHA-256 over the ids, hashes and labels of those inputs, lower-case hex."""
+    out_of_fold: _builtins.bytes
+    """Scores of the evaluation for each input, as safetensors."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Own ids of the concepts, in the order of the head's outputs."""
@@ -229,10 +232,11 @@ class CompleteModelVersionRequest(_message.Message):
         dataset_sha256: _builtins.str = ...,
         findings: _abc.Iterable[_model_version_pb2.Finding] | None = ...,
         summary: _model_version_pb2.EvaluationSummary | None = ...,
+        out_of_fold: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "dataset_sha256", b"dataset_sha256", "evaluation_json", b"evaluation_json", "findings", b"findings", "head", b"head", "input_count", b"input_count", "lease", b"lease", "summary", b"summary", "thresholds", b"thresholds", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "dataset_sha256", b"dataset_sha256", "evaluation_json", b"evaluation_json", "findings", b"findings", "head", b"head", "input_count", b"input_count", "lease", b"lease", "out_of_fold", b"out_of_fold", "summary", b"summary", "thresholds", b"thresholds", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

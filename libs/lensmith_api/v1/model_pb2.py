@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 from lensmith_api.v1 import training_settings_pb2 as lensmith_dot_v1_dot_training__settings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lensmith/v1/model.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18lensmith/v1/access.proto\x1a#lensmith/v1/training_settings.proto\"\xc9\x04\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xc8\x01\x12\x1c\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xd0\x0f\x12*\n\x04type\x18\x05 \x01(\x0e\x32\x16.lensmith.v1.ModelTypeB\x04\xe2\x41\x01\x05\x12\x19\n\x08\x63oncepts\x18\x06 \x03(\tB\x07\xb2\xd4\x18\x03\x10\x90N\x12\x1a\n\x12\x63losed_environment\x18\x07 \x01(\x08\x12\x1e\n\x10negative_concept\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\tmin_value\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_value\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\x12production_version\x18\x0b \x01(\x05\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x1c\n\x0elatest_version\x18\r \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08imported\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12/\n\x08training\x18\x12 \x01(\x0b\x32\x1d.lensmith.v1.TrainingSettingsB\x0c\n\n_min_valueB\x0c\n\n_max_value*z\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_TYPE_MULTI_CLASS\x10\x01\x12\x1a\n\x16MODEL_TYPE_MULTI_LABEL\x10\x02\x12\x19\n\x15MODEL_TYPE_REGRESSION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lensmith/v1/model.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a#lensmith/v1/training_settings.proto\"\xb5\x05\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1d\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xc8\x01\x12\x1c\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xd0\x0f\x12*\n\x04type\x18\x05 \x01(\x0e\x32\x16.lensmith.v1.ModelTypeB\x04\xe2\x41\x01\x05\x12\x19\n\x08\x63oncepts\x18\x06 \x03(\tB\x07\xb2\xd4\x18\x03\x10\x90N\x12\x1a\n\x12\x63losed_environment\x18\x07 \x01(\x08\x12\x1e\n\x10negative_concept\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\x12\x16\n\tmin_value\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_value\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\x12production_version\x18\x0b \x01(\x05\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x1c\n\x0elatest_version\x18\r \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08imported\x18\x0e \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12/\n\x08training\x18\x12 \x01(\x0b\x32\x1d.lensmith.v1.TrainingSettings\x12\x39\n\x19retrain_after_annotations\x18\x13 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x65\xcd\xcd\x41\x12/\n\rretrain_error\x18\x14 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x42\x0c\n\n_min_valueB\x0c\n\n_max_value*z\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_TYPE_MULTI_CLASS\x10\x01\x12\x1a\n\x16MODEL_TYPE_MULTI_LABEL\x10\x02\x12\x19\n\x15MODEL_TYPE_REGRESSION\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,8 +58,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_MODEL'].fields_by_name['update_time']._loaded_options = None
   _globals['_MODEL'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
-  _globals['_MODELTYPE']._serialized_start=757
-  _globals['_MODELTYPE']._serialized_end=879
-  _globals['_MODEL']._serialized_start=170
-  _globals['_MODEL']._serialized_end=755
+  _globals['_MODEL'].fields_by_name['retrain_after_annotations']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['retrain_after_annotations']._serialized_options = b'\262\324\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000e\315\315A'
+  _globals['_MODEL'].fields_by_name['retrain_error']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['retrain_error']._serialized_options = b'\342A\001\003'
+  _globals['_MODELTYPE']._serialized_start=890
+  _globals['_MODELTYPE']._serialized_end=1012
+  _globals['_MODEL']._serialized_start=195
+  _globals['_MODEL']._serialized_end=888
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
@@ -73,6 +74,8 @@ class Model(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
+    RETRAIN_AFTER_ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    RETRAIN_ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}`."""
     uid: _builtins.str
@@ -101,6 +104,8 @@ class Model(_message.Message):
     """Whether it came with a base model rather than being trained here."""
     etag: _builtins.str
     """Changes with every change of the model; send it back in an update to refuse a lost update."""
+    retrain_after_annotations: _builtins.int
+    """Train a new version by itself once so many annotations of its concepts were made since the last one was queued; 0: never."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Own ids of its concepts. Empty: every concept of the app at the time of training, sorted.
@@ -118,6 +123,10 @@ class Model(_message.Message):
     @_builtins.property
     def training(self) -> _training_settings_pb2.TrainingSettings:
         """How its versions are trained, unless a call of TrainModel says otherwise."""
+
+    @_builtins.property
+    def retrain_error(self) -> _status_pb2.Status:
+        """Why training by itself was refused the last time; unset once a version was queued again."""
 
     def __init__(
         self,
@@ -140,10 +149,12 @@ class Model(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         training: _training_settings_pb2.TrainingSettings | None = ...,
+        retrain_after_annotations: _builtins.int = ...,
+        retrain_error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "create_time", b"create_time", "max_value", b"max_value", "min_value", b"min_value", "training", b"training", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "create_time", b"create_time", "max_value", b"max_value", "min_value", b"min_value", "retrain_error", b"retrain_error", "training", b"training", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "closed_environment", b"closed_environment", "concepts", b"concepts", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "imported", b"imported", "latest_version", b"latest_version", "max_value", b"max_value", "min_value", b"min_value", "name", b"name", "negative_concept", b"negative_concept", "pinned", b"pinned", "production_version", b"production_version", "training", b"training", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_value", b"_max_value", "_min_value", b"_min_value", "closed_environment", b"closed_environment", "concepts", b"concepts", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "imported", b"imported", "latest_version", b"latest_version", "max_value", b"max_value", "min_value", b"min_value", "name", b"name", "negative_concept", b"negative_concept", "pinned", b"pinned", "production_version", b"production_version", "retrain_after_annotations", b"retrain_after_annotations", "retrain_error", b"retrain_error", "training", b"training", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_value: _TypeAlias = _typing.Literal["max_value"]  # noqa: Y015
     _WhichOneofArgType__max_value: _TypeAlias = _typing.Literal["_max_value", b"_max_value"]  # noqa: Y015

@@ -30,11 +30,13 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 from lensmith_api.v1 import evaluation_pb2 as lensmith_dot_v1_dot_evaluation__pb2
 from lensmith_api.v1 import model_pb2 as lensmith_dot_v1_dot_model__pb2
+from lensmith_api.v1 import model_card_pb2 as lensmith_dot_v1_dot_model__card__pb2
 from lensmith_api.v1 import model_version_pb2 as lensmith_dot_v1_dot_model__version__pb2
+from lensmith_api.v1 import model_version_input_pb2 as lensmith_dot_v1_dot_model__version__input__pb2
 from lensmith_api.v1 import training_settings_pb2 as lensmith_dot_v1_dot_training__settings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flensmith/v1/model_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/evaluation.proto\x1a\x17lensmith/v1/model.proto\x1a\x1flensmith/v1/model_version.proto\x1a#lensmith/v1/training_settings.proto\"\xa3\x01\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x08model_id\x18\x02 \x01(\tB \xe2\x41\x01\x02\xb2\xd4\x18\x18\x08?\"\x14[a-z0-9][a-z0-9._-]*\x12\'\n\x05model\x18\x03 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x1a\n\nrequest_id\x18\x04 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.lensmith.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x12UpdateModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x8b\x01\n\x11TrainModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x04note\x18\x02 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xd0\x0f\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\x12/\n\x08training\x18\x04 \x01(\x0b\x32\x1d.lensmith.v1.TrainingSettings\",\n\x16GetModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\x18ListModelVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x19ListModelVersionsResponse\x12\x31\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18WatchModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"@\n\x0cWatchSummary\x12\x30\n\rmodel_version\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersion\"\xa2\x01\n\x19WatchModelVersionResponse\x12)\n\x04item\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersionH\x00\x12,\n\x07summary\x18\x02 \x01(\x0b\x32\x19.lensmith.v1.WatchSummaryH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"/\n\x19\x43\x61ncelModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"/\n\x19\x44\x65leteModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xde\x01\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\nthresholds\x18\x02 \x03(\x01\x42\x07\xb2\xd4\x18\x03\x10\x90N\x12\x32\n\rmin_precision\x18\x03 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12/\n\nmin_recall\x18\x04 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12\x0f\n\x07\x62\x65st_f1\x18\x05 \x01(\x08\x42\x10\n\x0e_min_precisionB\r\n\x0b_min_recall\"\x8a\x01\n\x19UpdateModelVersionRequest\x12\x36\n\rmodel_version\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersionB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"J\n\x1aGetEvaluationCurvesRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\x08\x63oncepts\x18\x02 \x03(\tB\x06\xb2\xd4\x18\x02\x10\x64\"H\n\x1bGetEvaluationCurvesResponse\x12)\n\x06\x63urves\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ConceptCurve\"\xe3\x01\n\x1aListEvaluatedInputsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\nwrong_only\x18\x04 \x01(\x08\x12\x1f\n\x0e\x61\x63tual_concept\x18\x05 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xc8\x01\x12\"\n\x11predicted_concept\x18\x06 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xc8\x01\x12/\n\x05order\x18\x07 \x01(\x0e\x32 .lensmith.v1.EvaluatedInputOrder\"\x81\x01\n\x1bListEvaluatedInputsResponse\x12\x35\n\x10\x65valuated_inputs\x18\x01 \x03(\x0b\x32\x1b.lensmith.v1.EvaluatedInput\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"N\n\x1b\x43ompareModelVersionsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rother_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\x9e\x01\n\x18ListChangedInputsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rother_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12(\n\x06\x63hange\x18\x03 \x01(\x0e\x32\x18.lensmith.v1.InputChange\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"{\n\x19ListChangedInputsResponse\x12\x31\n\x0e\x63hanged_inputs\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ChangedInput\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"/\n\x19\x45xportModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1b\n\x0b\x45xportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"F\n\rExportSummary\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xa3\x01\n\x1a\x45xportModelVersionResponse\x12(\n\x04item\x18\x01 \x01(\x0b\x32\x18.lensmith.v1.ExportChunkH\x00\x12-\n\x07summary\x18\x02 \x01(\x0b\x32\x1a.lensmith.v1.ExportSummaryH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent*g\n\x13\x45valuatedInputOrder\x12%\n!EVALUATED_INPUT_ORDER_UNSPECIFIED\x10\x00\x12)\n%EVALUATED_INPUT_ORDER_LEAST_CONFIDENT\x10\x01\x32\xa6\x16\n\x0cModelService\x12y\n\x0b\x43reateModel\x12\x1f.lensmith.v1.CreateModelRequest\x1a\x12.lensmith.v1.Model\"5\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{parent=apps/*}/models:\x01*\x12r\n\x08GetModel\x12\x1c.lensmith.v1.GetModelRequest\x1a\x12.lensmith.v1.Model\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=apps/*/models/*}\x12\x83\x01\n\nListModels\x12\x1e.lensmith.v1.ListModelsRequest\x1a\x1f.lensmith.v1.ListModelsResponse\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{parent=apps/*}/models\x12\x83\x01\n\x0bUpdateModel\x12\x1f.lensmith.v1.UpdateModelRequest\x1a\x12.lensmith.v1.Model\"?\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02)2 /v1/{model.name=apps/*/models/*}:\x05model\x12}\n\x0b\x44\x65leteModel\x12\x1f.lensmith.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\"5\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\x1c*\x1a/v1/{name=apps/*/models/*}\x12\x86\x01\n\nTrainModel\x12\x1e.lensmith.v1.TrainModelRequest\x1a\x19.lensmith.v1.ModelVersion\"=\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02%\" /v1/{name=apps/*/models/*}:train:\x01*\x12\x92\x01\n\x0fGetModelVersion\x12#.lensmith.v1.GetModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=apps/*/models/*/versions/*}\x12\xa3\x01\n\x11ListModelVersions\x12%.lensmith.v1.ListModelVersionsRequest\x1a&.lensmith.v1.ListModelVersionsResponse\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=apps/*/models/*}/versions\x12\xab\x01\n\x11WatchModelVersion\x12%.lensmith.v1.WatchModelVersionRequest\x1a&.lensmith.v1.WatchModelVersionResponse\"E\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{name=apps/*/models/*/versions/*}:watch0\x01\x12\xa2\x01\n\x12\x43\x61ncelModelVersion\x12&.lensmith.v1.CancelModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"I\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02\x31\",/v1/{name=apps/*/models/*/versions/*}:cancel:\x01*\x12\x96\x01\n\x12\x44\x65leteModelVersion\x12&.lensmith.v1.DeleteModelVersionRequest\x1a\x16.google.protobuf.Empty\"@\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\'*%/v1/{name=apps/*/models/*/versions/*}\x12\x95\x01\n\rGetEvaluation\x12!.lensmith.v1.GetEvaluationRequest\x1a\x17.lensmith.v1.Evaluation\"H\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02\x32\x12\x30/v1/{name=apps/*/models/*/versions/*/evaluation}\x12\xb3\x01\n\x12UpdateModelVersion\x12&.lensmith.v1.UpdateModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"Z\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02\x44\x32\x33/v1/{model_version.name=apps/*/models/*/versions/*}:\rmodel_version\x12\xb9\x01\n\x13GetEvaluationCurves\x12\'.lensmith.v1.GetEvaluationCurvesRequest\x1a(.lensmith.v1.GetEvaluationCurvesResponse\"O\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02\x39\x12\x37/v1/{name=apps/*/models/*/versions/*/evaluation}/curves\x12\xc5\x01\n\x13ListEvaluatedInputs\x12\'.lensmith.v1.ListEvaluatedInputsRequest\x1a(.lensmith.v1.ListEvaluatedInputsResponse\"[\xaa\xd4\x18\x18\n\nModels:GetB\nInputs:Get\x82\xd3\xe4\x93\x02\x39\x12\x37/v1/{parent=apps/*/models/*/versions/*}/evaluatedInputs\x12\xa7\x01\n\x14\x43ompareModelVersions\x12(.lensmith.v1.CompareModelVersionsRequest\x1a\x1e.lensmith.v1.VersionComparison\"E\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02/\x12-/v1/{name=apps/*/models/*/versions/*}:compare\x12\xbd\x01\n\x11ListChangedInputs\x12%.lensmith.v1.ListChangedInputsRequest\x1a&.lensmith.v1.ListChangedInputsResponse\"Y\xaa\xd4\x18\x18\n\nModels:GetB\nInputs:Get\x82\xd3\xe4\x93\x02\x37\x12\x35/v1/{parent=apps/*/models/*/versions/*}/changedInputs\x12\xaf\x01\n\x12\x45xportModelVersion\x12&.lensmith.v1.ExportModelVersionRequest\x1a\'.lensmith.v1.ExportModelVersionResponse\"F\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02.\x12,/v1/{name=apps/*/models/*/versions/*}:export0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flensmith/v1/model_service.proto\x12\x0blensmith.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x17google/rpc/status.proto\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/evaluation.proto\x1a\x17lensmith/v1/model.proto\x1a\x1clensmith/v1/model_card.proto\x1a\x1flensmith/v1/model_version.proto\x1a%lensmith/v1/model_version_input.proto\x1a#lensmith/v1/training_settings.proto\"\xa3\x01\n\x12\x43reateModelRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x32\n\x08model_id\x18\x02 \x01(\tB \xe2\x41\x01\x02\xb2\xd4\x18\x18\x08?\"\x14[a-z0-9][a-z0-9._-]*\x12\'\n\x05model\x18\x03 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x1a\n\nrequest_id\x18\x04 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"P\n\x11ListModelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.lensmith.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"t\n\x12UpdateModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x12.lensmith.v1.ModelB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"(\n\x12\x44\x65leteModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x8b\x01\n\x11TrainModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x04note\x18\x02 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xd0\x0f\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\x12/\n\x08training\x18\x04 \x01(\x0b\x32\x1d.lensmith.v1.TrainingSettings\",\n\x16GetModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"W\n\x18ListModelVersionsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"g\n\x19ListModelVersionsResponse\x12\x31\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18WatchModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"@\n\x0cWatchSummary\x12\x30\n\rmodel_version\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersion\"\xa2\x01\n\x19WatchModelVersionResponse\x12)\n\x04item\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersionH\x00\x12,\n\x07summary\x18\x02 \x01(\x0b\x32\x19.lensmith.v1.WatchSummaryH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"/\n\x19\x43\x61ncelModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"/\n\x19\x44\x65leteModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xde\x01\n\x14GetEvaluationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\nthresholds\x18\x02 \x03(\x01\x42\x07\xb2\xd4\x18\x03\x10\x90N\x12\x32\n\rmin_precision\x18\x03 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12/\n\nmin_recall\x18\x04 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12\x0f\n\x07\x62\x65st_f1\x18\x05 \x01(\x08\x42\x10\n\x0e_min_precisionB\r\n\x0b_min_recall\"\x8a\x01\n\x19UpdateModelVersionRequest\x12\x36\n\rmodel_version\x18\x01 \x01(\x0b\x32\x19.lensmith.v1.ModelVersionB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x02\"J\n\x1aGetEvaluationCurvesRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\x08\x63oncepts\x18\x02 \x03(\tB\x06\xb2\xd4\x18\x02\x10\x64\"H\n\x1bGetEvaluationCurvesResponse\x12)\n\x06\x63urves\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ConceptCurve\"\xe3\x01\n\x1aListEvaluatedInputsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\nwrong_only\x18\x04 \x01(\x08\x12\x1f\n\x0e\x61\x63tual_concept\x18\x05 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xc8\x01\x12\"\n\x11predicted_concept\x18\x06 \x01(\tB\x07\xb2\xd4\x18\x03\x08\xc8\x01\x12/\n\x05order\x18\x07 \x01(\x0e\x32 .lensmith.v1.EvaluatedInputOrder\"\x81\x01\n\x1bListEvaluatedInputsResponse\x12\x35\n\x10\x65valuated_inputs\x18\x01 \x03(\x0b\x32\x1b.lensmith.v1.EvaluatedInput\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"N\n\x1b\x43ompareModelVersionsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rother_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\x9e\x01\n\x18ListChangedInputsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rother_version\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12(\n\x06\x63hange\x18\x03 \x01(\x0e\x32\x18.lensmith.v1.InputChange\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"{\n\x19ListChangedInputsResponse\x12\x31\n\x0e\x63hanged_inputs\x18\x01 \x03(\x0b\x32\x19.lensmith.v1.ChangedInput\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"/\n\x19\x45xportModelVersionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1b\n\x0b\x45xportChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"F\n\rExportSummary\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xa3\x01\n\x1a\x45xportModelVersionResponse\x12(\n\x04item\x18\x01 \x01(\x0b\x32\x18.lensmith.v1.ExportChunkH\x00\x12-\n\x07summary\x18\x02 \x01(\x0b\x32\x1a.lensmith.v1.ExportSummaryH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent\"f\n\x14RollbackModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1e\n\x07version\x18\x02 \x01(\x05\x42\r\xb2\xd4\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1a\n\nrequest_id\x18\x03 \x01(\tB\x06\xb2\xd4\x18\x02\x08@\"\\\n\x1dListModelVersionInputsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x95\x01\n\x1eListModelVersionInputsResponse\x12.\n\x06inputs\x18\x01 \x03(\x0b\x32\x1e.lensmith.v1.ModelVersionInput\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\x12\x16\n\x0e\x64\x61taset_sha256\x18\x04 \x01(\t\")\n\x13GetModelCardRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02*g\n\x13\x45valuatedInputOrder\x12%\n!EVALUATED_INPUT_ORDER_UNSPECIFIED\x10\x00\x12)\n%EVALUATED_INPUT_ORDER_LEAST_CONFIDENT\x10\x01\x32\x86\x1a\n\x0cModelService\x12y\n\x0b\x43reateModel\x12\x1f.lensmith.v1.CreateModelRequest\x1a\x12.lensmith.v1.Model\"5\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{parent=apps/*}/models:\x01*\x12r\n\x08GetModel\x12\x1c.lensmith.v1.GetModelRequest\x1a\x12.lensmith.v1.Model\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{name=apps/*/models/*}\x12\x83\x01\n\nListModels\x12\x1e.lensmith.v1.ListModelsRequest\x1a\x1f.lensmith.v1.ListModelsResponse\"4\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/{parent=apps/*}/models\x12\x83\x01\n\x0bUpdateModel\x12\x1f.lensmith.v1.UpdateModelRequest\x1a\x12.lensmith.v1.Model\"?\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02)2 /v1/{model.name=apps/*/models/*}:\x05model\x12\x86\x01\n\rRollbackModel\x12!.lensmith.v1.RollbackModelRequest\x1a\x12.lensmith.v1.Model\">\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02(\"#/v1/{name=apps/*/models/*}:rollback:\x01*\x12}\n\x0b\x44\x65leteModel\x12\x1f.lensmith.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\"5\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\x1c*\x1a/v1/{name=apps/*/models/*}\x12\x86\x01\n\nTrainModel\x12\x1e.lensmith.v1.TrainModelRequest\x1a\x19.lensmith.v1.ModelVersion\"=\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02%\" /v1/{name=apps/*/models/*}:train:\x01*\x12\x92\x01\n\x0fGetModelVersion\x12#.lensmith.v1.GetModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{name=apps/*/models/*/versions/*}\x12\xa3\x01\n\x11ListModelVersions\x12%.lensmith.v1.ListModelVersionsRequest\x1a&.lensmith.v1.ListModelVersionsResponse\"?\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02\'\x12%/v1/{parent=apps/*/models/*}/versions\x12\xab\x01\n\x11WatchModelVersion\x12%.lensmith.v1.WatchModelVersionRequest\x1a&.lensmith.v1.WatchModelVersionResponse\"E\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02-\x12+/v1/{name=apps/*/models/*/versions/*}:watch0\x01\x12\xa2\x01\n\x12\x43\x61ncelModelVersion\x12&.lensmith.v1.CancelModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"I\xaa\xd4\x18\x0e\n\x0cModels:Train\x82\xd3\xe4\x93\x02\x31\",/v1/{name=apps/*/models/*/versions/*}:cancel:\x01*\x12\x96\x01\n\x12\x44\x65leteModelVersion\x12&.lensmith.v1.DeleteModelVersionRequest\x1a\x16.google.protobuf.Empty\"@\xaa\xd4\x18\x0f\n\rModels:Delete\x82\xd3\xe4\x93\x02\'*%/v1/{name=apps/*/models/*/versions/*}\x12\xc5\x01\n\x16ListModelVersionInputs\x12*.lensmith.v1.ListModelVersionInputsRequest\x1a+.lensmith.v1.ListModelVersionInputsResponse\"R\xaa\xd4\x18\x18\n\nModels:GetB\nInputs:Get\x82\xd3\xe4\x93\x02\x30\x12./v1/{parent=apps/*/models/*/versions/*}/inputs\x12\x8c\x01\n\x0cGetModelCard\x12 .lensmith.v1.GetModelCardRequest\x1a\x16.lensmith.v1.ModelCard\"B\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02,\x12*/v1/{name=apps/*/models/*/versions/*/card}\x12\x95\x01\n\rGetEvaluation\x12!.lensmith.v1.GetEvaluationRequest\x1a\x17.lensmith.v1.Evaluation\"H\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02\x32\x12\x30/v1/{name=apps/*/models/*/versions/*/evaluation}\x12\xb3\x01\n\x12UpdateModelVersion\x12&.lensmith.v1.UpdateModelVersionRequest\x1a\x19.lensmith.v1.ModelVersion\"Z\xaa\xd4\x18\x0c\n\nModels:Add\x82\xd3\xe4\x93\x02\x44\x32\x33/v1/{model_version.name=apps/*/models/*/versions/*}:\rmodel_version\x12\xb9\x01\n\x13GetEvaluationCurves\x12\'.lensmith.v1.GetEvaluationCurvesRequest\x1a(.lensmith.v1.GetEvaluationCurvesResponse\"O\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02\x39\x12\x37/v1/{name=apps/*/models/*/versions/*/evaluation}/curves\x12\xc5\x01\n\x13ListEvaluatedInputs\x12\'.lensmith.v1.ListEvaluatedInputsRequest\x1a(.lensmith.v1.ListEvaluatedInputsResponse\"[\xaa\xd4\x18\x18\n\nModels:GetB\nInputs:Get\x82\xd3\xe4\x93\x02\x39\x12\x37/v1/{parent=apps/*/models/*/versions/*}/evaluatedInputs\x12\xa7\x01\n\x14\x43ompareModelVersions\x12(.lensmith.v1.CompareModelVersionsRequest\x1a\x1e.lensmith.v1.VersionComparison\"E\xaa\xd4\x18\x0c\n\nModels:Get\x82\xd3\xe4\x93\x02/\x12-/v1/{name=apps/*/models/*/versions/*}:compare\x12\xbd\x01\n\x11ListChangedInputs\x12%.lensmith.v1.ListChangedInputsRequest\x1a&.lensmith.v1.ListChangedInputsResponse\"Y\xaa\xd4\x18\x18\n\nModels:GetB\nInputs:Get\x82\xd3\xe4\x93\x02\x37\x12\x35/v1/{parent=apps/*/models/*/versions/*}/changedInputs\x12\xaf\x01\n\x12\x45xportModelVersion\x12&.lensmith.v1.ExportModelVersionRequest\x1a\'.lensmith.v1.ExportModelVersionResponse\"F\xaa\xd4\x18\x0e\n\nModels:Get8\x01\x82\xd3\xe4\x93\x02.\x12,/v1/{name=apps/*/models/*/versions/*}:export0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -107,6 +109,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHANGEDINPUTSREQUEST'].fields_by_name['other_version']._serialized_options = b'\342A\001\002'
   _globals['_EXPORTMODELVERSIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_EXPORTMODELVERSIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['version']._serialized_options = b'\262\324\030\t)\000\000\000\000\000\000\000\000'
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROLLBACKMODELREQUEST'].fields_by_name['request_id']._serialized_options = b'\262\324\030\002\010@'
+  _globals['_LISTMODELVERSIONINPUTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTMODELVERSIONINPUTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
+  _globals['_GETMODELCARDREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETMODELCARDREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_MODELSERVICE'].methods_by_name['CreateModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['CreateModel']._serialized_options = b'\252\324\030\014\n\nModels:Add\202\323\344\223\002\037\"\032/v1/{parent=apps/*}/models:\001*'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
@@ -115,6 +127,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\252\324\030\016\n\nModels:Get8\001\202\323\344\223\002\034\022\032/v1/{parent=apps/*}/models'
   _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._serialized_options = b'\252\324\030\014\n\nModels:Add\202\323\344\223\002)2 /v1/{model.name=apps/*/models/*}:\005model'
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['RollbackModel']._serialized_options = b'\252\324\030\014\n\nModels:Add\202\323\344\223\002(\"#/v1/{name=apps/*/models/*}:rollback:\001*'
   _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\252\324\030\017\n\rModels:Delete\202\323\344\223\002\034*\032/v1/{name=apps/*/models/*}'
   _globals['_MODELSERVICE'].methods_by_name['TrainModel']._loaded_options = None
@@ -129,6 +143,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['CancelModelVersion']._serialized_options = b'\252\324\030\016\n\014Models:Train\202\323\344\223\0021\",/v1/{name=apps/*/models/*/versions/*}:cancel:\001*'
   _globals['_MODELSERVICE'].methods_by_name['DeleteModelVersion']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['DeleteModelVersion']._serialized_options = b'\252\324\030\017\n\rModels:Delete\202\323\344\223\002\'*%/v1/{name=apps/*/models/*/versions/*}'
+  _globals['_MODELSERVICE'].methods_by_name['ListModelVersionInputs']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListModelVersionInputs']._serialized_options = b'\252\324\030\030\n\nModels:GetB\nInputs:Get\202\323\344\223\0020\022./v1/{parent=apps/*/models/*/versions/*}/inputs'
+  _globals['_MODELSERVICE'].methods_by_name['GetModelCard']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetModelCard']._serialized_options = b'\252\324\030\014\n\nModels:Get\202\323\344\223\002,\022*/v1/{name=apps/*/models/*/versions/*/card}'
   _globals['_MODELSERVICE'].methods_by_name['GetEvaluation']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetEvaluation']._serialized_options = b'\252\324\030\014\n\nModels:Get\202\323\344\223\0022\0220/v1/{name=apps/*/models/*/versions/*/evaluation}'
   _globals['_MODELSERVICE'].methods_by_name['UpdateModelVersion']._loaded_options = None
@@ -143,64 +161,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['ListChangedInputs']._serialized_options = b'\252\324\030\030\n\nModels:GetB\nInputs:Get\202\323\344\223\0027\0225/v1/{parent=apps/*/models/*/versions/*}/changedInputs'
   _globals['_MODELSERVICE'].methods_by_name['ExportModelVersion']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ExportModelVersion']._serialized_options = b'\252\324\030\016\n\nModels:Get8\001\202\323\344\223\002.\022,/v1/{name=apps/*/models/*/versions/*}:export'
-  _globals['_EVALUATEDINPUTORDER']._serialized_start=3199
-  _globals['_EVALUATEDINPUTORDER']._serialized_end=3302
-  _globals['_CREATEMODELREQUEST']._serialized_start=351
-  _globals['_CREATEMODELREQUEST']._serialized_end=514
-  _globals['_GETMODELREQUEST']._serialized_start=516
-  _globals['_GETMODELREQUEST']._serialized_end=553
-  _globals['_LISTMODELSREQUEST']._serialized_start=555
-  _globals['_LISTMODELSREQUEST']._serialized_end=635
-  _globals['_LISTMODELSRESPONSE']._serialized_start=637
-  _globals['_LISTMODELSRESPONSE']._serialized_end=718
-  _globals['_UPDATEMODELREQUEST']._serialized_start=720
-  _globals['_UPDATEMODELREQUEST']._serialized_end=836
-  _globals['_DELETEMODELREQUEST']._serialized_start=838
-  _globals['_DELETEMODELREQUEST']._serialized_end=878
-  _globals['_TRAINMODELREQUEST']._serialized_start=881
-  _globals['_TRAINMODELREQUEST']._serialized_end=1020
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1022
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1066
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1068
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1155
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1157
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1260
-  _globals['_WATCHMODELVERSIONREQUEST']._serialized_start=1262
-  _globals['_WATCHMODELVERSIONREQUEST']._serialized_end=1308
-  _globals['_WATCHSUMMARY']._serialized_start=1310
-  _globals['_WATCHSUMMARY']._serialized_end=1374
-  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_start=1377
-  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_end=1539
-  _globals['_CANCELMODELVERSIONREQUEST']._serialized_start=1541
-  _globals['_CANCELMODELVERSIONREQUEST']._serialized_end=1588
-  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1590
-  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1637
-  _globals['_GETEVALUATIONREQUEST']._serialized_start=1640
-  _globals['_GETEVALUATIONREQUEST']._serialized_end=1862
-  _globals['_UPDATEMODELVERSIONREQUEST']._serialized_start=1865
-  _globals['_UPDATEMODELVERSIONREQUEST']._serialized_end=2003
-  _globals['_GETEVALUATIONCURVESREQUEST']._serialized_start=2005
-  _globals['_GETEVALUATIONCURVESREQUEST']._serialized_end=2079
-  _globals['_GETEVALUATIONCURVESRESPONSE']._serialized_start=2081
-  _globals['_GETEVALUATIONCURVESRESPONSE']._serialized_end=2153
-  _globals['_LISTEVALUATEDINPUTSREQUEST']._serialized_start=2156
-  _globals['_LISTEVALUATEDINPUTSREQUEST']._serialized_end=2383
-  _globals['_LISTEVALUATEDINPUTSRESPONSE']._serialized_start=2386
-  _globals['_LISTEVALUATEDINPUTSRESPONSE']._serialized_end=2515
-  _globals['_COMPAREMODELVERSIONSREQUEST']._serialized_start=2517
-  _globals['_COMPAREMODELVERSIONSREQUEST']._serialized_end=2595
-  _globals['_LISTCHANGEDINPUTSREQUEST']._serialized_start=2598
-  _globals['_LISTCHANGEDINPUTSREQUEST']._serialized_end=2756
-  _globals['_LISTCHANGEDINPUTSRESPONSE']._serialized_start=2758
-  _globals['_LISTCHANGEDINPUTSRESPONSE']._serialized_end=2881
-  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_start=2883
-  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_end=2930
-  _globals['_EXPORTCHUNK']._serialized_start=2932
-  _globals['_EXPORTCHUNK']._serialized_end=2959
-  _globals['_EXPORTSUMMARY']._serialized_start=2961
-  _globals['_EXPORTSUMMARY']._serialized_end=3031
-  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_start=3034
-  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_end=3197
-  _globals['_MODELSERVICE']._serialized_start=3305
-  _globals['_MODELSERVICE']._serialized_end=6159
+  _globals['_EVALUATEDINPUTORDER']._serialized_start=3661
+  _globals['_EVALUATEDINPUTORDER']._serialized_end=3764
+  _globals['_CREATEMODELREQUEST']._serialized_start=420
+  _globals['_CREATEMODELREQUEST']._serialized_end=583
+  _globals['_GETMODELREQUEST']._serialized_start=585
+  _globals['_GETMODELREQUEST']._serialized_end=622
+  _globals['_LISTMODELSREQUEST']._serialized_start=624
+  _globals['_LISTMODELSREQUEST']._serialized_end=704
+  _globals['_LISTMODELSRESPONSE']._serialized_start=706
+  _globals['_LISTMODELSRESPONSE']._serialized_end=787
+  _globals['_UPDATEMODELREQUEST']._serialized_start=789
+  _globals['_UPDATEMODELREQUEST']._serialized_end=905
+  _globals['_DELETEMODELREQUEST']._serialized_start=907
+  _globals['_DELETEMODELREQUEST']._serialized_end=947
+  _globals['_TRAINMODELREQUEST']._serialized_start=950
+  _globals['_TRAINMODELREQUEST']._serialized_end=1089
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1091
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1135
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1137
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1224
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1226
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1329
+  _globals['_WATCHMODELVERSIONREQUEST']._serialized_start=1331
+  _globals['_WATCHMODELVERSIONREQUEST']._serialized_end=1377
+  _globals['_WATCHSUMMARY']._serialized_start=1379
+  _globals['_WATCHSUMMARY']._serialized_end=1443
+  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_start=1446
+  _globals['_WATCHMODELVERSIONRESPONSE']._serialized_end=1608
+  _globals['_CANCELMODELVERSIONREQUEST']._serialized_start=1610
+  _globals['_CANCELMODELVERSIONREQUEST']._serialized_end=1657
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1659
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1706
+  _globals['_GETEVALUATIONREQUEST']._serialized_start=1709
+  _globals['_GETEVALUATIONREQUEST']._serialized_end=1931
+  _globals['_UPDATEMODELVERSIONREQUEST']._serialized_start=1934
+  _globals['_UPDATEMODELVERSIONREQUEST']._serialized_end=2072
+  _globals['_GETEVALUATIONCURVESREQUEST']._serialized_start=2074
+  _globals['_GETEVALUATIONCURVESREQUEST']._serialized_end=2148
+  _globals['_GETEVALUATIONCURVESRESPONSE']._serialized_start=2150
+  _globals['_GETEVALUATIONCURVESRESPONSE']._serialized_end=2222
+  _globals['_LISTEVALUATEDINPUTSREQUEST']._serialized_start=2225
+  _globals['_LISTEVALUATEDINPUTSREQUEST']._serialized_end=2452
+  _globals['_LISTEVALUATEDINPUTSRESPONSE']._serialized_start=2455
+  _globals['_LISTEVALUATEDINPUTSRESPONSE']._serialized_end=2584
+  _globals['_COMPAREMODELVERSIONSREQUEST']._serialized_start=2586
+  _globals['_COMPAREMODELVERSIONSREQUEST']._serialized_end=2664
+  _globals['_LISTCHANGEDINPUTSREQUEST']._serialized_start=2667
+  _globals['_LISTCHANGEDINPUTSREQUEST']._serialized_end=2825
+  _globals['_LISTCHANGEDINPUTSRESPONSE']._serialized_start=2827
+  _globals['_LISTCHANGEDINPUTSRESPONSE']._serialized_end=2950
+  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_start=2952
+  _globals['_EXPORTMODELVERSIONREQUEST']._serialized_end=2999
+  _globals['_EXPORTCHUNK']._serialized_start=3001
+  _globals['_EXPORTCHUNK']._serialized_end=3028
+  _globals['_EXPORTSUMMARY']._serialized_start=3030
+  _globals['_EXPORTSUMMARY']._serialized_end=3100
+  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_start=3103
+  _globals['_EXPORTMODELVERSIONRESPONSE']._serialized_end=3266
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=3268
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=3370
+  _globals['_LISTMODELVERSIONINPUTSREQUEST']._serialized_start=3372
+  _globals['_LISTMODELVERSIONINPUTSREQUEST']._serialized_end=3464
+  _globals['_LISTMODELVERSIONINPUTSRESPONSE']._serialized_start=3467
+  _globals['_LISTMODELVERSIONINPUTSRESPONSE']._serialized_end=3616
+  _globals['_GETMODELCARDREQUEST']._serialized_start=3618
+  _globals['_GETMODELCARDREQUEST']._serialized_end=3659
+  _globals['_MODELSERVICE']._serialized_start=3767
+  _globals['_MODELSERVICE']._serialized_end=7101
 # @@protoc_insertion_point(module_scope)

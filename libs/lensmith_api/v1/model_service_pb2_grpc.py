@@ -5,6 +5,7 @@ import warnings
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from lensmith_api.v1 import evaluation_pb2 as lensmith_dot_v1_dot_evaluation__pb2
+from lensmith_api.v1 import model_card_pb2 as lensmith_dot_v1_dot_model__card__pb2
 from lensmith_api.v1 import model_pb2 as lensmith_dot_v1_dot_model__pb2
 from lensmith_api.v1 import model_service_pb2 as lensmith_dot_v1_dot_model__service__pb2
 from lensmith_api.v1 import model_version_pb2 as lensmith_dot_v1_dot_model__version__pb2
@@ -59,6 +60,11 @@ class ModelServiceStub:
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
                 response_deserializer=lensmith_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/lensmith.v1.ModelService/RollbackModel',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/lensmith.v1.ModelService/DeleteModel',
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
@@ -93,6 +99,16 @@ class ModelServiceStub:
                 '/lensmith.v1.ModelService/DeleteModelVersion',
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.DeleteModelVersionRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ListModelVersionInputs = channel.unary_unary(
+                '/lensmith.v1.ModelService/ListModelVersionInputs',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.ListModelVersionInputsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__service__pb2.ListModelVersionInputsResponse.FromString,
+                _registered_method=True)
+        self.GetModelCard = channel.unary_unary(
+                '/lensmith.v1.ModelService/GetModelCard',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.GetModelCardRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_model__card__pb2.ModelCard.FromString,
                 _registered_method=True)
         self.GetEvaluation = channel.unary_unary(
                 '/lensmith.v1.ModelService/GetEvaluation',
@@ -163,6 +179,13 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollbackModel(self, request, context):
+        """Puts a version into production that was there before, and keeps it there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteModel(self, request, context):
         """Deletes a model with its versions.
         """
@@ -207,6 +230,20 @@ class ModelServiceServicer:
 
     def DeleteModelVersion(self, request, context):
         """Deletes a version that is not in production.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelVersionInputs(self, request, context):
+        """Lists the inputs that a version was trained on, in order of uid, as they were then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelCard(self, request, context):
+        """Returns all that is known of how a READY version came about.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,6 +322,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=lensmith_dot_v1_dot_model__service__pb2.UpdateModelRequest.FromString,
                     response_serializer=lensmith_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.RollbackModelRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModel,
                     request_deserializer=lensmith_dot_v1_dot_model__service__pb2.DeleteModelRequest.FromString,
@@ -319,6 +361,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DeleteModelVersion,
                     request_deserializer=lensmith_dot_v1_dot_model__service__pb2.DeleteModelVersionRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ListModelVersionInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelVersionInputs,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.ListModelVersionInputsRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__service__pb2.ListModelVersionInputsResponse.SerializeToString,
+            ),
+            'GetModelCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelCard,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.GetModelCardRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_model__card__pb2.ModelCard.SerializeToString,
             ),
             'GetEvaluation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEvaluation,
@@ -464,6 +516,33 @@ class ModelService:
             target,
             '/lensmith.v1.ModelService/UpdateModel',
             lensmith_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/RollbackModel',
+            lensmith_dot_v1_dot_model__service__pb2.RollbackModelRequest.SerializeToString,
             lensmith_dot_v1_dot_model__pb2.Model.FromString,
             options,
             channel_credentials,
@@ -654,6 +733,60 @@ class ModelService:
             '/lensmith.v1.ModelService/DeleteModelVersion',
             lensmith_dot_v1_dot_model__service__pb2.DeleteModelVersionRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelVersionInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/ListModelVersionInputs',
+            lensmith_dot_v1_dot_model__service__pb2.ListModelVersionInputsRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__service__pb2.ListModelVersionInputsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/GetModelCard',
+            lensmith_dot_v1_dot_model__service__pb2.GetModelCardRequest.SerializeToString,
+            lensmith_dot_v1_dot_model__card__pb2.ModelCard.FromString,
             options,
             channel_credentials,
             insecure,

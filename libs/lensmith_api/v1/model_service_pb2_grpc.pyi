@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from lensmith_api.v1 import evaluation_pb2 as _evaluation_pb2
+from lensmith_api.v1 import model_card_pb2 as _model_card_pb2
 from lensmith_api.v1 import model_pb2 as _model_pb2
 from lensmith_api.v1 import model_service_pb2 as _model_service_pb2
 from lensmith_api.v1 import model_version_pb2 as _model_version_pb2
@@ -45,6 +46,8 @@ class ModelServiceStub:
     """Lists models in order of their own id."""
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_pb2.Model]
     """Changes the fields of a model that `update_mask` names."""
+    RollbackModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollbackModelRequest, _model_pb2.Model]
+    """Puts a version into production that was there before, and keeps it there."""
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _empty_pb2.Empty]
     """Deletes a model with its versions."""
     TrainModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.TrainModelRequest, _model_version_pb2.ModelVersion]
@@ -59,6 +62,10 @@ class ModelServiceStub:
     """Stops a version that is not ready yet."""
     DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]
     """Deletes a version that is not in production."""
+    ListModelVersionInputs: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionInputsRequest, _model_service_pb2.ListModelVersionInputsResponse]
+    """Lists the inputs that a version was trained on, in order of uid, as they were then."""
+    GetModelCard: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelCardRequest, _model_card_pb2.ModelCard]
+    """Returns all that is known of how a READY version came about."""
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
     """Returns the evaluation of a READY version, also as it would be at other thresholds."""
     UpdateModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelVersionRequest, _model_version_pb2.ModelVersion]
@@ -89,6 +96,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists models in order of their own id."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_pb2.Model]  # type: ignore[assignment]
     """Changes the fields of a model that `update_mask` names."""
+    RollbackModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollbackModelRequest, _model_pb2.Model]  # type: ignore[assignment]
+    """Puts a version into production that was there before, and keeps it there."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a model with its versions."""
     TrainModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.TrainModelRequest, _model_version_pb2.ModelVersion]  # type: ignore[assignment]
@@ -103,6 +112,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Stops a version that is not ready yet."""
     DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a version that is not in production."""
+    ListModelVersionInputs: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelVersionInputsRequest, _model_service_pb2.ListModelVersionInputsResponse]  # type: ignore[assignment]
+    """Lists the inputs that a version was trained on, in order of uid, as they were then."""
+    GetModelCard: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelCardRequest, _model_card_pb2.ModelCard]  # type: ignore[assignment]
+    """Returns all that is known of how a READY version came about."""
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
     """Returns the evaluation of a READY version, also as it would be at other thresholds."""
     UpdateModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelVersionRequest, _model_version_pb2.ModelVersion]  # type: ignore[assignment]
@@ -154,6 +167,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
         """Changes the fields of a model that `update_mask` names."""
+
+    @_abc_1.abstractmethod
+    def RollbackModel(
+        self,
+        request: _model_service_pb2.RollbackModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.Model, _abc.Awaitable[_model_pb2.Model]]:
+        """Puts a version into production that was there before, and keeps it there."""
 
     @_abc_1.abstractmethod
     def DeleteModel(
@@ -210,6 +231,22 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a version that is not in production."""
+
+    @_abc_1.abstractmethod
+    def ListModelVersionInputs(
+        self,
+        request: _model_service_pb2.ListModelVersionInputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListModelVersionInputsResponse, _abc.Awaitable[_model_service_pb2.ListModelVersionInputsResponse]]:
+        """Lists the inputs that a version was trained on, in order of uid, as they were then."""
+
+    @_abc_1.abstractmethod
+    def GetModelCard(
+        self,
+        request: _model_service_pb2.GetModelCardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_card_pb2.ModelCard, _abc.Awaitable[_model_card_pb2.ModelCard]]:
+        """Returns all that is known of how a READY version came about."""
 
     @_abc_1.abstractmethod
     def GetEvaluation(

@@ -97,10 +97,13 @@ class CountTrainingDataResponse(_message.Message):
     CONCEPTS_FIELD_NUMBER: _builtins.int
     ANNOTATED_INPUTS_FIELD_NUMBER: _builtins.int
     PENDING_INPUTS_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
     annotated_inputs: _builtins.int
     """Inputs with a vector of the space that carry any annotation of the concepts."""
     pending_inputs: _builtins.int
     """Inputs of the app that still wait for a vector."""
+    annotations_cursor: _builtins.str
+    """What CountNewAnnotations takes to count from here on."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptCount]:
         """The concepts that exist, in order of own id."""
@@ -111,14 +114,125 @@ class CountTrainingDataResponse(_message.Message):
         concepts: _abc.Iterable[Global___ConceptCount] | None = ...,
         annotated_inputs: _builtins.int = ...,
         pending_inputs: _builtins.int = ...,
+        annotations_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_inputs", b"annotated_inputs", "concepts", b"concepts", "pending_inputs", b"pending_inputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_inputs", b"annotated_inputs", "annotations_cursor", b"annotations_cursor", "concepts", b"concepts", "pending_inputs", b"pending_inputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountTrainingDataResponse: _TypeAlias = CountTrainingDataResponse  # noqa: Y015
+
+@_typing.final
+class CountNewAnnotationsRequest(_message.Message):
+    """Request of CountNewAnnotations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.int
+    """Number of the app."""
+    annotations_cursor: _builtins.str
+    """Of an earlier count; empty: from the beginning."""
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Own ids of the concepts; empty: all of the app."""
+
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.int = ...,
+        concepts: _abc.Iterable[_builtins.str] | None = ...,
+        annotations_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "app_id", b"app_id", "concepts", b"concepts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountNewAnnotationsRequest: _TypeAlias = CountNewAnnotationsRequest  # noqa: Y015
+
+@_typing.final
+class CountNewAnnotationsResponse(_message.Message):
+    """Response of CountNewAnnotations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Annotations made or changed since, each once, without those of inputs that are kept out of training."""
+    annotations_cursor: _builtins.str
+    """What to ask with next to count from here on."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        annotations_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountNewAnnotationsResponse: _TypeAlias = CountNewAnnotationsResponse  # noqa: Y015
+
+@_typing.final
+class NameInputsRequest(_message.Message):
+    """Request of NameInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    INPUT_UIDS_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.int
+    """Number of the app."""
+    @_builtins.property
+    def input_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uids of the inputs."""
+
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.int = ...,
+        input_uids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "input_uids", b"input_uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameInputsRequest: _TypeAlias = NameInputsRequest  # noqa: Y015
+
+@_typing.final
+class NameInputsResponse(_message.Message):
+    """Response of NameInputs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For each uid, the last part of its resource name: the own id, or the uid where there is none, or no input any more."""
+
+    def __init__(
+        self,
+        *,
+        input_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_ids", b"input_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameInputsResponse: _TypeAlias = NameInputsResponse  # noqa: Y015
 
 @_typing.final
 class StreamTrainingDataRequest(_message.Message):

@@ -40,6 +40,16 @@ class TrainingDataServiceStub:
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountTrainingDataRequest.SerializeToString,
                 response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountTrainingDataResponse.FromString,
                 _registered_method=True)
+        self.CountNewAnnotations = channel.unary_unary(
+                '/lensmith.internal.v1.TrainingDataService/CountNewAnnotations',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountNewAnnotationsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountNewAnnotationsResponse.FromString,
+                _registered_method=True)
+        self.NameInputs = channel.unary_unary(
+                '/lensmith.internal.v1.TrainingDataService/NameInputs',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.NameInputsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.NameInputsResponse.FromString,
+                _registered_method=True)
         self.StreamTrainingData = channel.unary_stream(
                 '/lensmith.internal.v1.TrainingDataService/StreamTrainingData',
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.SerializeToString,
@@ -58,6 +68,20 @@ class TrainingDataServiceServicer:
 
     def CountTrainingData(self, request, context):
         """Counts what an app has to train a model on, for preflight.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountNewAnnotations(self, request, context):
+        """Counts the annotations of concepts that were made or changed since a cursor, for training by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NameInputs(self, request, context):
+        """Tells how inputs are called now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +109,16 @@ def add_TrainingDataServiceServicer_to_server(servicer, server):
                     servicer.CountTrainingData,
                     request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountTrainingDataRequest.FromString,
                     response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountTrainingDataResponse.SerializeToString,
+            ),
+            'CountNewAnnotations': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountNewAnnotations,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountNewAnnotationsRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountNewAnnotationsResponse.SerializeToString,
+            ),
+            'NameInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.NameInputs,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.NameInputsRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.NameInputsResponse.SerializeToString,
             ),
             'StreamTrainingData': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamTrainingData,
@@ -125,6 +159,60 @@ class TrainingDataService:
             '/lensmith.internal.v1.TrainingDataService/CountTrainingData',
             lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountTrainingDataRequest.SerializeToString,
             lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountTrainingDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountNewAnnotations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.internal.v1.TrainingDataService/CountNewAnnotations',
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountNewAnnotationsRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.CountNewAnnotationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NameInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.internal.v1.TrainingDataService/NameInputs',
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.NameInputsRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.NameInputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class TrainingDataServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainingDataServiceAsyncStub: ...
     CountTrainingData: _grpc.UnaryUnaryMultiCallable[_training_data_service_pb2.CountTrainingDataRequest, _training_data_service_pb2.CountTrainingDataResponse]
     """Counts what an app has to train a model on, for preflight."""
+    CountNewAnnotations: _grpc.UnaryUnaryMultiCallable[_training_data_service_pb2.CountNewAnnotationsRequest, _training_data_service_pb2.CountNewAnnotationsResponse]
+    """Counts the annotations of concepts that were made or changed since a cursor, for training by itself."""
+    NameInputs: _grpc.UnaryUnaryMultiCallable[_training_data_service_pb2.NameInputsRequest, _training_data_service_pb2.NameInputsResponse]
+    """Tells how inputs are called now."""
     StreamTrainingData: _grpc.UnaryStreamMultiCallable[_training_data_service_pb2.StreamTrainingDataRequest, _training_data_service_pb2.StreamTrainingDataResponse]
     """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
     with all that was committed when the stream began.
@@ -49,6 +53,10 @@ class TrainingDataServiceAsyncStub(TrainingDataServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountTrainingData: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.CountTrainingDataRequest, _training_data_service_pb2.CountTrainingDataResponse]  # type: ignore[assignment]
     """Counts what an app has to train a model on, for preflight."""
+    CountNewAnnotations: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.CountNewAnnotationsRequest, _training_data_service_pb2.CountNewAnnotationsResponse]  # type: ignore[assignment]
+    """Counts the annotations of concepts that were made or changed since a cursor, for training by itself."""
+    NameInputs: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.NameInputsRequest, _training_data_service_pb2.NameInputsResponse]  # type: ignore[assignment]
+    """Tells how inputs are called now."""
     StreamTrainingData: _aio.UnaryStreamMultiCallable[_training_data_service_pb2.StreamTrainingDataRequest, _training_data_service_pb2.StreamTrainingDataResponse]  # type: ignore[assignment]
     """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
     with all that was committed when the stream began.
@@ -66,6 +74,22 @@ class TrainingDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_data_service_pb2.CountTrainingDataResponse, _abc.Awaitable[_training_data_service_pb2.CountTrainingDataResponse]]:
         """Counts what an app has to train a model on, for preflight."""
+
+    @_abc_1.abstractmethod
+    def CountNewAnnotations(
+        self,
+        request: _training_data_service_pb2.CountNewAnnotationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_data_service_pb2.CountNewAnnotationsResponse, _abc.Awaitable[_training_data_service_pb2.CountNewAnnotationsResponse]]:
+        """Counts the annotations of concepts that were made or changed since a cursor, for training by itself."""
+
+    @_abc_1.abstractmethod
+    def NameInputs(
+        self,
+        request: _training_data_service_pb2.NameInputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_data_service_pb2.NameInputsResponse, _abc.Awaitable[_training_data_service_pb2.NameInputsResponse]]:
+        """Tells how inputs are called now."""
 
     @_abc_1.abstractmethod
     def StreamTrainingData(

@@ -78,6 +78,7 @@ class Method:
         name: `lensmith.v1.KeyService/GetKey`, as people and metrics name it.
         rule: who may call it.
         scope: the scope that `Rule.SCOPE` asks for.
+        also_scopes: scopes that it asks for besides.
         callers: services that may call it besides.
         public_app: whether a key of any app may call it on `apps/main`.
         app_fields: where the request names its app; more than one where HTTP bindings differ.
@@ -90,6 +91,7 @@ class Method:
     name: str
     rule: Rule
     scope: str = ""
+    also_scopes: tuple[str, ...] = ()
     callers: frozenset[str] = frozenset()
     public_app: bool = False
     app_fields: tuple[AppField, ...] = ()
@@ -144,8 +146,11 @@ def _method(service: str, rpc: MethodDescriptor, planner: Planner) -> Method:
     if chosen is None or not getattr(access, chosen):
         raise AccessError(f"{name} declares an access without a rule")
     rule = Rule(chosen)
-    if rule is Rule.SCOPE and access.scope not in SCOPES:
-        raise AccessError(f"{name} asks for {access.scope!r}, and there is no such scope")
+    if rule is not Rule.SCOPE and access.also_scopes:
+        raise AccessError(f"{name} asks for more scopes but not for a first one")
+    for scope in (access.scope, *access.also_scopes) if rule is Rule.SCOPE else ():
+        if scope not in SCOPES:
+            raise AccessError(f"{name} asks for {scope!r}, and there is no such scope")
     app_fields = tuple(_app_fields(rpc))
     if rule is Rule.SCOPE and (not app_fields or rpc.client_streaming):
         raise AccessError(f"{name} asks for the scope {access.scope} but its request names no app")
@@ -157,6 +162,7 @@ def _method(service: str, rpc: MethodDescriptor, planner: Planner) -> Method:
         name=name,
         rule=rule,
         scope=access.scope,
+        also_scopes=tuple(access.also_scopes),
         callers=frozenset(access.callers),
         public_app=access.public_app,
         app_fields=app_fields,

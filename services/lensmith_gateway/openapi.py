@@ -105,7 +105,8 @@ def access_text(access: Access) -> str:
     match access.WhichOneof("rule"):
         case "scope":
             also = ", or any key on `apps/main`" if access.public_app else ""
-            return f"scope `{access.scope}`{also}"
+            scopes = " and ".join(f"`{scope}`" for scope in (access.scope, *access.also_scopes))
+            return f"scope {scopes}{also}"
         case "any_key":
             return "any key"
         case "public":

@@ -34,12 +34,8 @@ class Access(Link):
         exchange.app = await self._addressed_app(method, principal, name)
         if principal.service_app_id:
             _check_token_app(principal, exchange.app.app_id)
-        if principal.kind == "key" and method.rule is Rule.SCOPE and not principal.has(method.scope):
-            raise ForbiddenError(
-                "SCOPE_MISSING",
-                f"this key lacks the scope {method.scope}, which {method.name} needs",
-                metadata={"scope": method.scope, "method": method.name},
-            )
+        if principal.kind == "key" and method.rule is Rule.SCOPE:
+            _check_scopes(method, principal)
         _tell_handler(exchange)
 
     async def _addressed_app(self, method: Method, principal: Principal, name: str) -> AppRef:
@@ -81,6 +77,16 @@ def _check_rule(method: Method, principal: Principal) -> None:
         raise ForbiddenError(
             "OPERATOR_ONLY", f"only the operator's key may call {method.name}", metadata={"method": method.name}
         )
+
+
+def _check_scopes(method: Method, principal: Principal) -> None:
+    for scope in (method.scope, *method.also_scopes):
+        if not principal.has(scope):
+            raise ForbiddenError(
+                "SCOPE_MISSING",
+                f"this key lacks the scope {scope}, which {method.name} needs",
+                metadata={"scope": scope, "method": method.name},
+            )
 
 
 def _check_token_app(principal: Principal, app_id: int) -> None:

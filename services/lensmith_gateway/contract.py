@@ -26,6 +26,7 @@ OWNERS: Mapping[str, str] = {
     "InputService": "dataset",
     "AnnotationService": "dataset",
     "ModelService": "registry",
+    "SuggestionService": "registry",
     "InferenceService": "inference",
     "BaseModelService": "registry",
     "UpgradeService": "registry",

@@ -15,10 +15,13 @@ import scipy.linalg
 
 from lensmith_vision.errors import HeadError
 
-__all__ = ["Familiarity", "learn_familiarity", "sample_of"]
+__all__ = ["UNFAMILIAR", "Familiarity", "learn_familiarity", "sample_of"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+UNFAMILIAR = 0.5
+"""Above it a picture is further from the training pictures than 19 of 20 of them were while they were held out."""
 
 _AXES = 16
 _SAMPLE = 512

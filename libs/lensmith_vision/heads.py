@@ -26,10 +26,13 @@ from lensmith_vision.familiarity import Familiarity
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.transforms import TRANSFORMS, Transform, transformed
 
-__all__ = ["HEAD_TYPES", "Head", "HeadStack", "HeadType", "load", "save"]
+__all__ = ["HEAD_TYPES", "INTERVAL_COVERAGE", "Head", "HeadStack", "HeadType", "load", "save"]
 
 HeadType = Literal["multi_class", "multi_label", "regression"]
 HEAD_TYPES: tuple[str, ...] = get_args(HeadType)
+
+INTERVAL_COVERAGE = 0.9
+"""In what part of the cases the true number lies within the interval of a regression head."""
 
 _FORMAT = 2
 _PLAIN_FORMAT = 1

@@ -17,15 +17,13 @@ from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_of
 from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
 from lensmith_vision.folds import groups_of, stratified_group_folds
-from lensmith_vision.heads import Head, HeadType
+from lensmith_vision.heads import INTERVAL_COVERAGE, Head, HeadType
 from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
 from lensmith_vision.solvers import Basis
 from lensmith_vision.transforms import transformed
 
 __all__ = ["Fitted", "Progress", "TrainOptions", "TrainingSet", "fit", "preflight"]
-
-_INTERVAL_COVERAGE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +248,7 @@ def _head(
         decisions = Decisions(plain.activate(found.logits), folds, targets=data.targets)
         residuals = np.sort(np.abs(decisions.scores[:, 0] - data.targets))
         # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
-        rank = min(len(residuals), math.ceil((len(residuals) + 1) * _INTERVAL_COVERAGE))
+        rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
         return replace(plain, interval=float(residuals[rank - 1])), decisions
     temperature = fit_temperature(options.type, found.logits, problem.labels)
     raw, bias = (raw / temperature).astype(np.float32), (bias / temperature).astype(np.float32)

@@ -70,7 +70,7 @@ class InferenceService:
         self._batcher = _batcher(settings, engine, metrics)
         self._reader = _reader(settings, metrics)
         pipeline = Pipeline(self._reader, self._batcher, fetch_seconds=settings.fetch_seconds, metrics=metrics)
-        heads = HeadsCache(artefacts, settings.head_cache_bytes, metrics)
+        heads = HeadsCache(artefacts, settings.head_cache_bytes, settings.kernel_head_cache_bytes, metrics)
         general = General(self._catalogue, self._spaces)
         predictor = Predictor(self._catalogue, self._spaces, heads, general, pipeline, metrics)
         self._usage = UsageMeter(bus)

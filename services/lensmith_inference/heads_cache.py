@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from lensmith_inference.artefacts import Artefacts
 from lensmith_inference.metrics import Metrics
-from lensmith_inference.pinned_lru import PinnedLru
+from lensmith_inference.pinned_lru import Apart, PinnedLru
 from lensmith_platform.errors import InternalError, PreconditionError
 from lensmith_vision.errors import HeadError
 from lensmith_vision.heads import Head, HeadStack
@@ -16,18 +16,25 @@ __all__ = ["HeadsCache"]
 class HeadsCache:
     """Fetches heads when they are first asked for and drops the longest unused beyond a budget of bytes.
 
+    Heads of the kernel tier, which cost a thousand times as much, have a budget of their own: however many of them are
+    asked, linear heads stay.
+
     Args:
         artefacts: Where they come from.
-        budget: Bytes to hold, over all spaces.
+        budget: Bytes of linear heads to hold, over all spaces.
+        kernel_budget: Bytes of heads of the kernel tier to hold.
         metrics: Where hits, misses and bytes are counted.
     """
 
-    def __init__(self, artefacts: Artefacts, budget: int, metrics: Metrics) -> None:
+    def __init__(self, artefacts: Artefacts, budget: int, kernel_budget: int, metrics: Metrics) -> None:
         self._artefacts = artefacts
         self._metrics = metrics
         self._stacks: dict[str, HeadStack] = {}
         self._heads: PinnedLru[tuple[str, str], Head] = PinnedLru(
-            budget, cost=lambda head: head.nbytes, drop=self._drop
+            budget,
+            cost=lambda head: head.nbytes,
+            drop=self._drop,
+            apart=Apart(lambda head: head.tier == "kernel", kernel_budget),
         )
 
     def __len__(self) -> int:
@@ -66,9 +73,9 @@ class HeadsCache:
             self._stacks.setdefault(space, HeadStack(space, dim)).add(key, head)
         except HeadError as error:
             raise InternalError(error.reason, f"the head of the model cannot be used: {error}") from error
-        self._metrics.head_bytes.inc(head.nbytes)
+        self._metrics.head_bytes.labels(head.tier).inc(head.nbytes)
         return head
 
     def _drop(self, key: tuple[str, str], head: Head) -> None:
         self._stacks[key[0]].remove(key[1])
-        self._metrics.head_bytes.dec(head.nbytes)
+        self._metrics.head_bytes.labels(head.tier).dec(head.nbytes)

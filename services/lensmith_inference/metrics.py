@@ -48,7 +48,9 @@ class Metrics:
         self.pending_images = Gauge("lensmith_inference_pending_images", "Pictures in work.", registry=registry)
         self.head_hits = Counter("lensmith_inference_head_hits", "Heads found in memory.", registry=registry)
         self.head_misses = Counter("lensmith_inference_head_misses", "Heads that were fetched.", registry=registry)
-        self.head_bytes = Gauge("lensmith_inference_head_bytes", "Memory of the loaded heads.", registry=registry)
+        self.head_bytes = Gauge(
+            "lensmith_inference_head_bytes", "Memory of the loaded heads.", ["tier"], registry=registry
+        )
         self.stale_answers = Counter(
             "lensmith_inference_stale_answers",
             "Answers of registry reused while it was away.",

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from lensmith_inference.shared_work import start_shared
 
-__all__ = ["PinnedLru"]
+__all__ = ["Apart", "PinnedLru"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -20,6 +20,20 @@ class _Entry(Generic[V]):
     loading: "asyncio.Task[V]"
     users: int = 0
     cost: int = 0
+    apart: bool = False
+
+
+@dataclass(frozen=True)
+class Apart(Generic[V]):
+    """Values that have a budget of their own, so that they never push out the others, nor the others them.
+
+    Attributes:
+        holds: Whether a value is one of them.
+        budget: Most cost of them to keep.
+    """
+
+    holds: Callable[[V], bool]
+    budget: int
 
 
 class PinnedLru(Generic[K, V]):
@@ -31,15 +45,28 @@ class PinnedLru(Generic[K, V]):
         budget: Most cost to keep.
         cost: Cost of one value.
         drop: Called with what leaves.
+        apart: Values with a budget of their own; none by default.
     """
 
-    def __init__(self, budget: int, *, cost: Callable[[V], int], drop: Callable[[K, V], None]) -> None:
-        self._budget = budget
+    def __init__(
+        self,
+        budget: int,
+        *,
+        cost: Callable[[V], int],
+        drop: Callable[[K, V], None],
+        apart: Apart[V] | None = None,
+    ) -> None:
+        self._budgets = {False: budget, True: apart.budget if apart else 0}
+        self._totals = {False: 0, True: 0}
+        self._apart = apart
         self._cost = cost
         self._drop = drop
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
-        self.total = 0
+
+    @property
+    def total(self) -> int:
         """Cost of everything kept."""
+        return sum(self._totals.values())
 
     def __contains__(self, key: K) -> bool:
         return key in self._entries
@@ -65,23 +92,24 @@ class PinnedLru(Generic[K, V]):
             yield await asyncio.shield(entry.loading)
         finally:
             entry.users -= 1
-            self._shrink()
+            self._shrink(entry.apart)
 
     def _loaded(self, key: K, entry: _Entry[V], task: "asyncio.Task[V]") -> None:
         if task.cancelled() or task.exception() is not None:
             self._entries.pop(key, None)
             return
         entry.cost = self._cost(task.result())
-        self.total += entry.cost
-        self._shrink()
+        entry.apart = self._apart is not None and self._apart.holds(task.result())
+        self._totals[entry.apart] += entry.cost
+        self._shrink(entry.apart)
 
-    def _shrink(self) -> None:
-        if self.total <= self._budget:
+    def _shrink(self, apart: bool) -> None:
+        if self._totals[apart] <= self._budgets[apart]:
             return
         for key, entry in list(self._entries.items()):
-            if self.total <= self._budget:
+            if self._totals[apart] <= self._budgets[apart]:
                 return
-            if entry.users == 0 and entry.loading.done():
+            if entry.apart == apart and entry.users == 0 and entry.loading.done():
                 del self._entries[key]
-                self.total -= entry.cost
+                self._totals[apart] -= entry.cost
                 self._drop(key, entry.loading.result())

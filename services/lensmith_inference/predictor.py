@@ -25,12 +25,14 @@ from lensmith_inference.general import General
 from lensmith_inference.heads_cache import HeadsCache
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.pipeline import Look, Pipeline, Sight
+from lensmith_inference.scores import Scores
 from lensmith_inference.spaces import Spaces
 from lensmith_platform.errors import OK, InternalError, InvalidInputError, LensmithError, to_status
 from lensmith_platform.principal import AppRef, Call
 from lensmith_platform.resource_names import parse
 from lensmith_platform.service_auth import service_call_app
 from lensmith_vision.card import Card
+from lensmith_vision.heads import Head, HeadStack
 
 __all__ = ["Predictor"]
 
@@ -83,11 +85,12 @@ class Predictor:
                     outcomes, scores = await self._ask_head(request, version, card, call)
                 else:
                     outcomes, scores = await self._ask_classifier(request, version, card, call)
-        answers = _by_picture(outcomes, scores)
-        regression = served.type == MODEL_TYPE_REGRESSION
+        rows = _rows(outcomes, len(scores))
         predictions = [
-            _prediction(query.id, answer, selection, regression, call)
-            for query, answer in zip(request.inputs, answers, strict=True)
+            Prediction(id=query.id, status=_status(row, call))
+            if isinstance(row, LensmithError)
+            else scores.prediction(query.id, row, selection)
+            for query, row in zip(request.inputs, rows, strict=True)
         ]
         self.metrics.images.labels("predict", space).inc(len(scores))
         return PredictResponse(model_version=served.name, predictions=predictions)
@@ -154,7 +157,7 @@ class Predictor:
 
     async def _ask_head(
         self, request: PredictRequest, version: ServedVersion, card: Card, call: Call
-    ) -> tuple[list[Sight | LensmithError], npt.NDArray[np.float32]]:
+    ) -> tuple[list[Sight | LensmithError], Scores]:
         served = version.served
         space, key = served.base_model.space, served.head_artefact
         async with self.heads.use(space, card.feature_dim, key) as (stack, head):
@@ -163,21 +166,20 @@ class Predictor:
             outcomes = await self._look(request, served.base_model, card, call, logits=False)
             seen = [outcome.own for outcome in outcomes if isinstance(outcome, Sight)]
             if not seen:
-                return outcomes, np.empty((0, len(head.concepts)), np.float32)
+                return outcomes, Scores(np.empty((0, len(head.concepts)), np.float32))
             # The space of what was seen, not of what was asked for: the stack refuses vectors of another one.
             (space,) = {one.space for one in seen}
             features = np.stack([one.features for one in seen])
-            (scores,) = await asyncio.to_thread(lambda: stack.scores(space, features, [key]))
-            return outcomes, scores
+            return outcomes, await asyncio.to_thread(_scores, stack, head, key, space, features)
 
     async def _ask_classifier(
         self, request: PredictRequest, version: ServedVersion, card: Card, call: Call
-    ) -> tuple[list[Sight | LensmithError], npt.NDArray[np.float32]]:
+    ) -> tuple[list[Sight | LensmithError], Scores]:
         outcomes = await self._look(request, version.served.base_model, card, call, logits=True)
         looked = [outcome.own.logits for outcome in outcomes if isinstance(outcome, Sight)]
         seen = [one for one in looked if one is not None]
         logits = np.stack(seen) if seen else np.empty((0, card.logits.dim if card.logits else 0), np.float32)
-        return outcomes, await asyncio.to_thread(native_scores, logits, card, version)
+        return outcomes, Scores(await asyncio.to_thread(native_scores, logits, card, version))
 
     async def _look(
         self, request: PredictRequest, base_model: BaseModel, card: Card, call: Call, *, logits: bool
@@ -186,27 +188,20 @@ class Predictor:
         return await self.pipeline.run(request.inputs, look, deadline=call.deadline)
 
 
-def _by_picture(
-    outcomes: Sequence[Sight | LensmithError], scores: npt.NDArray[np.float32]
-) -> list[npt.NDArray[np.float32] | LensmithError]:
-    """Put the rows of scores, which only pictures that were seen have, back to their pictures."""
-    rows = iter(scores)
-    answers: list[npt.NDArray[np.float32] | LensmithError] = [
-        outcome if isinstance(outcome, LensmithError) else next(rows) for outcome in outcomes
+def _scores(stack: HeadStack, head: Head, key: str, space: str, features: npt.NDArray[np.float32]) -> Scores:
+    (values,) = stack.scores(space, features, [key])
+    return Scores(values, head.unfamiliar(features), head)
+
+
+def _rows(outcomes: Sequence[Sight | LensmithError], count: int) -> list[int | LensmithError]:
+    """Number the rows of scores, which only pictures that were seen have, as their pictures stand in the request."""
+    numbers = iter(range(count))
+    rows: list[int | LensmithError] = [
+        outcome if isinstance(outcome, LensmithError) else next(numbers) for outcome in outcomes
     ]
-    if next(rows, None) is not None:
+    if next(numbers, None) is not None:
         raise InternalError("ANSWERS_MIXED", "there are more scores than pictures")
-    return answers
-
-
-def _prediction(
-    query_id: str, answer: npt.NDArray[np.float32] | LensmithError, selection: Selection, regression: bool, call: Call
-) -> Prediction:
-    if isinstance(answer, LensmithError):
-        return Prediction(id=query_id, status=_status(answer, call))
-    if regression:
-        return Prediction(id=query_id, status=OK, number=float(answer[0]))
-    return Prediction(id=query_id, status=OK, concepts=selection.concept_scores(answer))
+    return rows
 
 
 def _status(error: LensmithError, call: Call) -> Status:

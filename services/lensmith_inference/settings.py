@@ -77,7 +77,10 @@ class InferenceSettings(ServiceSettings, BusSettings):
     """Models remembered at once."""
 
     head_cache_bytes: int = Field(default=256 * _MIB, ge=1)
-    """Memory for the heads of models; the longest unused ones are dropped first."""
+    """Memory for the linear heads of models; the longest unused ones are dropped first."""
+
+    kernel_head_cache_bytes: int = Field(default=512 * _MIB, ge=1)
+    """Memory for the heads of the kernel tier, megabytes each; the longest unused ones are dropped first."""
 
     max_base_models: int = Field(default=8, ge=1)
     """Base networks held in memory at once; the longest unused ones are dropped first."""

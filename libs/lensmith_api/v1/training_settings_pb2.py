@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lensmith/v1/training_settings.proto\x12\x0blensmith.v1\x1a\x18lensmith/v1/access.proto\"\x87\x01\n\x0cThresholdAim\x12\x11\n\x07\x62\x65st_f1\x18\x01 \x01(\x08H\x00\x12/\n\rmin_precision\x18\x02 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x00\x12,\n\nmin_recall\x18\x03 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x00\x42\x05\n\x03\x61im\"\x99\x01\n\x10TrainingSettings\x12#\n\x04tier\x18\x01 \x01(\x0e\x32\x15.lensmith.v1.HeadTier\x12-\n\nthresholds\x18\x02 \x01(\x0b\x32\x19.lensmith.v1.ThresholdAim\x12\x31\n\nevaluation\x18\x03 \x01(\x0e\x32\x1d.lensmith.v1.EvaluationMethod*e\n\x08HeadTier\x12\x19\n\x15HEAD_TIER_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEAD_TIER_AUTO\x10\x01\x12\x14\n\x10HEAD_TIER_LINEAR\x10\x02\x12\x14\n\x10HEAD_TIER_KERNEL\x10\x03*\x95\x01\n\x10\x45valuationMethod\x12!\n\x1d\x45VALUATION_METHOD_UNSPECIFIED\x10\x00\x12!\n\x1d\x45VALUATION_METHOD_OUT_OF_FOLD\x10\x01\x12\x1e\n\x1a\x45VALUATION_METHOD_TEST_SET\x10\x02\x12\x1b\n\x17\x45VALUATION_METHOD_SPLIT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#lensmith/v1/training_settings.proto\x12\x0blensmith.v1\x1a\x18lensmith/v1/access.proto\"\x87\x01\n\x0cThresholdAim\x12\x11\n\x07\x62\x65st_f1\x18\x01 \x01(\x08H\x00\x12/\n\rmin_precision\x18\x02 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x00\x12,\n\nmin_recall\x18\x03 \x01(\x01\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xf0?H\x00\x42\x05\n\x03\x61im\"\xee\x01\n\x10TrainingSettings\x12#\n\x04tier\x18\x01 \x01(\x0e\x32\x15.lensmith.v1.HeadTier\x12-\n\nthresholds\x18\x02 \x01(\x0b\x32\x19.lensmith.v1.ThresholdAim\x12\x31\n\nevaluation\x18\x03 \x01(\x0e\x32\x1d.lensmith.v1.EvaluationMethod\x12\'\n\x04mode\x18\x04 \x01(\x0e\x32\x19.lensmith.v1.TrainingMode\x12*\n\nmax_epochs\x18\x05 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@*e\n\x08HeadTier\x12\x19\n\x15HEAD_TIER_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEAD_TIER_AUTO\x10\x01\x12\x14\n\x10HEAD_TIER_LINEAR\x10\x02\x12\x14\n\x10HEAD_TIER_KERNEL\x10\x03*\x95\x01\n\x10\x45valuationMethod\x12!\n\x1d\x45VALUATION_METHOD_UNSPECIFIED\x10\x00\x12!\n\x1d\x45VALUATION_METHOD_OUT_OF_FOLD\x10\x01\x12\x1e\n\x1a\x45VALUATION_METHOD_TEST_SET\x10\x02\x12\x1b\n\x17\x45VALUATION_METHOD_SPLIT\x10\x03*b\n\x0cTrainingMode\x12\x1d\n\x19TRAINING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12TRAINING_MODE_HEAD\x10\x01\x12\x1b\n\x17TRAINING_MODE_FINE_TUNE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_THRESHOLDAIM'].fields_by_name['min_precision']._serialized_options = b'\262\324\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000\360?'
   _globals['_THRESHOLDAIM'].fields_by_name['min_recall']._loaded_options = None
   _globals['_THRESHOLDAIM'].fields_by_name['min_recall']._serialized_options = b'\262\324\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000\360?'
-  _globals['_HEADTIER']._serialized_start=372
-  _globals['_HEADTIER']._serialized_end=473
-  _globals['_EVALUATIONMETHOD']._serialized_start=476
-  _globals['_EVALUATIONMETHOD']._serialized_end=625
+  _globals['_TRAININGSETTINGS'].fields_by_name['max_epochs']._loaded_options = None
+  _globals['_TRAININGSETTINGS'].fields_by_name['max_epochs']._serialized_options = b'\262\324\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000@\217@'
+  _globals['_HEADTIER']._serialized_start=457
+  _globals['_HEADTIER']._serialized_end=558
+  _globals['_EVALUATIONMETHOD']._serialized_start=561
+  _globals['_EVALUATIONMETHOD']._serialized_end=710
+  _globals['_TRAININGMODE']._serialized_start=712
+  _globals['_TRAININGMODE']._serialized_end=810
   _globals['_THRESHOLDAIM']._serialized_start=79
   _globals['_THRESHOLDAIM']._serialized_end=214
   _globals['_TRAININGSETTINGS']._serialized_start=217
-  _globals['_TRAININGSETTINGS']._serialized_end=370
+  _globals['_TRAININGSETTINGS']._serialized_end=455
 # @@protoc_insertion_point(module_scope)

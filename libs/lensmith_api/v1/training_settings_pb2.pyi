@@ -73,6 +73,34 @@ EVALUATION_METHOD_SPLIT: EvaluationMethod.ValueType  # 3
 """On one fifth of the pictures, by a fit on the others; the version itself is then fitted on all."""
 Global___EvaluationMethod: _TypeAlias = EvaluationMethod  # noqa: Y015
 
+class _TrainingMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrainingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrainingMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAINING_MODE_UNSPECIFIED: _TrainingMode.ValueType  # 0
+    """In settings: as the model says, or `head`."""
+    TRAINING_MODE_HEAD: _TrainingMode.ValueType  # 1
+    """A head on the vectors of the base model: seconds."""
+    TRAINING_MODE_FINE_TUNE: _TrainingMode.ValueType  # 2
+    """The whole network, beginning with that of the base model: minutes to hours. It is kept only where it is better than a
+    head on the same held-out pictures.
+    """
+
+class TrainingMode(_TrainingMode, metaclass=_TrainingModeEnumTypeWrapper):
+    """What is trained of a model."""
+
+TRAINING_MODE_UNSPECIFIED: TrainingMode.ValueType  # 0
+"""In settings: as the model says, or `head`."""
+TRAINING_MODE_HEAD: TrainingMode.ValueType  # 1
+"""A head on the vectors of the base model: seconds."""
+TRAINING_MODE_FINE_TUNE: TrainingMode.ValueType  # 2
+"""The whole network, beginning with that of the base model: minutes to hours. It is kept only where it is better than a
+head on the same held-out pictures.
+"""
+Global___TrainingMode: _TypeAlias = TrainingMode  # noqa: Y015
+
 @_typing.final
 class ThresholdAim(_message.Message):
     """What the thresholds of the concepts are chosen for, out of fold."""
@@ -114,10 +142,16 @@ class TrainingSettings(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MAX_EPOCHS_FIELD_NUMBER: _builtins.int
     tier: Global___HeadTier.ValueType
     """Which kind of head to make."""
     evaluation: Global___EvaluationMethod.ValueType
     """On which pictures the version is evaluated."""
+    mode: Global___TrainingMode.ValueType
+    """What is trained."""
+    max_epochs: _builtins.int
+    """Most passes over the pictures while fine-tuning; 0: as the model says, or as many as suit their number."""
     @_builtins.property
     def thresholds(self) -> Global___ThresholdAim:
         """What the thresholds of the concepts are chosen for; a regression has none."""
@@ -128,10 +162,12 @@ class TrainingSettings(_message.Message):
         tier: Global___HeadTier.ValueType = ...,
         thresholds: Global___ThresholdAim | None = ...,
         evaluation: Global___EvaluationMethod.ValueType = ...,
+        mode: Global___TrainingMode.ValueType = ...,
+        max_epochs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "thresholds", b"thresholds", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "max_epochs", b"max_epochs", "mode", b"mode", "thresholds", b"thresholds", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

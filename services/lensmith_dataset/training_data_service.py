@@ -8,7 +8,7 @@ from grpc.aio import ServicerContext
 from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
 from lensmith_dataset.converters import concept_count_to_proto, training_input_to_proto
-from lensmith_dataset.store import training_data
+from lensmith_dataset.store import inputs, new_annotations, training_data
 from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import DependencyUnavailableError
@@ -40,10 +40,40 @@ class TrainingDataServicer(TrainingDataServiceServicer):
         async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
             counts = await training_data.count_by_concept(connection, request.app_id, space, concepts)
             annotated, pending = await training_data.count_inputs(connection, request.app_id, space, concepts)
+            cursor = await new_annotations.cursor(connection)
         return pb.CountTrainingDataResponse(
             concepts=[concept_count_to_proto(count) for count in counts],
             annotated_inputs=annotated,
             pending_inputs=pending,
+            annotations_cursor=cursor,
+        )
+
+    async def CountNewAnnotations(
+        self,
+        request: pb.CountNewAnnotationsRequest,
+        context: ServicerContext[pb.CountNewAnnotationsRequest, pb.CountNewAnnotationsResponse],
+    ) -> pb.CountNewAnnotationsResponse:
+        """Counts annotations that were made or changed since a cursor."""
+        app_id, concepts = request.app_id, list(request.concepts) or None
+        async with self._database.transaction(app_id, isolation="repeatable read") as connection:
+            count = await new_annotations.count(connection, app_id, concepts, request.annotations_cursor)
+            cursor = await new_annotations.cursor(connection)
+        return pb.CountNewAnnotationsResponse(count=count, annotations_cursor=cursor)
+
+    async def NameInputs(
+        self,
+        request: pb.NameInputsRequest,
+        context: ServicerContext[pb.NameInputsRequest, pb.NameInputsResponse],
+    ) -> pb.NameInputsResponse:
+        """Tells how inputs are called now."""
+        uids = [inputs.as_uid(text) for text in request.input_uids]
+        async with self._database.transaction(request.app_id) as connection:
+            names = await inputs.names(connection, request.app_id, [uid for uid in uids if uid is not None])
+        return pb.NameInputsResponse(
+            input_ids=[
+                text if uid is None else names.get(uid, text)
+                for uid, text in zip(uids, request.input_uids, strict=True)
+            ]
         )
 
     async def StreamTrainingData(

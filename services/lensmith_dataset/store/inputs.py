@@ -91,6 +91,16 @@ async def get_many(connection: Connection, app_id: int, ids: Sequence[int]) -> d
     return {row["id"]: InputRow(**row) for row in rows}
 
 
+async def names(connection: Connection, app_id: int, uids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the own ids of those inputs that have one."""
+    rows = await connection.fetch(
+        "SELECT uid, own_id FROM inputs WHERE app_id = $1 AND uid = ANY($2::uuid[]) AND own_id IS NOT NULL",
+        app_id,
+        uids,
+    )
+    return {row["uid"]: row["own_id"] for row in rows}
+
+
 async def lock(connection: Connection, app_id: int, keys: Sequence[str]) -> dict[str, int]:
     """Lock the inputs that own ids or uids name, in order of their number; return the numbers by key."""
     rows = await connection.fetch(

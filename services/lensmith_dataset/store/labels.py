@@ -50,7 +50,8 @@ async def put(connection: Connection, app_id: int, labels: Mapping[tuple[int, in
         FROM unnest($2::bigint[], $3::bigint[], $4::boolean[], $5::double precision[])
             AS new (input_id, concept_id, positive, number)
         ON CONFLICT (app_id, input_id, concept_id) DO UPDATE
-            SET positive = EXCLUDED.positive, number = EXCLUDED.number, actor = EXCLUDED.actor, updated_at = now()
+            SET positive = EXCLUDED.positive, number = EXCLUDED.number, actor = EXCLUDED.actor, updated_at = now(),
+                xid = pg_current_xact_id()
             WHERE (old.positive, old.number) IS DISTINCT FROM (EXCLUDED.positive, EXCLUDED.number)
         RETURNING input_id
         """,

@@ -1,0 +1,63 @@
+"""Annotations that are new since a snapshot of the database: counted exactly, whichever transaction committed when."""
+
+import re
+from collections.abc import Sequence
+
+import asyncpg
+
+from lensmith_platform.db.unit_of_work import Connection
+from lensmith_platform.errors import InvalidInputError
+
+# The first condition is for the index; the last one decides.
+_NEW = """label.xid >= pg_snapshot_xmin($3::text::pg_snapshot) AND label.xid < pg_snapshot_xmax(pg_current_snapshot())
+            AND NOT pg_visible_in_snapshot(label.xid, $3::text::pg_snapshot)"""
+_SNAPSHOT = re.compile(r"[0-9]{1,18}:[0-9]{1,18}:([0-9]{1,18}(,[0-9]{1,18})*)?")
+
+
+async def cursor(connection: Connection) -> str:
+    """Return what `count` takes to count from this transaction's snapshot on."""
+    return str(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+
+
+async def count(connection: Connection, app_id: int, concepts: Sequence[str] | None, since: str) -> int:
+    """Count the annotations of concepts that were made or changed since a snapshot, each once.
+
+    Those of inputs that are kept out of training do not count, nor do those of a restored dump's other life.
+
+    Args:
+        connection: in a repeatable read transaction, whose own `cursor` then continues where this count ended.
+        app_id: whose annotations.
+        concepts: own ids; None: all of the app.
+        since: of `cursor`; empty: from the beginning.
+
+    Raises:
+        InvalidInputError: CURSOR_INVALID; also where it is of another life of the database, which was restored.
+    """
+    if since:
+        await _check(connection, since)
+    total: int = await connection.fetchval(
+        f"""
+        SELECT count(*) FROM annotations AS label
+        JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
+        WHERE label.app_id = $1 AND {_NEW if since else "$3 = ''"}
+            AND ($2::text[] IS NULL
+                 OR label.concept_id IN (SELECT id FROM concepts WHERE app_id = $1 AND own_id = ANY($2)))
+        """,
+        app_id,
+        concepts,
+        since,
+    )
+    return total
+
+
+async def _check(connection: Connection, since: str) -> None:
+    if not _SNAPSHOT.fullmatch(since):
+        raise InvalidInputError("CURSOR_INVALID", "the cursor is not one of this count")
+    try:
+        ahead = await connection.fetchval(
+            "SELECT pg_snapshot_xmax($1::text::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot())", since
+        )
+    except asyncpg.DataError as error:
+        raise InvalidInputError("CURSOR_INVALID", "the cursor is not one of this count") from error
+    if ahead:
+        raise InvalidInputError("CURSOR_INVALID", "the cursor is ahead of this database; count from the beginning")

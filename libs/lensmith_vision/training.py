@@ -18,6 +18,7 @@ from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_o
 from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
 from lensmith_vision.folds import groups_of, stratified_group_folds
 from lensmith_vision.heads import INTERVAL_COVERAGE, Head, HeadType
+from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
 from lensmith_vision.solvers import Basis
@@ -116,7 +117,8 @@ class Fitted:
 
     Attributes:
         head: Fitted on all pictures that took part.
-        evaluation: Out of fold.
+        evaluation: On pictures that it was not fitted on.
+        out_of_fold: The scores behind it, picture by picture.
         findings: What preflight said, warnings and hints only.
         left_out: Reason for each picture that took no part, by its id.
         input_count: Pictures that took part.
@@ -124,6 +126,7 @@ class Fitted:
 
     head: Head
     evaluation: Evaluation
+    out_of_fold: OutOfFoldPredictions
     findings: tuple[Finding, ...]
     input_count: int
     left_out: dict[str, str] = field(default_factory=dict)
@@ -187,7 +190,8 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter) -> Fitted:
     evaluation = evaluate(head, decisions, found.penalty, int(groups.max()) + 1, options.thresholds)
     head = replace(head, familiarity=_familiarity(taken, head, folds, options.seed))
     report(1.0, "fitting")
-    return Fitted(head, evaluation, tuple(findings), len(taken.ids), left_out)
+    predictions = _predictions(taken, head, decisions)
+    return Fitted(head, evaluation, predictions, tuple(findings), len(taken.ids), left_out)
 
 
 def _fit_classes(
@@ -228,7 +232,8 @@ def _fit_classes(
     evaluation = evaluate(head, decisions, fitted.shrinkage, int(groups.max()) + 1, options.thresholds)
     head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
     report(1.0, "fitting")
-    return Fitted(head, evaluation, tuple(findings), len(data.ids), left_out)
+    predictions = _predictions(data, head, decisions)
+    return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out)
 
 
 def _head(
@@ -256,6 +261,21 @@ def _head(
     scores = head.activate((found.logits / temperature).astype(np.float32))
     decisions = Decisions(scores, folds, labels=problem.labels)
     return replace(head, thresholds=thresholds_of(decisions, options.thresholds)), decisions
+
+
+def _predictions(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:
+    return OutOfFoldPredictions(
+        type=head.type,
+        method="out_of_fold",
+        ids=data.ids,
+        concepts=data.concepts,
+        scores=decisions.scores,
+        folds=decisions.folds,
+        labels=decisions.labels,
+        targets=decisions.targets,
+        evaluated=len(data.ids),
+        interval=head.interval,
+    )
 
 
 def _familiarity(data: TrainingSet, head: Head, folds: npt.NDArray[np.int64], seed: int) -> Familiarity:

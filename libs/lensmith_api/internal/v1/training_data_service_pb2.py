@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0lensmith/internal/v1/training_data_service.proto\x12\x14lensmith.internal.v1\x1a\x18lensmith/v1/access.proto\"K\n\x18\x43ountTrainingDataRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x03 \x03(\t\"l\n\x0c\x43onceptCount\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tpositives\x18\x03 \x01(\x03\x12\x11\n\tnegatives\x18\x04 \x01(\x03\x12\x0f\n\x07numbers\x18\x05 \x01(\x03\"\x9f\x01\n\x19\x43ountTrainingDataResponse\x12\x34\n\x08\x63oncepts\x18\x01 \x03(\x0b\x32\".lensmith.internal.v1.ConceptCount\x12\x18\n\x10\x61nnotated_inputs\x18\x02 \x01(\x03\x12\x16\n\x0epending_inputs\x18\x03 \x01(\x03\x12\x1a\n\x12\x61nnotations_cursor\x18\x04 \x01(\t\"Z\n\x1a\x43ountNewAnnotationsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x10\n\x08\x63oncepts\x18\x02 \x03(\t\x12\x1a\n\x12\x61nnotations_cursor\x18\x03 \x01(\t\"H\n\x1b\x43ountNewAnnotationsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x1a\n\x12\x61nnotations_cursor\x18\x02 \x01(\t\"7\n\x11NameInputsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x12\n\ninput_uids\x18\x02 \x03(\t\"\'\n\x12NameInputsResponse\x12\x11\n\tinput_ids\x18\x01 \x03(\t\"J\n\x19StreamTrainingDataRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"O\n\rTrainingLabel\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x12\n\x08positive\x18\x02 \x01(\x08H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"\x96\x01\n\rTrainingInput\x12\x11\n\tinput_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x0c\n\x04test\x18\x04 \x01(\x08\x12\x0e\n\x06vector\x18\x05 \x01(\x0c\x12\x33\n\x06labels\x18\x06 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\"f\n\x1aStreamTrainingDataResponse\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32#.lensmith.internal.v1.TrainingInput\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\x93\x01\n FindNearestTrainingInputsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x03 \x03(\t\x12\x17\n\x07vectors\x18\x04 \x03(\x0c\x42\x06\xb2\xd4\x18\x02\x10\x08\x12%\n\x05\x63ount\x18\x05 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00@@\"n\n\x14NearestTrainingInput\x12\r\n\x05input\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x33\n\x06labels\x18\x03 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\"S\n\x15NearestTrainingInputs\x12:\n\x06inputs\x18\x01 \x03(\x0b\x32*.lensmith.internal.v1.NearestTrainingInput\"a\n!FindNearestTrainingInputsResponse\x12<\n\x07nearest\x18\x01 \x03(\x0b\x32+.lensmith.internal.v1.NearestTrainingInputs\";\n\x15StreamPicturesRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x12\n\ninput_uids\x18\x02 \x03(\t\"<\n\x16StreamPicturesResponse\x12\x11\n\tinput_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x32\xcf\x06\n\x13TrainingDataService\x12\x86\x01\n\x11\x43ountTrainingData\x12..lensmith.internal.v1.CountTrainingDataRequest\x1a/.lensmith.internal.v1.CountTrainingDataResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12\x8c\x01\n\x13\x43ountNewAnnotations\x12\x30.lensmith.internal.v1.CountNewAnnotationsRequest\x1a\x31.lensmith.internal.v1.CountNewAnnotationsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12q\n\nNameInputs\x12\'.lensmith.internal.v1.NameInputsRequest\x1a(.lensmith.internal.v1.NameInputsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12\x8a\x01\n\x12StreamTrainingData\x12/.lensmith.internal.v1.StreamTrainingDataRequest\x1a\x30.lensmith.internal.v1.StreamTrainingDataResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer0\x01\x12~\n\x0eStreamPictures\x12+.lensmith.internal.v1.StreamPicturesRequest\x1a,.lensmith.internal.v1.StreamPicturesResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer0\x01\x12\x9f\x01\n\x19\x46indNearestTrainingInputs\x12\x36.lensmith.internal.v1.FindNearestTrainingInputsRequest\x1a\x37.lensmith.internal.v1.FindNearestTrainingInputsResponse\"\x11\xaa\xd4\x18\r(\x01\x32\tinferenceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0lensmith/internal/v1/training_data_service.proto\x12\x14lensmith.internal.v1\x1a\x18lensmith/v1/access.proto\"K\n\x18\x43ountTrainingDataRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x03 \x03(\t\"l\n\x0c\x43onceptCount\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tpositives\x18\x03 \x01(\x03\x12\x11\n\tnegatives\x18\x04 \x01(\x03\x12\x0f\n\x07numbers\x18\x05 \x01(\x03\"\x9f\x01\n\x19\x43ountTrainingDataResponse\x12\x34\n\x08\x63oncepts\x18\x01 \x03(\x0b\x32\".lensmith.internal.v1.ConceptCount\x12\x18\n\x10\x61nnotated_inputs\x18\x02 \x01(\x03\x12\x16\n\x0epending_inputs\x18\x03 \x01(\x03\x12\x1a\n\x12\x61nnotations_cursor\x18\x04 \x01(\t\"Z\n\x1a\x43ountNewAnnotationsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x10\n\x08\x63oncepts\x18\x02 \x03(\t\x12\x1a\n\x12\x61nnotations_cursor\x18\x03 \x01(\t\"_\n\x1b\x43ountNewAnnotationsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x1a\n\x12\x61nnotations_cursor\x18\x02 \x01(\t\x12\x15\n\rpending_count\x18\x03 \x01(\x03\"7\n\x11NameInputsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x12\n\ninput_uids\x18\x02 \x03(\t\"\'\n\x12NameInputsResponse\x12\x11\n\tinput_ids\x18\x01 \x03(\t\"J\n\x19StreamTrainingDataRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"O\n\rTrainingLabel\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x12\n\x08positive\x18\x02 \x01(\x08H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"\x96\x01\n\rTrainingInput\x12\x11\n\tinput_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x08\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x0c\n\x04test\x18\x04 \x01(\x08\x12\x0e\n\x06vector\x18\x05 \x01(\x0c\x12\x33\n\x06labels\x18\x06 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\"f\n\x1aStreamTrainingDataResponse\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32#.lensmith.internal.v1.TrainingInput\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"\x93\x01\n FindNearestTrainingInputsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x03 \x03(\t\x12\x17\n\x07vectors\x18\x04 \x03(\x0c\x42\x06\xb2\xd4\x18\x02\x10\x08\x12%\n\x05\x63ount\x18\x05 \x01(\x05\x42\x16\xb2\xd4\x18\x12)\x00\x00\x00\x00\x00\x00\xf0?1\x00\x00\x00\x00\x00\x00@@\"n\n\x14NearestTrainingInput\x12\r\n\x05input\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x01\x12\x33\n\x06labels\x18\x03 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\"S\n\x15NearestTrainingInputs\x12:\n\x06inputs\x18\x01 \x03(\x0b\x32*.lensmith.internal.v1.NearestTrainingInput\"a\n!FindNearestTrainingInputsResponse\x12<\n\x07nearest\x18\x01 \x03(\x0b\x32+.lensmith.internal.v1.NearestTrainingInputs\";\n\x15StreamPicturesRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x12\n\ninput_uids\x18\x02 \x03(\t\"<\n\x16StreamPicturesResponse\x12\x11\n\tinput_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x32\xcf\x06\n\x13TrainingDataService\x12\x86\x01\n\x11\x43ountTrainingData\x12..lensmith.internal.v1.CountTrainingDataRequest\x1a/.lensmith.internal.v1.CountTrainingDataResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12\x8c\x01\n\x13\x43ountNewAnnotations\x12\x30.lensmith.internal.v1.CountNewAnnotationsRequest\x1a\x31.lensmith.internal.v1.CountNewAnnotationsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12q\n\nNameInputs\x12\'.lensmith.internal.v1.NameInputsRequest\x1a(.lensmith.internal.v1.NameInputsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12\x8a\x01\n\x12StreamTrainingData\x12/.lensmith.internal.v1.StreamTrainingDataRequest\x1a\x30.lensmith.internal.v1.StreamTrainingDataResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer0\x01\x12~\n\x0eStreamPictures\x12+.lensmith.internal.v1.StreamPicturesRequest\x1a,.lensmith.internal.v1.StreamPicturesResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer0\x01\x12\x9f\x01\n\x19\x46indNearestTrainingInputs\x12\x36.lensmith.internal.v1.FindNearestTrainingInputsRequest\x1a\x37.lensmith.internal.v1.FindNearestTrainingInputsResponse\"\x11\xaa\xd4\x18\r(\x01\x32\tinferenceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,31 +57,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTNEWANNOTATIONSREQUEST']._serialized_start=449
   _globals['_COUNTNEWANNOTATIONSREQUEST']._serialized_end=539
   _globals['_COUNTNEWANNOTATIONSRESPONSE']._serialized_start=541
-  _globals['_COUNTNEWANNOTATIONSRESPONSE']._serialized_end=613
-  _globals['_NAMEINPUTSREQUEST']._serialized_start=615
-  _globals['_NAMEINPUTSREQUEST']._serialized_end=670
-  _globals['_NAMEINPUTSRESPONSE']._serialized_start=672
-  _globals['_NAMEINPUTSRESPONSE']._serialized_end=711
-  _globals['_STREAMTRAININGDATAREQUEST']._serialized_start=713
-  _globals['_STREAMTRAININGDATAREQUEST']._serialized_end=787
-  _globals['_TRAININGLABEL']._serialized_start=789
-  _globals['_TRAININGLABEL']._serialized_end=868
-  _globals['_TRAININGINPUT']._serialized_start=871
-  _globals['_TRAININGINPUT']._serialized_end=1021
-  _globals['_STREAMTRAININGDATARESPONSE']._serialized_start=1023
-  _globals['_STREAMTRAININGDATARESPONSE']._serialized_end=1125
-  _globals['_FINDNEARESTTRAININGINPUTSREQUEST']._serialized_start=1128
-  _globals['_FINDNEARESTTRAININGINPUTSREQUEST']._serialized_end=1275
-  _globals['_NEARESTTRAININGINPUT']._serialized_start=1277
-  _globals['_NEARESTTRAININGINPUT']._serialized_end=1387
-  _globals['_NEARESTTRAININGINPUTS']._serialized_start=1389
-  _globals['_NEARESTTRAININGINPUTS']._serialized_end=1472
-  _globals['_FINDNEARESTTRAININGINPUTSRESPONSE']._serialized_start=1474
-  _globals['_FINDNEARESTTRAININGINPUTSRESPONSE']._serialized_end=1571
-  _globals['_STREAMPICTURESREQUEST']._serialized_start=1573
-  _globals['_STREAMPICTURESREQUEST']._serialized_end=1632
-  _globals['_STREAMPICTURESRESPONSE']._serialized_start=1634
-  _globals['_STREAMPICTURESRESPONSE']._serialized_end=1694
-  _globals['_TRAININGDATASERVICE']._serialized_start=1697
-  _globals['_TRAININGDATASERVICE']._serialized_end=2544
+  _globals['_COUNTNEWANNOTATIONSRESPONSE']._serialized_end=636
+  _globals['_NAMEINPUTSREQUEST']._serialized_start=638
+  _globals['_NAMEINPUTSREQUEST']._serialized_end=693
+  _globals['_NAMEINPUTSRESPONSE']._serialized_start=695
+  _globals['_NAMEINPUTSRESPONSE']._serialized_end=734
+  _globals['_STREAMTRAININGDATAREQUEST']._serialized_start=736
+  _globals['_STREAMTRAININGDATAREQUEST']._serialized_end=810
+  _globals['_TRAININGLABEL']._serialized_start=812
+  _globals['_TRAININGLABEL']._serialized_end=891
+  _globals['_TRAININGINPUT']._serialized_start=894
+  _globals['_TRAININGINPUT']._serialized_end=1044
+  _globals['_STREAMTRAININGDATARESPONSE']._serialized_start=1046
+  _globals['_STREAMTRAININGDATARESPONSE']._serialized_end=1148
+  _globals['_FINDNEARESTTRAININGINPUTSREQUEST']._serialized_start=1151
+  _globals['_FINDNEARESTTRAININGINPUTSREQUEST']._serialized_end=1298
+  _globals['_NEARESTTRAININGINPUT']._serialized_start=1300
+  _globals['_NEARESTTRAININGINPUT']._serialized_end=1410
+  _globals['_NEARESTTRAININGINPUTS']._serialized_start=1412
+  _globals['_NEARESTTRAININGINPUTS']._serialized_end=1495
+  _globals['_FINDNEARESTTRAININGINPUTSRESPONSE']._serialized_start=1497
+  _globals['_FINDNEARESTTRAININGINPUTSRESPONSE']._serialized_end=1594
+  _globals['_STREAMPICTURESREQUEST']._serialized_start=1596
+  _globals['_STREAMPICTURESREQUEST']._serialized_end=1655
+  _globals['_STREAMPICTURESRESPONSE']._serialized_start=1657
+  _globals['_STREAMPICTURESRESPONSE']._serialized_end=1717
+  _globals['_TRAININGDATASERVICE']._serialized_start=1720
+  _globals['_TRAININGDATASERVICE']._serialized_end=2567
 # @@protoc_insertion_point(module_scope)

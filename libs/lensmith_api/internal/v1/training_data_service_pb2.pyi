@@ -164,19 +164,23 @@ class CountNewAnnotationsResponse(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
+    PENDING_COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """Annotations made or changed since, each once, without those of inputs that are kept out of training."""
     annotations_cursor: _builtins.str
     """What to ask with next to count from here on."""
+    pending_count: _builtins.int
+    """How many of them stand on inputs that still wait for their vector."""
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         annotations_cursor: _builtins.str = ...,
+        pending_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "count", b"count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "count", b"count", "pending_count", b"pending_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,15 +24,30 @@ from lensmith.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from lensmith.types import Annotation, InputStatus, ModelType, NewInput, UpgradeState, VersionState
+from lensmith.types import (
+    Annotation,
+    EvaluationMethod,
+    HeadTier,
+    InputStatus,
+    ModelType,
+    NewInput,
+    TrainingMode,
+    TrainingSettings,
+    UpgradeState,
+    VersionState,
+)
 
 __all__ = [
     "Client",
     "AsyncClient",
     "Annotation",
+    "EvaluationMethod",
+    "HeadTier",
     "InputStatus",
     "ModelType",
     "NewInput",
+    "TrainingMode",
+    "TrainingSettings",
     "UpgradeState",
     "VersionState",
     "LensmithError",

@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.status_pb2 import Status
 
-from lensmith import types
+from lensmith import _training_settings, types
 from lensmith.errors import InvalidInputError, LensmithError, from_status
 from lensmith_api.v1 import (
     annotation_pb2,
@@ -254,6 +254,7 @@ def model(message: model_pb2.Model) -> types.Model:
         latest_version=message.latest_version,
         imported=message.imported,
         created_at=moment(message.create_time),
+        training=_training_settings.from_proto(message.training),
     )
 
 
@@ -317,6 +318,8 @@ def model_version(message: model_version_pb2.ModelVersion) -> types.ModelVersion
         created_at=moment(message.create_time),
         started_at=moment(message.start_time),
         ended_at=moment(message.end_time),
+        training=_training_settings.from_proto(message.training),
+        tier=_training_settings.TIER.get(message.tier),
     )
 
 
@@ -429,6 +432,12 @@ def prediction(message: inference_service_pb2.Prediction) -> types.Prediction:
         concepts=tuple(concept_score(item) for item in message.concepts),
         number=optional(message, "number"),
         error=error(message.status),
+        unfamiliar=types.Unfamiliarity(message.unfamiliar.value, message.unfamiliar.predicted)
+        if message.HasField("unfamiliar")
+        else None,
+        interval=types.PredictionInterval(message.interval.low, message.interval.high, message.interval.coverage)
+        if message.HasField("interval")
+        else None,
     )
 
 

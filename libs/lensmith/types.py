@@ -38,6 +38,29 @@ class VersionState(StrEnum):
         return self in (VersionState.READY, VersionState.FAILED, VersionState.CANCELLED)
 
 
+class HeadTier(StrEnum):
+    """How costly a head is to ask: kilobytes, or megabytes where that wins a point; `auto` decides out of fold."""
+
+    AUTO = "auto"
+    LINEAR = "linear"
+    KERNEL = "kernel"
+
+
+class EvaluationMethod(StrEnum):
+    """On which pictures a version is evaluated: each out of its fold, those marked `test`, or one fifth."""
+
+    OUT_OF_FOLD = "out-of-fold"
+    TEST_SET = "test-set"
+    SPLIT = "split"
+
+
+class TrainingMode(StrEnum):
+    """What is trained: a head on the vectors of the base model, or the whole network."""
+
+    HEAD = "head"
+    FINE_TUNE = "fine-tune"
+
+
 class UpgradeState(StrEnum):
     """How far an upgrade has come."""
 
@@ -239,6 +262,29 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained. What is None is as the model says, and what that does not say as the platform does.
+
+    Attributes:
+        tier: Which kind of head to make.
+        best_f1: Choose the thresholds of the concepts for the best F1 score.
+        min_precision: Choose them for the most recall at so much precision, above 0 and at most 1.
+        min_recall: Choose them for the most precision at so much recall, above 0 and at most 1.
+        evaluation: On which pictures the version is evaluated.
+        mode: What is trained.
+        max_epochs: Most passes over the pictures while fine-tuning.
+    """
+
+    tier: HeadTier | None = None
+    best_f1: bool = False
+    min_precision: float | None = None
+    min_recall: float | None = None
+    evaluation: EvaluationMethod | None = None
+    mode: TrainingMode | None = None
+    max_epochs: int | None = None
+
+
+@dataclass(frozen=True)
 class Model:
     """Something that can be trained and asked."""
 
@@ -257,6 +303,7 @@ class Model:
     latest_version: int
     imported: bool
     created_at: datetime | None
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
 @dataclass(frozen=True)
@@ -304,6 +351,8 @@ class ModelVersion:
     created_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    tier: HeadTier | None = None
 
 
 @dataclass(frozen=True)
@@ -396,13 +445,37 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Unfamiliarity:
+    """How unlike the pictures that the version was trained on a picture is, 0 to 1; `predicted` above 0.5."""
+
+    value: float
+    predicted: bool
+
+
+@dataclass(frozen=True)
+class PredictionInterval:
+    """Where the true number lies in `coverage` (0 to 1) of the cases, as seen out of fold."""
+
+    low: float
+    high: float
+    coverage: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """The answer about one picture: concepts by falling score, or a number, or an error."""
+    """The answer about one picture: concepts by falling score, or a number, or an error.
+
+    Attributes:
+        unfamiliar: None where the version remembers no training pictures.
+        interval: Of a number; None where the version does not know it.
+    """
 
     id: str
     concepts: tuple[ConceptScore, ...]
     number: float | None
     error: LensmithError | None
+    unfamiliar: Unfamiliarity | None = None
+    interval: PredictionInterval | None = None
 
     @property
     def best(self) -> ConceptScore | None:

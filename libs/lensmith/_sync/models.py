@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lensmith import _convert, types
+from lensmith import _convert, _training_settings, types
 from lensmith._sync.transport import Transport, new_request_id
 from lensmith.errors import InternalError, UnavailableError, from_status
 from lensmith_api.v1 import base_model_service_pb2, model_service_pb2
@@ -41,8 +41,12 @@ class Models:
         closed_environment: bool = False,
         min_value: float | None = None,
         max_value: float | None = None,
+        training: types.TrainingSettings | None = None,
     ) -> types.Model:
-        """Creates a model. Without `concepts` it takes every concept of the app at the time of training."""
+        """Creates a model. Without `concepts` it takes every concept of the app at the time of training.
+
+        `training` says how its versions are trained, unless `train` says otherwise.
+        """
         return _convert.model(
             self._transport.call(
                 self._stub.CreateModel,
@@ -57,6 +61,7 @@ class Models:
                         closed_environment=closed_environment,
                         min_value=min_value,
                         max_value=max_value,
+                        training=_training_settings.to_proto(training),
                     ),
                     request_id=new_request_id(),
                 ),
@@ -92,6 +97,11 @@ class Models:
             Model(name=model_name(self._app, model), concepts=concepts), _convert.mask(concepts=concepts)
         )
 
+    def set_training(self, model: str, training: types.TrainingSettings) -> types.Model:
+        """Changes how the next versions are trained; what is None is then as the platform says."""
+        message = Model(name=model_name(self._app, model), training=_training_settings.to_proto(training))
+        return self._update(message, FieldMask(paths=["training"]))
+
     def promote(self, model: str, version: int) -> types.Model:
         """Puts a version into production and keeps it there."""
         message = Model(name=model_name(self._app, model), production_version=version)
@@ -117,8 +127,10 @@ class Models:
             repeatable=False,
         )
 
-    def train(self, model: str, *, note: str = "") -> types.ModelVersion:
-        """Queues a new version. `watch` follows it.
+    def train(
+        self, model: str, *, note: str = "", training: types.TrainingSettings | None = None
+    ) -> types.ModelVersion:
+        """Queues a new version. `watch` follows it. What `training` leaves open is as the model says.
 
         Raises:
             PreconditionError: The data is not fit to train on; the message says what is missing.
@@ -127,7 +139,10 @@ class Models:
             self._transport.call(
                 self._stub.TrainModel,
                 model_service_pb2.TrainModelRequest(
-                    name=model_name(self._app, model), note=note, request_id=new_request_id()
+                    name=model_name(self._app, model),
+                    note=note,
+                    request_id=new_request_id(),
+                    training=_training_settings.to_proto(training),
                 ),
             )
         )

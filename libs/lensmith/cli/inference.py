@@ -48,7 +48,11 @@ def predict(
 def print_predictions(images: list[str], answers: list[Prediction]) -> None:
     """Shows answers, a line a picture, and then why some failed."""
     both = list(zip(images, answers, strict=True))
-    print_table("", ["picture", "answer", "#score", "then"], [(image, *_answer(answer)) for image, answer in both])
+    rows = [(image, *_answer(answer), _unfamiliar(answer)) for image, answer in both]
+    columns = ["picture", "answer", "#score", "then", ""]
+    # A column of nothing would only push the others together.
+    most = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+    print_table("", columns[:most], [row[:most] for row in rows])
     for image, answer in both:
         if answer.error:
             errors.print(f"[red]failed[/] {safe(image)}: {safe(str(answer.error))}", soft_wrap=True)
@@ -58,12 +62,22 @@ def _answer(answer: Prediction) -> tuple[object, object, object]:
     if answer.error:
         return "failed", None, ""
     if answer.number is not None:
-        return f"{answer.number:.2f}", None, ""
+        between = ""
+        if answer.interval:
+            between = (
+                f"{answer.interval.low:.2f} to {answer.interval.high:.2f} in {answer.interval.coverage:.0%} of cases"
+            )
+        return f"{answer.number:.2f}", None, between
     if answer.best is None:
         return "nothing above --min-value", None, ""
     best = answer.best
     then = ", ".join(f"{item.display_name or item.concept} {item.value:.2f}" for item in answer.concepts[1:])
     return best.display_name or best.concept, best.value, then
+
+
+def _unfamiliar(answer: Prediction) -> str:
+    """Whether the model may know nothing of what the picture shows."""
+    return "unlike its training pictures" if answer.unfamiliar and answer.unfamiliar.predicted else ""
 
 
 def embed(

@@ -9,8 +9,18 @@ from lensmith.cli.options import Json, Yes, confirm
 from lensmith.cli.output import console, counted, print_findings, print_json, print_table, safe, summary_text
 from lensmith.cli.progress import fraction_progress
 from lensmith.cli.session import Session
+from lensmith.cli.training_options import (
+    BestF1,
+    MaxEpochs,
+    MinPrecision,
+    MinRecall,
+    Mode,
+    TestOn,
+    Tier,
+    described,
+)
 from lensmith.errors import InvalidInputError, NotFoundError
-from lensmith.types import Evaluation, ModelType, ModelVersion, VersionState
+from lensmith.types import Evaluation, ModelType, ModelVersion, TrainingSettings, VersionState
 
 models = typer.Typer(help="Models and their versions.", no_args_is_help=True)
 
@@ -90,6 +100,25 @@ def list_versions(context: typer.Context, model: ModelArgument, as_json: Json = 
     print_table("", columns, rows, empty="it has no versions yet: `lensmith train` makes one")
 
 
+@models.command("configure")
+def configure(
+    context: typer.Context,
+    model: ModelArgument,
+    tier: Tier = None,
+    best_f1: BestF1 = False,
+    min_precision: MinPrecision = None,
+    min_recall: MinRecall = None,
+    test_on: TestOn = None,
+    mode: Mode = None,
+    max_epochs: MaxEpochs = None,
+) -> None:
+    """Say how the next versions are trained; what is left out is as the platform says."""
+    settings = TrainingSettings(tier, best_f1, min_precision, min_recall, test_on, mode, max_epochs)
+    with context.obj.client() as client:
+        client.models.set_training(model, settings)
+    console.print(f"the next version of [bold]{safe(model)}[/] is trained so")
+
+
 @models.command("promote")
 def promote(context: typer.Context, model: ModelArgument, version: VersionArgument) -> None:
     """Put a version into production and keep it there."""
@@ -142,13 +171,21 @@ def train(
     closed: Annotated[bool, typer.Option(help="Multi-label: what is not annotated counts as negative.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until it is done.")] = False,
     note: Annotated[str, typer.Option(help="Note to keep with the version.")] = "",
+    tier: Tier = None,
+    best_f1: BestF1 = False,
+    min_precision: MinPrecision = None,
+    min_recall: MinRecall = None,
+    test_on: TestOn = None,
+    mode: Mode = None,
+    max_epochs: MaxEpochs = None,
     as_json: Json = False,
 ) -> None:
     """Train a new version of a model on everything annotated so far."""
     session: Session = context.obj
+    settings = TrainingSettings(tier, best_f1, min_precision, min_recall, test_on, mode, max_epochs)
     with session.client() as client:
         ensure_model(client, model, type, concept or [], closed=closed)
-        version = client.models.train(model, note=note)
+        version = client.models.train(model, note=note, training=settings)
         if watch:
             version = follow(client, model, version)
         elif not as_json:
@@ -247,6 +284,8 @@ def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
     if version.started_at and version.ended_at:
         took = f" after {(version.ended_at - version.started_at).total_seconds():.1f} s"
     console.print(f"version {version.number} is {state}{took}, trained on {counted(version.input_count, 'picture')}")
+    if how := described(version.training, version.tier):
+        console.print(f"  {how}")
     if version.base_model == PLAIN:
         console.print("  hint: `plain` has learnt nothing; `lensmith base-models import` installs a network that has")
     if version.error:

@@ -20,7 +20,7 @@ from lensmith_api.v1.model_version_pb2 import (
     ModelVersionState,
     TrainingProgress,
 )
-from lensmith_api.v1.training_settings_pb2 import HeadTier, TrainingSettings
+from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingSettings
 from lensmith_api.v1.upgrade_pb2 import ModelUpgrade, ModelUpgradeOutcome, Upgrade, UpgradeState
 from lensmith_platform import timestamps
 from lensmith_registry.base_model_store import BaseModelRow
@@ -103,6 +103,11 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         end_time=timestamps.to_proto(row.ended_at),
         upgrade=f"apps/{row.app_name}/upgrades/{row.upgrade}" if row.upgrade else "",
         training=message_from_json(row.training, TrainingSettings()),
+        threshold_aim=None if row.threshold_aim is None else message_from_json(row.threshold_aim, ThresholdAim()),
+        update_time=timestamps.to_proto(row.updated_at),
+        update_actor=row.updated_by,
+        etag=row.etag,
+        has_evaluation_scores=bool(row.out_of_fold) and row.state == "READY",
         tier=HeadTier.Value(f"HEAD_TIER_{row.tier.upper()}") if row.tier else HeadTier.HEAD_TIER_UNSPECIFIED,
     )
 

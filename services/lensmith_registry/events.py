@@ -74,7 +74,7 @@ class Caretaker:
             async with self._database.transaction(None) as connection:
                 candidates = await version_store.purge_candidates(connection, self._grace_seconds, _BATCH)
             # Bytes before rows: a row that is still there is found again by the next round.
-            await self._blobs.delete([head for _, _, head in candidates if head])
+            await self._blobs.delete([key for _, _, keys in candidates for key in keys])
             async with self._database.transaction(None) as connection:
                 for app_id, version_id, _ in candidates:
                     await version_store.remove_version(connection, app_id, version_id)

@@ -25,14 +25,17 @@ from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
 from lensmith_registry import changes, version_state_store, version_store
 from lensmith_registry.converters import json_from_message, json_from_messages, message_from_json, version_to_proto
+from lensmith_registry.evaluation_scores import out_of_fold_key
 from lensmith_registry.serving_service import head_key
 from lensmith_registry.version_state_store import Outcome
 from lensmith_registry.version_store import Json, VersionRow
 from lensmith_vision import evaluation as vision_evaluation
-from lensmith_vision import heads
+from lensmith_vision import heads, out_of_fold
 from lensmith_vision.errors import VisionError
 
 __all__ = ["TrainingJobServicer"]
+
+_BYTES = "application/octet-stream"
 
 
 class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServicer):
@@ -95,25 +98,28 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
     async def CompleteModelVersion(self, request: CompleteModelVersionRequest, context: object) -> ModelVersion:
         """Store the head, then the outcome; READY follows once serving has been told."""
         app_id, uid = request.app_id, _uid(request.version_uid)
-        digest = hashlib.sha256(request.head).hexdigest()
-        head = head_key(app_id, str(uid), digest)
+        head = head_key(app_id, str(uid), hashlib.sha256(request.head).hexdigest())
+        blobs = {head: request.head}
+        scores = ""
+        if request.out_of_fold:
+            scores = out_of_fold_key(app_id, str(uid), hashlib.sha256(request.out_of_fold).hexdigest())
+            blobs[scores] = request.out_of_fold
         async with self._database.transaction(app_id) as connection:
             row = await version_store.version_by_uid(connection, app_id, uid)
         if _is_completed(row, request.lease, head):
             return version_to_proto(row)
         outcome = await self._outcome(request, row, head)
         async with self._database.transaction(app_id) as connection:
-            if not await version_state_store.set_head(
-                connection, app_id, uid, request.lease, self._lease_seconds, head
+            if not await version_state_store.set_blobs(
+                connection, app_id, uid, request.lease, self._lease_seconds, head, scores
             ):
                 row = await version_store.version_by_uid(connection, app_id, uid)
                 if _is_completed(row, request.lease, head):
                     return version_to_proto(row)
                 raise _cannot_end(row, request.lease)
-        if row.head and row.head != head:
-            # Left by a trainer that lost its lease between storing its head and completing.
-            await self._blobs.delete([row.head])
-        await self._blobs.put(head, request.head, "application/octet-stream")
+        # Left by a trainer that lost its lease between storing its head and completing.
+        await self._blobs.delete([key for key in (row.head, row.out_of_fold) if key and key not in blobs])
+        await asyncio.gather(*(self._blobs.put(key, data, _BYTES) for key, data in blobs.items()))
         return await self._database.retry(lambda: self._complete(app_id, uid, request.lease, outcome))
 
     async def FailModelVersion(self, request: FailModelVersionRequest, context: object) -> ModelVersion:
@@ -179,12 +185,15 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
     try:
         head = heads.load(request.head)
         vision_evaluation.Evaluation.from_json(request.evaluation_json)
+        scores = out_of_fold.load(request.out_of_fold) if request.out_of_fold else None
     except VisionError as error:
         raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
     if head.space != space:
         raise InvalidInputError("HEAD_OTHER_SPACE", f"the head is for {head.space}, the version for {space}")
     if list(head.concepts) != list(request.concepts) or len(request.thresholds) != len(request.concepts):
         raise InvalidInputError("HEAD_INVALID", "concepts and thresholds must be those of the head")
+    if scores is not None and (scores.type != head.type or scores.concepts != head.concepts):
+        raise InvalidInputError("OUT_OF_FOLD_INVALID", "type and concepts of the scores must be those of the head")
     evaluation: Json = json.loads(request.evaluation_json)
     return evaluation, head.tier
 

@@ -24,7 +24,7 @@ __all__ = [
     "fail",
     "make_ready",
     "renew",
-    "set_head",
+    "set_blobs",
     "unfinished",
 ]
 
@@ -93,11 +93,13 @@ async def renew(
     )
 
 
-async def set_head(connection: Connection, app_id: int, uid: UUID, lease: int, lease_seconds: float, head: str) -> bool:
-    """TRAINING -> TRAINING: name the blob that is about to be written, so that none is ever forgotten."""
+async def set_blobs(
+    connection: Connection, app_id: int, uid: UUID, lease: int, lease_seconds: float, head: str, out_of_fold: str
+) -> bool:
+    """TRAINING -> TRAINING: name the blobs that are about to be written, so that none is ever forgotten."""
     return await changed(
         connection,
-        """UPDATE model_versions SET head = $4, lease_expires_at = now() + make_interval(secs => $5)
+        """UPDATE model_versions SET head = $4, lease_expires_at = now() + make_interval(secs => $5), out_of_fold = $6
            WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state = 'TRAINING' AND completed_at IS NULL
              AND deleted_at IS NULL""",
         app_id,
@@ -105,6 +107,7 @@ async def set_head(connection: Connection, app_id: int, uid: UUID, lease: int, l
         lease,
         head,
         lease_seconds,
+        out_of_fold,
     )
 
 

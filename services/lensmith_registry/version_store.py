@@ -44,7 +44,7 @@ _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, 
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
   v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade,
-  v.training, v.tier"""
+  v.training, v.tier, v.out_of_fold, v.threshold_aim, v.updated_at, v.updated_by"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
 
 # Of an imported model: the version on the base model of the highest rank, of which only the newest version counts.
@@ -70,6 +70,10 @@ class VersionRow:
         upgrade: Number of the upgrade that it was trained for; 0: none.
         training: lensmith.v1.TrainingSettings as JSON, complete.
         tier: Of its head; empty: none of its own, or none yet.
+        out_of_fold: Key of the scores behind its evaluation among the blobs; empty: it has none.
+        threshold_aim: lensmith.v1.ThresholdAim as JSON that its thresholds were last chosen for; None: see `training`.
+        updated_at: When its thresholds or its note were last changed; None: never.
+        updated_by: Who changed them.
     """
 
     id: int
@@ -111,11 +115,20 @@ class VersionRow:
     upgrade: int
     training: Json
     tier: str
+    out_of_fold: str
+    threshold_aim: Json
+    updated_at: datetime | None
+    updated_by: str
 
     @property
     def name(self) -> str:
         """Resource name."""
         return f"apps/{self.app_name}/models/{self.model}/versions/{self.number}"
+
+    @property
+    def etag(self) -> str:
+        """Differs for every change."""
+        return f"{self.uid.hex[:8]}-{self.revision}"
 
     @property
     def ended(self) -> bool:
@@ -250,15 +263,17 @@ async def adopt(connection: Connection, row: VersionRow) -> None:
     )
 
 
-async def purge_candidates(connection: Connection, grace_seconds: float, limit: int) -> list[tuple[int, int, str]]:
-    """Return app, id and head of buried versions whose grace is over, of all apps."""
+async def purge_candidates(
+    connection: Connection, grace_seconds: float, limit: int
+) -> list[tuple[int, int, list[str]]]:
+    """Return app, id and keys of the blobs of buried versions whose grace is over, of all apps."""
     rows = await connection.fetch(
-        """SELECT app_id, id, head FROM model_versions WHERE deleted_at < now() - make_interval(secs => $1)
-           ORDER BY deleted_at LIMIT $2""",
+        """SELECT app_id, id, array_remove(ARRAY[head, out_of_fold], '') AS blobs FROM model_versions
+           WHERE deleted_at < now() - make_interval(secs => $1) ORDER BY deleted_at LIMIT $2""",
         grace_seconds,
         limit,
     )
-    return [(row["app_id"], row["id"], row["head"]) for row in rows]
+    return [(row["app_id"], row["id"], row["blobs"]) for row in rows]
 
 
 async def remove_version(connection: Connection, app_id: int, version_id: int) -> None:

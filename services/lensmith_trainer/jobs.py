@@ -43,7 +43,7 @@ from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replica import Row
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import dataset_sha256, labels_needed, options_of, training_set_of
-from lensmith_vision import heads
+from lensmith_vision import heads, out_of_fold
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.training import Fitted, Progress, fit
 
@@ -296,6 +296,7 @@ def _fit(
         dataset_sha256=dataset_sha256(job.model, rows, fitted.left_out),
         findings=_findings(fitted),
         summary=EvaluationSummary(**fitted.evaluation.summary()),
+        out_of_fold=out_of_fold.save(fitted.out_of_fold),
     )
 
 

@@ -1,0 +1,101 @@
+"""The scores behind the evaluation of a version, where they lie and how they are read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from lensmith_platform.blobs import Blobs
+from lensmith_platform.errors import InternalError, PreconditionError
+from lensmith_registry.version_store import VersionRow
+from lensmith_vision import out_of_fold
+from lensmith_vision.errors import VisionError
+from lensmith_vision.out_of_fold import OutOfFoldPredictions
+
+__all__ = ["EvaluationScores", "out_of_fold_key", "require_ready"]
+
+_AT_ONCE = 2
+"""Versions whose scores are in memory at once: those of a large one take 270 MB."""
+
+
+def out_of_fold_key(app_id: int, version_uid: str, sha256: str) -> str:
+    """Key of scores among the blobs. Each version has its own, so that deleting one never takes another's bytes."""
+    return f"evaluations/{app_id}/{version_uid}/{sha256}"
+
+
+def require_ready(row: VersionRow) -> None:
+    """Hold that a version has been evaluated.
+
+    Raises:
+        PreconditionError: VERSION_NOT_READY.
+    """
+    if row.state != "READY":
+        raise PreconditionError(
+            "VERSION_NOT_READY", f"{row.name} is {row.state}, not READY", metadata={"state": row.state}
+        )
+
+
+class EvaluationScores:
+    """Reads scores, a few at a time.
+
+    Args:
+        blobs: Where they lie.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    @asynccontextmanager
+    async def of(self, row: VersionRow) -> AsyncIterator[OutOfFoldPredictions]:
+        """Give the scores of a READY version, which stay in memory until the caller is done.
+
+        Raises:
+            PreconditionError: VERSION_NOT_READY, or EVALUATION_SCORES_NOT_STORED.
+        """
+        self.require(row)
+        async with self._places:
+            yield await self._read(row)
+
+    @asynccontextmanager
+    async def of_two(
+        self, first: VersionRow, other: VersionRow
+    ) -> AsyncIterator[tuple[OutOfFoldPredictions, OutOfFoldPredictions]]:
+        """Give the scores of two READY versions.
+
+        Raises:
+            PreconditionError: VERSION_NOT_READY, or EVALUATION_SCORES_NOT_STORED.
+        """
+        self.require(first)
+        self.require(other)
+        # One place for both: two callers that wait for their second place would wait for each other.
+        async with self._places:
+            yield await self._read(first), await self._read(other)
+
+    @staticmethod
+    def require(row: VersionRow) -> None:
+        """Hold that a version is READY and has scores.
+
+        Raises:
+            PreconditionError: VERSION_NOT_READY, or EVALUATION_SCORES_NOT_STORED.
+        """
+        require_ready(row)
+        if not row.out_of_fold:
+            why = (
+                "it was trained before scores were stored: train again"
+                if row.head
+                else "it came trained and was not evaluated here"
+            )
+            raise PreconditionError(
+                "EVALUATION_SCORES_NOT_STORED",
+                f"the scores behind the evaluation of {row.name} are not stored: {why}",
+                metadata={"version": str(row.number)},
+            )
+
+    async def _read(self, row: VersionRow) -> OutOfFoldPredictions:
+        data = await self._blobs.get(row.out_of_fold)
+        try:
+            return await asyncio.to_thread(out_of_fold.load, data)
+        except VisionError as error:
+            raise InternalError("EVALUATION_SCORES_DAMAGED", f"the scores of {row.name} cannot be read") from error

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import grpc.aio
 
+from lensmith_api.internal.v1.curation_service_pb2_grpc import add_CurationServiceServicer_to_server
 from lensmith_api.internal.v1.space_service_pb2_grpc import add_SpaceServiceServicer_to_server
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import add_TrainingDataServiceServicer_to_server
 from lensmith_api.v1.annotation_service_pb2_grpc import add_AnnotationServiceServicer_to_server
@@ -14,6 +15,7 @@ from lensmith_api.v1.input_service_pb2_grpc import add_InputServiceServicer_to_s
 from lensmith_dataset.annotation_service import AnnotationServicer
 from lensmith_dataset.backfill import Backfill
 from lensmith_dataset.concept_service import ConceptServicer
+from lensmith_dataset.curation_service import CurationServicer
 from lensmith_dataset.embedder import Embedder
 from lensmith_dataset.events import Background
 from lensmith_dataset.image_links import ImageLinkSigner
@@ -38,9 +40,15 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_vision.decode import ImageLimits
 
 PUBLIC = ("lensmith.v1.InputService", "lensmith.v1.ConceptService", "lensmith.v1.AnnotationService")
-INTERNAL = ("lensmith.internal.v1.TrainingDataService", "lensmith.internal.v1.SpaceService")
+INTERNAL = (
+    "lensmith.internal.v1.TrainingDataService",
+    "lensmith.internal.v1.SpaceService",
+    "lensmith.internal.v1.CurationService",
+)
 
-Servicers: TypeAlias = tuple[InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer, SpaceServicer]
+Servicers: TypeAlias = tuple[
+    InputServicer, ConceptServicer, AnnotationServicer, TrainingDataServicer, SpaceServicer, CurationServicer
+]
 
 
 class DatasetService:
@@ -69,12 +77,13 @@ class DatasetService:
         """Register the servicers; none where this process only indexes."""
         if self._servicers is None:
             return
-        inputs, concepts, annotations, training_data, spaces = self._servicers
+        inputs, concepts, annotations, training_data, spaces, curation = self._servicers
         add_InputServiceServicer_to_server(inputs, server)
         add_ConceptServiceServicer_to_server(concepts, server)
         add_AnnotationServiceServicer_to_server(annotations, server)
         add_TrainingDataServiceServicer_to_server(training_data, server)
         add_SpaceServiceServicer_to_server(spaces, server)
+        add_CurationServiceServicer_to_server(curation, server)
 
     async def ready(self) -> None:
         """Return when Postgres answers: everything but storing bytes can be served then."""
@@ -154,4 +163,5 @@ def _servicers(
         AnnotationServicer(database, pager, settings.max_annotations),
         TrainingDataServicer(database, settings.feed_wait_seconds),
         SpaceServicer(database, settings.retired_space_grace),
+        CurationServicer(database),
     )

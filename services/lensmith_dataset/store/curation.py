@@ -1,0 +1,143 @@
+"""What makes an app's data better: pictures to label next, and labels changed only if they are as somebody saw them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from lensmith_dataset.store import inputs, labels
+from lensmith_dataset.store.labels import Label
+from lensmith_dataset.store.training_data import TrainingState
+from lensmith_platform import change_feed
+from lensmith_platform.db.unit_of_work import Connection
+from lensmith_platform.errors import ConflictError, LensmithError, NotFoundError
+
+__all__ = ["Swap", "swap", "unlabelled_ids", "vectors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A change of the labels of one input.
+
+    Attributes:
+        uid: of the input.
+        concepts: own ids of the concepts that it is about.
+        expected: the labels of these that the input must have, by own id.
+        desired: the labels of these that it gets.
+    """
+
+    uid: str
+    concepts: Sequence[str]
+    expected: Mapping[str, Label]
+    desired: Mapping[str, Label]
+
+
+async def unlabelled_ids(
+    connection: Connection, app_id: int, space: str, concepts: Sequence[str], start: UUID, limit: int
+) -> list[int]:
+    """Choose inputs with a vector and no label of some concepts, not kept for testing: the first ones from a uid on.
+
+    uids are random, so the ones after a random uid are a random sample, found by the index without a look at the rest.
+    """
+    found: list[int] = []
+    for condition in (">=", "<"):
+        rows = await connection.fetch(
+            f"""
+            SELECT input.id FROM inputs AS input
+            WHERE input.app_id = $1 AND input.uid {condition} $4 AND NOT input.test
+              AND EXISTS (SELECT FROM embeddings AS vector
+                          WHERE vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id)
+              AND NOT EXISTS (SELECT FROM annotations AS label
+                              JOIN concepts AS concept ON concept.app_id = $1 AND concept.id = label.concept_id
+                              WHERE label.app_id = $1 AND label.input_id = input.id AND concept.own_id = ANY($3))
+            ORDER BY input.uid LIMIT $5
+            """,
+            app_id,
+            space,
+            concepts,
+            start,
+            limit - len(found),
+        )
+        found += [row["id"] for row in rows]
+        if len(found) >= limit:
+            break
+    return found
+
+
+async def vectors(connection: Connection, app_id: int, space: str, ids: Sequence[int]) -> list[TrainingState]:
+    """Return inputs with their vectors and without labels; those without a vector are left out."""
+    rows = await connection.fetch(
+        """
+        SELECT input.uid, input.sha256, input.test, vector.vector FROM inputs AS input
+        JOIN embeddings AS vector ON vector.app_id = $1 AND vector.space = $3 AND vector.input_id = input.id
+        WHERE input.app_id = $1 AND input.id = ANY($2::bigint[]) ORDER BY input.uid
+        """,
+        app_id,
+        ids,
+        space,
+    )
+    return [TrainingState(row["uid"], False, row["sha256"], row["test"], row["vector"], ()) for row in rows]
+
+
+async def swap(connection: Connection, app_id: int, swaps: Sequence[Swap], actor: str) -> list[LensmithError | None]:
+    """Change the labels of inputs that still have the expected ones; return for each None, or why it was not done.
+
+    One that has the desired labels already is done: repeating a call changes nothing.
+    """
+    concepts = await labels.hold_concepts(connection, app_id, {name for one in swaps for name in one.concepts})
+    found = await inputs.lock(connection, app_id, list({one.uid for one in swaps}))
+    present = await _labels_of(connection, app_id, list(set(found.values())))
+    put: dict[tuple[int, int], Label] = {}
+    removed: set[tuple[int, int]] = set()
+    outcomes: list[LensmithError | None] = []
+    for one in swaps:
+        input_id = found.get(one.uid)
+        if input_id is None:
+            outcomes.append(_gone(one.uid))
+            continue
+        known = present.setdefault(input_id, {})
+        have = {name: known[name] for name in one.concepts if name in known}
+        if have == one.desired:
+            outcomes.append(None)
+        elif have != one.expected or not one.desired.keys() <= concepts.keys():
+            outcomes.append(_changed(one.uid))
+        else:
+            outcomes.append(None)
+            for name in have.keys() - one.desired.keys():
+                removed.add((input_id, concepts[name]))
+                put.pop((input_id, concepts[name]), None)
+                del known[name]
+            for name, label in one.desired.items():
+                put[input_id, concepts[name]] = label
+                removed.discard((input_id, concepts[name]))
+                known[name] = label
+    changed = await labels.remove(connection, app_id, removed)
+    changed |= await labels.put(connection, app_id, put, actor)
+    await change_feed.record(connection, app_id, sorted(changed))
+    return outcomes
+
+
+async def _labels_of(connection: Connection, app_id: int, ids: Sequence[int]) -> dict[int, dict[str, Label]]:
+    rows = await connection.fetch(
+        """
+        SELECT label.input_id, concept.own_id AS concept, label.positive, label.number
+        FROM annotations AS label
+        JOIN concepts AS concept ON concept.app_id = label.app_id AND concept.id = label.concept_id
+        WHERE label.app_id = $1 AND label.input_id = ANY($2::bigint[])
+        """,
+        app_id,
+        ids,
+    )
+    found: dict[int, dict[str, Label]] = {}
+    for row in rows:
+        found.setdefault(row["input_id"], {})[row["concept"]] = Label(row["concept"], row["positive"], row["number"])
+    return found
+
+
+def _gone(uid: str) -> LensmithError:
+    return NotFoundError("INPUT_NOT_FOUND", f"the app has no input {uid!r} any more", metadata={"input": uid})
+
+
+def _changed(uid: str) -> LensmithError:
+    return ConflictError(
+        "LABELS_CHANGED", "the labels of the input changed meanwhile: nothing was done", metadata={"input": uid}
+    )

@@ -42,8 +42,8 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replica import Row
 from lensmith_trainer.replicas import Replicas
-from lensmith_trainer.training_set import dataset_sha256, labels_needed, options_of, training_set_of
-from lensmith_vision import heads, out_of_fold
+from lensmith_trainer.training_set import labels_needed, options_of, snapshot_of, training_set_of
+from lensmith_vision import dataset_snapshot, heads, out_of_fold
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.training import Fitted, Progress, fit
 
@@ -183,7 +183,8 @@ class TrainingJobs:
             )
             _LOG.info("training of %s failed: %s", job.name, result)
             return "failed"
-        await self._complete(result)
+        with self._metrics.train_part_seconds.labels("hand_in").time():
+            await self._complete(result)
         self._usage.record(job.app_id, "train", job.model.name, "", 1)
         _LOG.info("training of %s is done, %d images", job.name, result.input_count)
         return "ready"
@@ -205,10 +206,13 @@ class TrainingJobs:
             return error
 
     async def _fitted(self, job: TrainingJob, state: _State) -> CompleteModelVersionRequest:
-        rows = await self._rows(job, state)
+        parts = self._metrics.train_part_seconds
+        with parts.labels("fetch").time():
+            rows = await self._rows(job, state)
         state.fraction, state.stage, state.message = _FETCHED, "evaluating", f"{len(rows)} labelled images"
         loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(self._threads, _fit, job, rows, state.fitting, state.stop.is_set)
+        with parts.labels("fit").time():
+            request = await loop.run_in_executor(self._threads, _fit, job, rows, state.fitting, state.stop.is_set)
         state.fraction, state.stage, state.message = _FITTED, "storing", ""
         return request
 
@@ -284,6 +288,8 @@ def _fit(
     """
     data = training_set_of(job.model, job.space, rows)
     fitted = fit(data, options_of(job.model, job.training, job.seed), progress, cancelled)
+    snapshot = snapshot_of(job.model, rows, fitted.left_out, fitted.out_of_fold)
+    listing = dataset_snapshot.save(snapshot)
     return CompleteModelVersionRequest(
         app_id=job.app_id,
         version_uid=job.version_uid,
@@ -293,10 +299,11 @@ def _fit(
         concepts=fitted.head.concepts,
         thresholds=fitted.head.thresholds.tolist(),
         input_count=fitted.input_count,
-        dataset_sha256=dataset_sha256(job.model, rows, fitted.left_out),
+        dataset_sha256=snapshot.sha256(),
         findings=_findings(fitted),
         summary=EvaluationSummary(**fitted.evaluation.summary()),
         out_of_fold=out_of_fold.save(fitted.out_of_fold),
+        dataset_snapshot=listing if len(listing) <= dataset_snapshot.MOST_BYTES else b"",
     )
 
 

@@ -11,9 +11,9 @@ the cells of the map without loss: every map here has the head's logit as its me
 - A head of the kernel tier: what each landmark adds is shared among the features first, in proportion to what each of
   them gave to the similarity. The sum stays exact.
 - General: the probability of a concept is a sum over classes, so there is no one logit. The map is the gradient of the
-  concept's log odds by the classes' logits, times the class activation maps of these (the idea of Grad-CAM: Selvaraju et
-  al., ICCV 2017). Its mean is how much the concept's classes stand out: their mean logit less that of all other classes,
-  each counted by its probability.
+  concept's log odds by the classes' logits, times the class activation maps of these (the idea of Grad-CAM: Selvaraju
+  et al., ICCV 2017). Its mean is how much the concept's classes stand out: their mean logit less that of all other
+  classes, each counted by its probability.
 """
 
 from __future__ import annotations

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["ResizePolicy", "apply"]
+__all__ = ["RESIZE_KINDS", "ResizeKind", "ResizePolicy", "apply", "seen_box"]
+
+ResizeKind = Literal["short_side_crop", "squash", "half_crop"]
+RESIZE_KINDS: tuple[str, ...] = get_args(ResizeKind)
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -20,21 +24,23 @@ class ResizePolicy:
 
     Attributes:
         kind: ``short_side_crop`` shrinks or grows the shorter side to ``short_side`` and cuts the middle out;
-            ``squash`` ignores the aspect ratio.
+            ``squash`` ignores the aspect ratio; ``half_crop`` cuts the longer side until half of the difference of
+            aspect ratios (as a factor) is gone, and ignores the other half: objects near the rim stay in the
+            picture, and those in the middle keep most of their shape.
         height: Rows of the result.
         width: Columns of the result.
         short_side: Only for ``short_side_crop``; at least ``height`` and ``width``.
         filter: The antialiased filter, ``bilinear`` or ``bicubic``.
     """
 
-    kind: Literal["short_side_crop", "squash"]
+    kind: ResizeKind
     height: int
     width: int
     short_side: int = 0
     filter: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("short_side_crop", "squash") or self.filter not in _FILTERS:
+        if self.kind not in RESIZE_KINDS or self.filter not in _FILTERS:
             raise ValueError(f"unknown resize policy {self.kind!r} with filter {self.filter!r}")
         if not (1 <= self.height <= 4096 and 1 <= self.width <= 4096):
             raise ValueError("the input of a network has 1 to 4096 pixels a side")
@@ -49,9 +55,23 @@ class ResizePolicy:
     @property
     def key(self) -> str:
         """A short stable name, part of the id of a space."""
-        if self.kind == "squash":
-            return f"squash-{self.height}x{self.width}-{self.filter}"
+        if self.kind != "short_side_crop":
+            return f"{self.kind.replace('_', '-')}-{self.height}x{self.width}-{self.filter}"
         return f"crop-{self.short_side}-{self.height}x{self.width}-{self.filter}"
+
+
+def seen_box(height: int, width: int, policy: ResizePolicy) -> tuple[float, float, float, float]:
+    """Return the part of a picture of some size that a network sees: left, top, right, bottom in its pixels."""
+    if policy.kind == "squash":
+        return 0.0, 0.0, float(width), float(height)
+    if policy.kind == "half_crop":
+        aspect = math.sqrt(width / height * policy.width / policy.height)
+        cut_w, cut_h = min(float(width), height * aspect), min(float(height), width / aspect)
+    else:
+        scale = min(height, width) / policy.short_side
+        cut_w, cut_h = policy.width * scale, policy.height * scale
+    left, top = (width - cut_w) / 2, (height - cut_h) / 2
+    return left, top, left + cut_w, top + cut_h
 
 
 def apply(image: npt.NDArray[np.uint8], policy: ResizePolicy) -> npt.NDArray[np.uint8]:
@@ -66,14 +86,8 @@ def apply(image: npt.NDArray[np.uint8], policy: ResizePolicy) -> npt.NDArray[np.
     """
     height, width = image.shape[:2]
     resample = _FILTERS[policy.filter]
-    if policy.kind == "squash":
-        box = (0.0, 0.0, float(width), float(height))
-    else:
-        # One resampling of the part that stays equals resizing everything and cropping, without the wasted pixels.
-        scale = min(height, width) / policy.short_side
-        cut_w, cut_h = policy.width * scale, policy.height * scale
-        left, top = (width - cut_w) / 2, (height - cut_h) / 2
-        box = (left, top, left + cut_w, top + cut_h)
+    # One resampling of the part that stays equals resizing everything and cropping, without the wasted pixels.
+    box = seen_box(height, width, policy)
     if (height, width) == (policy.height, policy.width) and box == (0.0, 0.0, float(width), float(height)):
         return image
     resized = Image.fromarray(image).resize((policy.width, policy.height), resample, box=box, reducing_gap=3.0)

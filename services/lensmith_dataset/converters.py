@@ -10,7 +10,12 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 from google.rpc.status_pb2 import Status
 
-from lensmith_api.internal.v1.training_data_service_pb2 import ConceptCount, TrainingInput, TrainingLabel
+from lensmith_api.internal.v1.training_data_service_pb2 import (
+    ConceptCount,
+    NearestTrainingInput,
+    TrainingInput,
+    TrainingLabel,
+)
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.annotation_service_pb2 import AnnotateAction, InputAnnotation
 from lensmith_api.v1.concept_pb2 import Concept
@@ -21,6 +26,7 @@ from lensmith_dataset.store.concepts import ConceptRow, LabelCounts
 from lensmith_dataset.store.general import GeneralConcepts
 from lensmith_dataset.store.inputs import InputRow
 from lensmith_dataset.store.labels import Label
+from lensmith_dataset.store.nearest import NearInput
 from lensmith_dataset.store.training_data import TrainingCount, TrainingState
 from lensmith_dataset.vectors import float16_from_halfvec
 from lensmith_platform import timestamps
@@ -122,13 +128,23 @@ def training_input_to_proto(state: TrainingState) -> TrainingInput:
         sha256=state.sha256,
         test=state.test,
         vector=float16_from_halfvec(state.vector),
-        labels=[
-            TrainingLabel(concept=label.concept, number=label.number)
-            if label.number is not None
-            else TrainingLabel(concept=label.concept, positive=bool(label.positive))
-            for label in state.labels
-        ],
+        labels=[_training_label(label) for label in state.labels],
     )
+
+
+def near_input_to_proto(app: str, row: NearInput) -> NearestTrainingInput:
+    """Convert an input of the app with this own id that is like a picture."""
+    return NearestTrainingInput(
+        input=build("apps/{app}/inputs/{input}", app=app, input=row.own_id or str(row.uid)),
+        similarity=row.similarity,
+        labels=[_training_label(label) for label in row.labels],
+    )
+
+
+def _training_label(label: Label) -> TrainingLabel:
+    if label.number is not None:
+        return TrainingLabel(concept=label.concept, number=label.number)
+    return TrainingLabel(concept=label.concept, positive=bool(label.positive))
 
 
 def action_from_proto(action: int) -> Action:

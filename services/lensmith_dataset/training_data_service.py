@@ -1,4 +1,4 @@
-"""TrainingDataService: what registry and trainer ask about the pictures to train on."""
+"""TrainingDataService: what registry, trainer and inference ask about the pictures to train on."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,11 +7,12 @@ from grpc.aio import ServicerContext
 
 from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
-from lensmith_dataset.converters import concept_count_to_proto, training_input_to_proto
-from lensmith_dataset.store import inputs, new_annotations, training_data
+from lensmith_dataset.converters import concept_count_to_proto, near_input_to_proto, training_input_to_proto
+from lensmith_dataset.store import inputs, nearest, new_annotations, training_data
+from lensmith_dataset.vectors import halfvec_from_float16
 from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import DependencyUnavailableError
+from lensmith_platform.errors import DependencyUnavailableError, InvalidInputError
 
 _BATCH = 500
 _POLL_SECONDS = 0.05
@@ -113,3 +114,26 @@ class TrainingDataServicer(TrainingDataServiceServicer):
                     )
                 await asyncio.sleep(_POLL_SECONDS)
                 waited += _POLL_SECONDS
+
+    async def FindNearestTrainingInputs(
+        self,
+        request: pb.FindNearestTrainingInputsRequest,
+        context: ServicerContext[pb.FindNearestTrainingInputsRequest, pb.FindNearestTrainingInputsResponse],
+    ) -> pb.FindNearestTrainingInputsResponse:
+        """Finds the training pictures that are most like given ones.
+
+        Raises:
+            InvalidInputError: VECTOR_INVALID.
+        """
+        app_id, found = request.app_id, []
+        vectors = [halfvec_from_float16(vector) for vector in request.vectors]
+        async with self._database.transaction(app_id, isolation="repeatable read") as connection:
+            app = await nearest.app_name(connection, app_id)
+            concepts = await nearest.concept_ids(connection, app_id, list(request.concepts))
+            for vector in vectors:
+                if vector is None:
+                    raise InvalidInputError("VECTOR_INVALID", "a vector is not finite float16, or too long")
+                found.append(await nearest.nearest(connection, app_id, request.space, concepts, vector, request.count))
+        return pb.FindNearestTrainingInputsResponse(
+            nearest=[pb.NearestTrainingInputs(inputs=[near_input_to_proto(app, one) for one in near]) for near in found]
+        )

@@ -31,6 +31,15 @@ def halfvec_from_numbers(vector: Sequence[float], dimensions: int) -> bytes | No
     return _HEADER.pack(dimensions, 0) + values.astype(">f2").tobytes()
 
 
+def halfvec_from_float16(vector: bytes) -> bytes | None:
+    """Return little-endian float16 as a halfvec, or None if it is empty, too long, cut off or not finite."""
+    dimensions = len(vector) // 2
+    if len(vector) % 2 or not 0 < dimensions <= MAX_DIMENSIONS:
+        return None
+    values = np.frombuffer(vector, "<f2")
+    return _HEADER.pack(dimensions, 0) + values.astype(">f2").tobytes() if np.isfinite(values).all() else None
+
+
 def float16_from_halfvec(halfvec: bytes) -> bytes:
     """Return the numbers of a halfvec as little-endian float16; empty stays empty."""
     return np.frombuffer(halfvec, ">f2", offset=_HEADER.size).astype("<f2").tobytes() if halfvec else b""

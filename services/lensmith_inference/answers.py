@@ -91,14 +91,14 @@ class Selection:
             indexes = np.asarray(found, np.intp)
         return cls(version, indexes, request.min_value, request.max_concepts)
 
-    def concept_scores(self, scores: npt.NDArray[np.float32]) -> list[ConceptScore]:
-        """Make the answer about one picture.
+    def columns(self, scores: npt.NDArray[np.float32]) -> list[int]:
+        """Choose what to show of one picture.
 
         Args:
             scores: [c], one of each concept of the version.
 
         Returns:
-            The selected concepts by falling score; equal ones in the version's own order.
+            Columns of the selected concepts by falling score; equal ones in the version's own order.
         """
         values = scores[self.indexes].astype(np.float64)
         order = np.argsort(-values, kind="stable")
@@ -106,15 +106,22 @@ class Selection:
             order = order[values[order] >= self.min_value]
         if self.most:
             order = order[: self.most]
-        return [
-            ConceptScore(
-                concept=self.version.concepts[index],
-                display_name=self.version.display_names[index],
-                value=value,
-                predicted=value >= self.version.thresholds[index],
-            )
-            for index, value in zip(self.indexes[order].tolist(), values[order].tolist(), strict=True)
-        ]
+        chosen: list[int] = self.indexes[order].tolist()
+        return chosen
+
+    def concept_scores(self, scores: npt.NDArray[np.float32]) -> list[ConceptScore]:
+        """Make the answer about one picture, in the order of `columns`."""
+        return [self.score(column, scores) for column in self.columns(scores)]
+
+    def score(self, column: int, scores: npt.NDArray[np.float32]) -> ConceptScore:
+        """Make the answer about one concept of one picture."""
+        value = float(scores[column])
+        return ConceptScore(
+            concept=self.version.concepts[column],
+            display_name=self.version.display_names[column],
+            value=value,
+            predicted=value >= self.version.thresholds[column],
+        )
 
 
 def _none_known(wanted: set[str], name: str) -> InvalidInputError:

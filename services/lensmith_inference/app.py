@@ -7,17 +7,21 @@ import grpc
 import structlog
 
 from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceStub
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from lensmith_api.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from lensmith_inference.admission import Admission
 from lensmith_inference.artefacts import Artefacts
 from lensmith_inference.batcher import Batcher
 from lensmith_inference.catalogue import Catalogue
+from lensmith_inference.classifiers import Classifiers
 from lensmith_inference.events import ModelNews
+from lensmith_inference.explainer import Explainer
 from lensmith_inference.general import General
 from lensmith_inference.heads_cache import HeadsCache
 from lensmith_inference.images import ImageReader
 from lensmith_inference.metrics import Metrics
+from lensmith_inference.nearest import TrainingPictures
 from lensmith_inference.pipeline import Pipeline
 from lensmith_inference.predictor import Predictor
 from lensmith_inference.service import InferenceServicer
@@ -74,7 +78,17 @@ class InferenceService:
         general = General(self._catalogue, self._spaces)
         predictor = Predictor(self._catalogue, self._spaces, heads, general, pipeline, metrics)
         self._usage = UsageMeter(bus)
-        self._servicer = InferenceServicer(predictor, Admission(settings, metrics), self._usage, metrics)
+        explainer = Explainer(
+            self._catalogue,
+            self._spaces,
+            heads,
+            Classifiers(artefacts),
+            pipeline,
+            TrainingPictures(TrainingDataServiceStub(platform.clients.channel("dataset"))),
+            metrics,
+        )
+        admission = Admission(settings, metrics)
+        self._servicer = InferenceServicer(predictor, explainer, admission, self._usage, metrics)
         self._news = ModelNews(self._catalogue, predictor, warm=settings.warm_models)
         self._consumers = (
             BroadcastConsumer(bus, "models.changed", self._news.model_changed, self._news.missed),

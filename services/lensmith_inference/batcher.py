@@ -33,17 +33,20 @@ class Seen:
         space: The space of the features: whoever scores them says so again.
         features: [d] float32.
         logits: [k] float32 when they were asked for and the pack has them.
+        feature_map: [d, h, w] float32 when it was asked for and the pack has one.
     """
 
     space: str
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32] | None
+    feature_map: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(eq=False)
 class _Item:
     pixels: npt.NDArray[np.uint8]
     logits: bool
+    feature_map: bool
     future: "asyncio.Future[Seen]"
     arrived: float
 
@@ -63,19 +66,20 @@ class Expectation:
         self._left = 0
         self._change(count)
 
-    async def submit(self, pixels: npt.NDArray[np.uint8], *, logits: bool) -> Seen:
+    async def submit(self, pixels: npt.NDArray[np.uint8], *, logits: bool, feature_map: bool = False) -> Seen:
         """Hand in one of the pictures and wait for what the base network makes of it.
 
         Args:
             pixels: [H, W, 3], resized as the space wants it.
             logits: Also give the logits.
+            feature_map: Also give the last feature map.
 
         Raises:
             InternalError: The pass failed.
             DependencyUnavailableError: The service is stopping.
         """
         self._left -= 1
-        return await self._batcher.submit(self._space, pixels, logits=logits, expected=True)
+        return await self._batcher.submit(self._space, pixels, logits=logits, feature_map=feature_map, expected=True)
 
     def gone(self) -> None:
         """Say that one of the pictures will not come."""
@@ -133,13 +137,19 @@ class Batcher:
             self._pump()
 
     async def submit(
-        self, space: str, pixels: npt.NDArray[np.uint8], *, logits: bool = False, expected: bool = False
+        self,
+        space: str,
+        pixels: npt.NDArray[np.uint8],
+        *,
+        logits: bool = False,
+        feature_map: bool = False,
+        expected: bool = False,
     ) -> Seen:
         """Hand in one picture and wait for what the base network makes of it; see :meth:`Expectation.submit`."""
         if self._closed:
             raise DependencyUnavailableError("INFERENCE_STOPPING", "this server is stopping; ask another")
         queue = self._queues.setdefault(space, _Queue())
-        item = _Item(pixels, logits, asyncio.get_running_loop().create_future(), perf_counter())
+        item = _Item(pixels, logits, feature_map, asyncio.get_running_loop().create_future(), perf_counter())
         # Whoever asked may be cancelled after the answer came and before reading it: then a failure is nobody's.
         item.future.add_done_callback(lambda future: future.cancelled() or future.exception())
         queue.items.append(item)
@@ -220,8 +230,14 @@ class Batcher:
     def _run(self, space: str, batch: Sequence[_Item]) -> Outputs:
         start = perf_counter()
         pixels = batch[0].pixels[np.newaxis] if len(batch) == 1 else np.stack([item.pixels for item in batch])
-        outputs = self._engine.run(space, pixels, logits=any(item.logits for item in batch))
-        if len(outputs.features) != len(batch) or (outputs.logits is not None and len(outputs.logits) != len(batch)):
+        outputs = self._engine.run(
+            space,
+            pixels,
+            logits=any(item.logits for item in batch),
+            feature_map=any(item.feature_map for item in batch),
+        )
+        given = (outputs.features, outputs.logits, outputs.feature_map)
+        if any(values is not None and len(values) != len(batch) for values in given):
             raise RuntimeError(f"the engine gave {len(outputs.features)} answers for {len(batch)} pictures")
         self._metrics.engine_seconds.labels(space).observe(perf_counter() - start)
         return outputs
@@ -240,10 +256,13 @@ class Batcher:
                 failure.__cause__ = error
                 item.future.set_exception(failure)
             else:
-                item.future.set_result(_row(space, done.result(), index))
+                item.future.set_result(_row(space, done.result(), index, item))
         if not self._closed:
             self._pump()
 
 
-def _row(space: str, outputs: Outputs, index: int) -> Seen:
-    return Seen(space, outputs.features[index], None if outputs.logits is None else outputs.logits[index])
+def _row(space: str, outputs: Outputs, index: int, item: _Item) -> Seen:
+    """What one picture gets of a batch. Maps are large, so that they do not go to neighbours who did not ask."""
+    logits = None if outputs.logits is None else outputs.logits[index]
+    given = outputs.feature_map if item.feature_map else None
+    return Seen(space, outputs.features[index], logits, None if given is None else given[index].copy())

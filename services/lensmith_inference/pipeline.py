@@ -5,6 +5,8 @@ from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 
 from lensmith_api.v1.inference_service_pb2 import ImageQuery
@@ -30,11 +32,13 @@ class Look:
         space: A space that stays loaded meanwhile.
         card: Its card.
         logits: Also give the logits.
+        feature_map: Also give the last feature map, and the whole picture, small enough to be shown.
     """
 
     space: str
     card: Card
     logits: bool = False
+    feature_map: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +48,12 @@ class Sight:
     Attributes:
         own: What the network made of it that was asked for.
         also: What the other one made of it; None where none was asked for, or it failed.
+        shown: The whole picture [height, width, 3], where the feature map was asked for.
     """
 
     own: Seen
     also: Seen | None
+    shown: npt.NDArray[np.uint8] | None = None
 
 
 class Pipeline:
@@ -101,13 +107,16 @@ class Pipeline:
         also = others[0][0].card.resize if others else None
         try:
             try:
-                pixels = await self._reader.read(query.image, look.card.resize, also=also, fetch_until=until)
+                pixels = await self._reader.read(
+                    query.image, look.card.resize, also=also, show=look.feature_map, fetch_until=until
+                )
             except BaseException:
                 for _, one in expected:
                     one.gone()
                 raise
             if not others or pixels.also is None:
-                return Sight(await expectation.submit(pixels.own, logits=look.logits), None)
+                seen = await expectation.submit(pixels.own, logits=look.logits, feature_map=look.feature_map)
+                return Sight(seen, None, pixels.shown)
             return await _both(
                 expectation.submit(pixels.own, logits=look.logits),
                 others[0][1].submit(pixels.also, logits=others[0][0].logits),

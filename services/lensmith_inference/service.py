@@ -5,9 +5,17 @@ from collections.abc import Sequence
 import grpc
 from google.rpc.status_pb2 import Status
 
-from lensmith_api.v1.inference_service_pb2 import EmbedRequest, EmbedResponse, PredictRequest, PredictResponse
+from lensmith_api.v1.inference_service_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
+    ExplainRequest,
+    ExplainResponse,
+    PredictRequest,
+    PredictResponse,
+)
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from lensmith_inference.admission import Admission
+from lensmith_inference.explainer import Explainer
 from lensmith_inference.metrics import Metrics
 from lensmith_inference.predictor import Predictor
 from lensmith_platform.errors import LensmithError
@@ -22,13 +30,17 @@ class InferenceServicer(InferenceServiceServicer):
 
     Args:
         predictor: Answers.
+        explainer: Says why.
         admission: Bounds the work taken on.
         usage: Counts what callers used.
         metrics: Where failures are counted.
     """
 
-    def __init__(self, predictor: Predictor, admission: Admission, usage: UsageMeter, metrics: Metrics) -> None:
+    def __init__(
+        self, predictor: Predictor, explainer: Explainer, admission: Admission, usage: UsageMeter, metrics: Metrics
+    ) -> None:
         self._predictor = predictor
+        self._explainer = explainer
         self._admission = admission
         self._usage = usage
         self._metrics = metrics
@@ -56,6 +68,16 @@ class InferenceServicer(InferenceServiceServicer):
             response = await self._predictor.embed(request, call, addressed_app())
         if call.principal.kind != "service":
             self._count(call, "embed", "", [one.status for one in response.embeddings])
+        return response
+
+    async def Explain(
+        self, request: ExplainRequest, context: grpc.aio.ServicerContext[ExplainRequest, ExplainResponse]
+    ) -> ExplainResponse:
+        """See the proto."""
+        call = current_call()
+        with self._admission.admit(request.inputs):
+            response = await self._explainer.explain(request, call, addressed_app())
+        self._count(call, "explain", request.model, [one.status for one in response.explanations])
         return response
 
     def _count(self, call: Call, operation: str, model: str, statuses: Sequence[Status]) -> None:

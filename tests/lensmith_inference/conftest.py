@@ -26,7 +26,7 @@ from lensmith_vision.pack_builder import build_pack, read_source
 if TYPE_CHECKING:
     from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
 
-from tests.lensmith_inference.peers import Registry
+from tests.lensmith_inference.peers import Dataset, Registry
 from tests.peers import Auth, Peer
 
 SECRET = "secret-of-app-a"
@@ -57,8 +57,10 @@ class Rig:
     stub: "InferenceServiceAsyncStub"
     auth: Auth
     registry: Registry
+    dataset: Dataset
     auth_peer: Peer
     registry_peer: Peer
+    dataset_peer: Peer
     base_model: BaseModel
     directory: Path
     sockets: Path
@@ -100,7 +102,7 @@ async def rig_of(
     """
     for service in ("inference", "dataset", "registry", "auth"):
         make_key_pair(service, directory / "private" / f"{service}.pem", directory / "keys")
-    auth, registry = Auth(), Registry()
+    auth, registry, dataset = Auth(), Registry(), Dataset()
     base_models = [registry.add_pack(pack) for pack in packs]
     for name, number, secret in (("a", APP_A, SECRET), ("b", APP_B, OTHER_SECRET)):
         auth.add_app(name, app_id=number)
@@ -108,14 +110,19 @@ async def rig_of(
     # Paths of unix sockets are short, and pytest's directories are not.
     with tempfile.TemporaryDirectory(prefix="lens-") as sockets:
         auth_peer, registry_peer = Peer(Path(sockets) / "auth", auth), Peer(Path(sockets) / "registry", registry)
-        await auth_peer.start()
+        dataset_peer = Peer(Path(sockets) / "dataset", dataset)
+        await asyncio.gather(auth_peer.start(), dataset_peer.start())
         registry.corrupt = corrupt
         if registry_up:
             await registry_peer.start()
         chosen = InferenceSettings(
             service_key_file=directory / "private" / "inference.pem",
             service_keys_dir=directory / "keys",
-            addresses={"auth": auth_peer.target, "registry": registry_peer.target},
+            addresses={
+                "auth": auth_peer.target,
+                "registry": registry_peer.target,
+                "dataset": dataset_peer.target,
+            },
             nats_url=nats_url,
             cache_dir=directory / "cache",
             **settings,
@@ -124,10 +131,20 @@ async def rig_of(
             async with running(chosen, build) as service, grpc.aio.insecure_channel(service.target) as channel:
                 stub = InferenceServiceStub(channel)
                 yield Rig(
-                    service, stub, auth, registry, auth_peer, registry_peer, base_models[0], directory, Path(sockets)
+                    service,
+                    stub,
+                    auth,
+                    registry,
+                    dataset,
+                    auth_peer,
+                    registry_peer,
+                    dataset_peer,
+                    base_models[0],
+                    directory,
+                    Path(sockets),
                 )
         finally:
-            await asyncio.gather(auth_peer.stop(), registry_peer.stop())
+            await asyncio.gather(auth_peer.stop(), registry_peer.stop(), dataset_peer.stop())
 
 
 @pytest.fixture

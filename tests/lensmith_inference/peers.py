@@ -1,4 +1,4 @@
-"""What inference asks: a registry with packs and heads."""
+"""What inference asks: a registry with packs and heads, and a dataset with training pictures."""
 
 import hashlib
 from collections import Counter
@@ -10,6 +10,14 @@ from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.internal.v1.serving_service_pb2_grpc import (
     ServingServiceServicer,
 )
+from lensmith_api.internal.v1.training_data_service_pb2 import (
+    FindNearestTrainingInputsRequest,
+    FindNearestTrainingInputsResponse,
+    NearestTrainingInput,
+    NearestTrainingInputs,
+    TrainingLabel,
+)
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
 from lensmith_api.v1 import base_model_service_pb2 as base_pb
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceServicer
@@ -135,3 +143,17 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
     async def ListBaseModels(self, request, context):
         ranked = sorted(self.base_models.values(), key=lambda one: -one.rank)
         return base_pb.ListBaseModelsResponse(base_models=ranked[: request.page_size or 50])
+
+
+@dataclass
+class Dataset(TrainingDataServiceServicer):
+    """Finds the same training picture whatever it is asked about."""
+
+    asked: list[FindNearestTrainingInputsRequest] = field(default_factory=list)
+
+    async def FindNearestTrainingInputs(self, request, context):
+        self.asked.append(request)
+        label = TrainingLabel(concept=request.concepts[0], positive=True)
+        one = NearestTrainingInput(input="apps/a/inputs/like-it", similarity=0.875, labels=[label])
+        found = NearestTrainingInputs(inputs=[one])
+        return FindNearestTrainingInputsResponse(nearest=[found for _ in request.vectors])

@@ -222,6 +222,7 @@ async def test_predictions_in_flight_are_answered_when_the_process_is_asked_to_s
             "cache_dir": tmp_path / "cache",
             "addresses__auth": rig.auth_peer.target,
             "addresses__registry": rig.registry_peer.target,
+            "addresses__dataset": rig.dataset_peer.target,
         }
         environment = {f"LENSMITH_INFERENCE_{name.upper()}": str(value) for name, value in settings.items()}
         command = (sys.executable, "-m", "lensmith_inference")

@@ -52,7 +52,7 @@ class SuggestionServiceServicer:
     """
 
     def ListSuggestions(self, request, context):
-        """Lists what a READY version suggests, the most useful first. Needs `Models:Get` too: it shows the training set.
+        """Lists what a READY version suggests, the most useful first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,7 +60,7 @@ class SuggestionServiceServicer:
 
     def AcceptSuggestions(self, request, context):
         """Decides on suggestions, each with a status of its own; repeating it changes nothing. One whose picture or labels
-        changed meanwhile is left alone, and its status says so. Needs `Models:Get` and `Inputs:Get` too.
+        changed meanwhile is left alone, and its status says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,10 +34,10 @@ class SuggestionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SuggestionServiceAsyncStub: ...
     ListSuggestions: _grpc.UnaryUnaryMultiCallable[_suggestion_service_pb2.ListSuggestionsRequest, _suggestion_service_pb2.ListSuggestionsResponse]
-    """Lists what a READY version suggests, the most useful first. Needs `Models:Get` too: it shows the training set."""
+    """Lists what a READY version suggests, the most useful first."""
     AcceptSuggestions: _grpc.UnaryUnaryMultiCallable[_suggestion_service_pb2.AcceptSuggestionsRequest, _suggestion_service_pb2.AcceptSuggestionsResponse]
     """Decides on suggestions, each with a status of its own; repeating it changes nothing. One whose picture or labels
-    changed meanwhile is left alone, and its status says so. Needs `Models:Get` and `Inputs:Get` too.
+    changed meanwhile is left alone, and its status says so.
     """
 
 @_typing.type_check_only
@@ -46,10 +46,10 @@ class SuggestionServiceAsyncStub(SuggestionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.ListSuggestionsRequest, _suggestion_service_pb2.ListSuggestionsResponse]  # type: ignore[assignment]
-    """Lists what a READY version suggests, the most useful first. Needs `Models:Get` too: it shows the training set."""
+    """Lists what a READY version suggests, the most useful first."""
     AcceptSuggestions: _aio.UnaryUnaryMultiCallable[_suggestion_service_pb2.AcceptSuggestionsRequest, _suggestion_service_pb2.AcceptSuggestionsResponse]  # type: ignore[assignment]
     """Decides on suggestions, each with a status of its own; repeating it changes nothing. One whose picture or labels
-    changed meanwhile is left alone, and its status says so. Needs `Models:Get` and `Inputs:Get` too.
+    changed meanwhile is left alone, and its status says so.
     """
 
 class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -61,7 +61,7 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _suggestion_service_pb2.ListSuggestionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_suggestion_service_pb2.ListSuggestionsResponse, _abc.Awaitable[_suggestion_service_pb2.ListSuggestionsResponse]]:
-        """Lists what a READY version suggests, the most useful first. Needs `Models:Get` too: it shows the training set."""
+        """Lists what a READY version suggests, the most useful first."""
 
     @_abc_1.abstractmethod
     def AcceptSuggestions(
@@ -70,7 +70,7 @@ class SuggestionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_suggestion_service_pb2.AcceptSuggestionsResponse, _abc.Awaitable[_suggestion_service_pb2.AcceptSuggestionsResponse]]:
         """Decides on suggestions, each with a status of its own; repeating it changes nothing. One whose picture or labels
-        changed meanwhile is left alone, and its status says so. Needs `Models:Get` and `Inputs:Get` too.
+        changed meanwhile is left alone, and its status says so.
         """
 
 def add_SuggestionServiceServicer_to_server(servicer: SuggestionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lensmith_vision.errors import PackError
 from lensmith_vision.general.concepts import LEAVES, TAXONOMY
-from lensmith_vision.resize import ResizePolicy
+from lensmith_vision.resize import RESIZE_KINDS, ResizeKind, ResizePolicy
 
 __all__ = ["CARD_FILE", "MODEL_FILE", "LABELS_FILE", "FORMAT_VERSION", "Card", "Golden", "Logits", "card_from_json"]
 
@@ -170,10 +170,10 @@ def card_from_json(text: str) -> Card:
 def _resize(fields: _Fields) -> ResizePolicy:
     height, width = fields.integers("size", 2, 1, 4096)
     resize = fields.fields("resize")
-    kind = resize.one_of("policy", ("short_side_crop", "squash"))
+    kind = resize.one_of("policy", RESIZE_KINDS)
     try:
         policy = ResizePolicy(
-            kind=cast(Literal["short_side_crop", "squash"], kind),
+            kind=cast(ResizeKind, kind),
             height=height,
             width=width,
             short_side=resize.integer("short_side", 1, 8192) if kind == "short_side_crop" else 0,

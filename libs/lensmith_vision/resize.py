@@ -65,8 +65,9 @@ def seen_box(height: int, width: int, policy: ResizePolicy) -> tuple[float, floa
     if policy.kind == "squash":
         return 0.0, 0.0, float(width), float(height)
     if policy.kind == "half_crop":
-        aspect = math.sqrt(width / height * policy.width / policy.height)
-        cut_w, cut_h = min(float(width), height * aspect), min(float(height), width / aspect)
+        aspect = math.sqrt((width / height) * (policy.width / policy.height))
+        # Rounded so that a picture of the right shape is left as it is.
+        cut_w, cut_h = min(float(width), round(height * aspect, 6)), min(float(height), round(width / aspect, 6))
     else:
         scale = min(height, width) / policy.short_side
         cut_w, cut_h = policy.width * scale, policy.height * scale

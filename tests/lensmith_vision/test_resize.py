@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from lensmith_vision.resize import ResizePolicy, apply
+from lensmith_vision.resize import ResizePolicy, apply, seen_box
 
+_HALF = ResizePolicy("half_crop", 32, 24)
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -28,6 +29,16 @@ def test_apply_keeps_everything_when_squashed(pixels: Pixels) -> None:
     assert np.abs(result[-1, -1].astype(int) - pixels[-4:, -5:].mean(axis=(0, 1))).max() < 3
 
 
+def test_apply_cuts_half_of_the_excess_when_half_cropped() -> None:
+    wide = np.zeros((50, 200, 3), np.uint8)
+    wide[:, 50:150] = 255
+    policy = ResizePolicy("half_crop", 40, 40)
+    assert seen_box(50, 200, policy) == (50.0, 0.0, 150.0, 50.0)
+    assert seen_box(200, 50, policy) == (0.0, 50.0, 50.0, 150.0)
+    assert (apply(wide, policy)[:, 1:-1] == 255).all()
+    assert policy.key == "half-crop-40x40-bilinear"
+
+
 def test_apply_averages_when_shrinking_far() -> None:
     checks = ((np.indices((512, 512)).sum(axis=0) % 2) * 255).astype(np.uint8)
     image = np.repeat(checks[:, :, None], 3, axis=2)
@@ -39,7 +50,11 @@ def test_apply_averages_when_shrinking_far() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 25), (25, 1), (2000, 80), (3, 7)])
 def test_apply_gives_the_size_when_pictures_are_odd(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 77, np.uint8)
-    for policy in (ResizePolicy("short_side_crop", 24, 24, 28), ResizePolicy("squash", 24, 32, filter="bicubic")):
+    for policy in (
+        ResizePolicy("short_side_crop", 24, 24, 28),
+        ResizePolicy("squash", 24, 32, filter="bicubic"),
+        _HALF,
+    ):
         result = apply(image, policy)
         assert result.shape == (policy.height, policy.width, 3)
         assert (result == 77).all()
@@ -47,6 +62,7 @@ def test_apply_gives_the_size_when_pictures_are_odd(shape: tuple[int, int]) -> N
 
 def test_apply_changes_nothing_when_size_fits(pixels: Pixels) -> None:
     assert (apply(pixels, ResizePolicy("squash", 120, 160)) == pixels).all()
+    assert (apply(pixels, ResizePolicy("half_crop", 120, 160)) == pixels).all()
     square = pixels[:100, :100]
     assert (apply(square, ResizePolicy("short_side_crop", 100, 100, 100)) == square).all()
 

@@ -8,13 +8,16 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import grpc.aio
 
+from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
 from lensmith_api.internal.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
 from lensmith_api.internal.v1.space_service_pb2_grpc import SpaceServiceStub
+from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import add_SuggestionJobServiceServicer_to_server
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import add_TrainingJobServiceServicer_to_server
 from lensmith_api.v1.base_model_service_pb2_grpc import add_BaseModelServiceServicer_to_server
 from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceStub
 from lensmith_api.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from lensmith_api.v1.suggestion_service_pb2_grpc import add_SuggestionServiceServicer_to_server
 from lensmith_api.v1.upgrade_service_pb2_grpc import add_UpgradeServiceServicer_to_server
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import BroadcastConsumer, Bus, Reconciler, WorkConsumer, connect
@@ -28,12 +31,16 @@ from lensmith_registry.base_model_service import BaseModelServicer
 from lensmith_registry.events import Caretaker
 from lensmith_registry.model_service import ModelServicer
 from lensmith_registry.packs import PackInstaller
+from lensmith_registry.retraining import Retrainer
 from lensmith_registry.serving_service import ServingServicer
 from lensmith_registry.settings import RegistrySettings
+from lensmith_registry.suggestion_job_service import SuggestionJobServicer
+from lensmith_registry.suggestion_service import SuggestionServicer
 from lensmith_registry.training import TrainingStart
 from lensmith_registry.training_job_service import TrainingJobServicer
 from lensmith_registry.upgrade_service import UpgradeServicer
 from lensmith_registry.upgrader import Upgrader
+from lensmith_registry.version_inputs import VersionInputs
 from lensmith_registry.watch import Watchers
 from lensmith_vision.pack import BUILTIN_PACKS
 
@@ -61,8 +68,10 @@ class RegistryService:
         "lensmith.v1.ModelService",
         "lensmith.v1.BaseModelService",
         "lensmith.v1.UpgradeService",
+        "lensmith.v1.SuggestionService",
         "lensmith.internal.v1.ServingService",
         "lensmith.internal.v1.TrainingJobService",
+        "lensmith.internal.v1.SuggestionJobService",
     )
 
     def __init__(
@@ -81,12 +90,14 @@ class RegistryService:
         pager = Pager(settings.service_key_file)
         dataset = platform.clients.channel("dataset")
         watchers = Watchers(settings.max_watches)
-        training = TrainingStart(database, TrainingDataServiceStub(dataset))
+        training_data = TrainingDataServiceStub(dataset)
+        training = TrainingStart(database, training_data)
         self._models = ModelServicer(
             database,
             pager,
             training,
             ConceptServiceStub(dataset),
+            VersionInputs(blobs, training_data),
             watchers,
             settings.watch_poll_seconds,
         )
@@ -94,6 +105,8 @@ class RegistryService:
         self._upgrades = UpgradeServicer(database, pager, watchers, settings.watch_poll_seconds)
         self._serving = ServingServicer(database, blobs)
         self._jobs = TrainingJobServicer(database, blobs, settings.lease_seconds, settings.max_attempts)
+        self._suggestions = SuggestionServicer(database, pager, CurationServiceStub(dataset), training_data)
+        self._suggestion_jobs = SuggestionJobServicer(database, blobs)
         caretaker = Caretaker(
             workers,
             blobs,
@@ -102,6 +115,7 @@ class RegistryService:
             grace_seconds=settings.purge_grace_seconds,
         )
         upgrader = Upgrader(workers, bus, SpaceServiceStub(dataset), training, settings.upgrade_seconds)
+        retrainer = Retrainer(workers, training_data, training, settings.retrain_seconds)
         finish, delete_app = caretaker.finish_version, caretaker.delete_app
         self._work: list[Callable[[], Coroutine[None, None, None]]] = [
             OutboxRelay(workers, bus).run,
@@ -110,6 +124,7 @@ class RegistryService:
             BroadcastConsumer(bus, "models.version_changed", watchers.heard, watchers.resync).run,
             BroadcastConsumer(bus, "models.upgrade_changed", watchers.heard, watchers.resync).run,
             Reconciler("upgrade", settings.upgrade_seconds, upgrader.advance).run,
+            Reconciler("retrain", settings.retrain_seconds, retrainer.look).run,
             Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
             Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
             self._install_packs,
@@ -122,6 +137,8 @@ class RegistryService:
         add_UpgradeServiceServicer_to_server(self._upgrades, server)
         add_ServingServiceServicer_to_server(self._serving, server)
         add_TrainingJobServiceServicer_to_server(self._jobs, server)
+        add_SuggestionServiceServicer_to_server(self._suggestions, server)
+        add_SuggestionJobServiceServicer_to_server(self._suggestion_jobs, server)
 
     async def ready(self) -> None:
         """Return when models can be resolved.

@@ -75,6 +75,8 @@ def model_to_proto(row: ModelRow) -> Model:
         update_time=timestamps.to_proto(row.updated_at),
         etag=row.etag,
         training=message_from_json(definition.training, TrainingSettings()),
+        retrain_after_annotations=definition.retrain_after_annotations,
+        retrain_error=None if row.retrain_error is None else message_from_json(row.retrain_error, Status()),
     )
 
 

@@ -27,6 +27,7 @@ MASK_PATHS = frozenset(
         "production_version",
         "pinned",
         "training",
+        "retrain_after_annotations",
     }
 )
 """Fields of a model that an update may name."""
@@ -54,6 +55,7 @@ def definition_of(model_id: str, model: Model) -> ModelDefinition:
         min_value=model.min_value if model.HasField("min_value") else None,
         max_value=model.max_value if model.HasField("max_value") else None,
         training=json_from_message(model.training),
+        retrain_after_annotations=model.retrain_after_annotations,
     )
     _check(definition)
     return definition
@@ -81,6 +83,11 @@ def with_changes(definition: ModelDefinition, model: Model, paths: Sequence[str]
         min_value=low if "min_value" in paths else definition.min_value,
         max_value=high if "max_value" in paths else definition.max_value,
         training=json_from_message(model.training) if "training" in paths else definition.training,
+        retrain_after_annotations=(
+            model.retrain_after_annotations
+            if "retrain_after_annotations" in paths
+            else definition.retrain_after_annotations
+        ),
     )
     _check(changed)
     return changed

@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 from lensmith_api.v1 import model_service_pb2_grpc
 from lensmith_api.v1.concept_service_pb2 import CreateConceptsRequest, NewConcept
 from lensmith_api.v1.evaluation_pb2 import Evaluation
+from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_service_pb2 import (
     CancelModelVersionRequest,
@@ -20,12 +21,16 @@ from lensmith_api.v1.model_service_pb2 import (
     DeleteModelRequest,
     DeleteModelVersionRequest,
     GetEvaluationRequest,
+    GetModelCardRequest,
     GetModelRequest,
     GetModelVersionRequest,
     ListModelsRequest,
     ListModelsResponse,
+    ListModelVersionInputsRequest,
+    ListModelVersionInputsResponse,
     ListModelVersionsRequest,
     ListModelVersionsResponse,
+    RollbackModelRequest,
     TrainModelRequest,
     UpdateModelRequest,
     WatchModelVersionRequest,
@@ -48,11 +53,13 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
-from lensmith_registry import changes, store, version_state_store, version_store
+from lensmith_registry import base_model_store, changes, production_store, store, version_state_store, version_store
+from lensmith_registry.cards import card_of
 from lensmith_registry.converters import evaluation_to_proto, model_to_proto, version_to_proto
 from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart
+from lensmith_registry.version_inputs import VersionInputs
 from lensmith_registry.version_store import VersionRow
 from lensmith_registry.watch import Sight, Watchers, watch
 from lensmith_vision import evaluation as vision_evaluation
@@ -65,6 +72,7 @@ __all__ = ["ModelServicer"]
 _MODEL = "apps/{app}/models/{model}"
 _VERSION = "apps/{app}/models/{model}/versions/{version}"
 _EVALUATION = "apps/{app}/models/{model}/versions/{version}/evaluation"
+_CARD = "apps/{app}/models/{model}/versions/{version}/card"
 _LAST_NUMBER = 2**31 - 1
 
 
@@ -82,6 +90,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         pager: Makes and reads page tokens.
         training: Queues versions.
         concepts: dataset, which makes negative concepts.
+        inputs: Lists what versions were trained on.
         watchers: Where news of versions arrives.
         watch_poll_seconds: How often a watch looks without news.
     """
@@ -92,6 +101,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         pager: Pager,
         training: TrainingStart,
         concepts: ConceptServiceAsyncStub,
+        inputs: VersionInputs,
         watchers: Watchers,
         watch_poll_seconds: float,
     ) -> None:
@@ -99,6 +109,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self._pager = pager
         self._training = training
         self._concepts = concepts
+        self._inputs = inputs
         self._watchers = watchers
         self._watch_poll_seconds = watch_poll_seconds
 
@@ -166,6 +177,25 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                 await changes.model_changed(connection, app.app_id, row.model)
         return model_to_proto(changed)
 
+    async def RollbackModel(self, request: RollbackModelRequest, context: object) -> Model:
+        """Put a version into production that was there before, and keep it there."""
+        app = addressed_app()
+        model = parse(_MODEL, request.name)["model"]
+        fingerprint = hashlib.sha256(f"{model}\0{request.version}".encode()).digest()
+        async with self._database.transaction(app.app_id) as connection:
+            row = await store.lock_model(connection, app.app_id, model)
+            done = await store.requested_uid(connection, app.app_id, "RollbackModel", request.request_id, fingerprint)
+            if done is not None:
+                return model_to_proto(row)
+            number = request.version or await production_store.version_before(connection, row)
+            number = await production_store.fit_for_production(connection, row, number)
+            changed = await store.update_model(connection, row, row.definition, number, True)
+            await store.insert_request(
+                connection, app.app_id, "RollbackModel", request.request_id, fingerprint, row.uid
+            )
+            await changes.model_changed(connection, app.app_id, row.model)
+        return model_to_proto(changed)
+
     async def DeleteModel(self, request: DeleteModelRequest, context: object) -> Empty:
         """Delete a model with its versions; those in training stop."""
         app = addressed_app()
@@ -207,6 +237,33 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return ListModelVersionsResponse(
             model_versions=[version_to_proto(row) for row in rows[:size]], next_page_token=token
         )
+
+    async def ListModelVersionInputs(
+        self, request: ListModelVersionInputsRequest, context: object
+    ) -> ListModelVersionInputsResponse:
+        """List the inputs that a version was trained on."""
+        app = addressed_app()
+        row = await self._version(app, _version_name(_VERSION, request.parent))
+        size = self._pager.size(request.page_size)
+        fingerprint = f"version-inputs/{row.uid}"
+        position = self._pager.decode(request.page_token, fingerprint)
+        start = int(str(position[0])) if position else 0
+        found, total = await self._inputs.page(row, start, size)
+        token = self._pager.encode((start + size,), fingerprint) if start + size < total else ""
+        return ListModelVersionInputsResponse(
+            inputs=found, next_page_token=token, total_size=total, dataset_sha256=row.dataset_sha256
+        )
+
+    async def GetModelCard(self, request: GetModelCardRequest, context: object) -> ModelCard:
+        """Return all that is known of how a READY version came about."""
+        app = addressed_app()
+        row = await self._version(app, _version_name(_CARD, request.name))
+        async with self._database.transaction(app.app_id) as connection:
+            try:
+                base = await base_model_store.by_space(connection, row.space)
+            except NotFoundError:
+                base = None
+        return card_of(row, base)
 
     async def WatchModelVersion(
         self, request: WatchModelVersionRequest, context: object
@@ -317,13 +374,7 @@ async def _production_after(connection: Connection, row: ModelRow, model: Model,
             raise InvalidInputError(
                 "UPDATE_MASK_INVALID", f"production_version {why}", field_violations=[("production_version", why)]
             )
-        version = await version_store.get_version(connection, row.app_id, row.model, model.production_version)
-        if version.state != "READY":
-            raise PreconditionError(
-                "VERSION_NOT_READY", f"{version.name} is {version.state}, not READY", metadata={"state": version.state}
-            )
-        await version_store.adopt(connection, version)
-        return version.number, True
+        return await production_store.fit_for_production(connection, row, model.production_version), True
     if "pinned" in paths:
         if model.pinned:
             if not row.production_version:

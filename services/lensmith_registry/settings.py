@@ -34,6 +34,8 @@ class RegistrySettings(ServiceSettings, PostgresSettings, BusSettings, BlobSetti
     """How often to look for versions that nobody works on."""
     upgrade_seconds: float = Field(default=1.0, gt=0)
     """How long an upgrade of an app rests between two looks at how far it is."""
+    retrain_seconds: float = Field(default=5.0, gt=0)
+    """How long a model that is trained by itself rests between two looks at how much is new."""
     max_watches: int = Field(default=2000, ge=1)
     """Most streams at once that watch versions and upgrades in this process."""
     watch_poll_seconds: float = Field(default=5.0, gt=0)

@@ -36,7 +36,7 @@ Json = dict[str, "Json"] | list["Json"] | str | float | int | bool | None
 
 _COLUMNS = """m.id, m.uid, m.app_id, m.app_name, m.model, m.display_name, m.description, m.type, m.concepts,
   m.closed_environment, m.negative_concept, m.min_value, m.max_value, m.production_version, m.pinned, m.imported,
-  m.revision, m.created_at, m.updated_at, m.training,
+  m.revision, m.created_at, m.updated_at, m.training, m.retrain_after_annotations, m.retrain_error,
   coalesce((SELECT max(v.number) FROM model_versions v
             WHERE v.app_id = m.app_id AND v.model_id = m.id AND v.deleted_at IS NULL), 0) AS latest_version"""
 
@@ -50,6 +50,7 @@ class ModelDefinition:
         concepts: Own ids; empty: all of the app at the time of training.
         negative_concept: Own id; empty unless multi-label.
         training: lensmith.v1.TrainingSettings as JSON, as far as the model sets them.
+        retrain_after_annotations: New annotations after which it is trained by itself; 0: never.
     """
 
     display_name: str
@@ -61,11 +62,16 @@ class ModelDefinition:
     min_value: float | None
     max_value: float | None
     training: Json = field(default_factory=dict)
+    retrain_after_annotations: int = 0
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model that is not deleted."""
+    """A model that is not deleted.
+
+    Attributes:
+        retrain_error: google.rpc.Status as JSON: why training by itself was refused the last time.
+    """
 
     id: int
     uid: UUID
@@ -80,6 +86,7 @@ class ModelRow:
     revision: int
     created_at: datetime
     updated_at: datetime
+    retrain_error: Json = None
 
     @property
     def name(self) -> str:
@@ -112,8 +119,9 @@ async def insert_model(
         async with savepoint(connection):
             uid = await connection.fetchval(
                 """INSERT INTO models (app_id, app_name, model, display_name, description, type, concepts,
-                     closed_environment, negative_concept, min_value, max_value, actor, imported, training)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING uid""",
+                     closed_environment, negative_concept, min_value, max_value, actor, imported, training,
+                     retrain_after_annotations)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING uid""",
                 app_id,
                 app_name,
                 model,
@@ -128,6 +136,7 @@ async def insert_model(
                 actor,
                 imported,
                 definition.training,
+                definition.retrain_after_annotations,
             )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name != "models_app_id_model_key":
@@ -201,6 +210,11 @@ async def update_model(
     await connection.execute(
         """UPDATE models SET display_name = $3, description = $4, concepts = $5, closed_environment = $6,
              min_value = $7, max_value = $8, production_version = $9, pinned = $10, training = $11,
+             retrain_after_annotations = $12,
+             -- A new number is a new start: what was refused before may be tried again, at once.
+             retrain_error = CASE WHEN retrain_after_annotations = $12 THEN retrain_error END,
+             retrain_refused_at_count = retrain_refused_at_count * (retrain_after_annotations = $12)::integer,
+             retrain_looked_at = CASE WHEN retrain_after_annotations = $12 THEN retrain_looked_at ELSE '-infinity' END,
              revision = revision + 1, updated_at = now()
            WHERE app_id = $1 AND id = $2""",
         row.app_id,
@@ -214,6 +228,7 @@ async def update_model(
         production_version,
         pinned,
         definition.training,
+        definition.retrain_after_annotations,
     )
     return await model_by_uid(connection, row.app_id, row.uid)
 
@@ -374,6 +389,7 @@ def _model(record: asyncpg.Record) -> ModelRow:
             min_value=record["min_value"],
             max_value=record["max_value"],
             training=record["training"],
+            retrain_after_annotations=record["retrain_after_annotations"],
         ),
         production_version=record["production_version"],
         pinned=record["pinned"],
@@ -382,4 +398,5 @@ def _model(record: asyncpg.Record) -> ModelRow:
         revision=record["revision"],
         created_at=record["created_at"],
         updated_at=record["updated_at"],
+        retrain_error=record["retrain_error"],
     )

@@ -16,6 +16,7 @@ from lensmith_registry import (
     changes,
     model_upgrade_store,
     preflight,
+    retraining_store,
     store,
     training_settings,
     upgrade_store,
@@ -66,11 +67,16 @@ class TrainingRequest:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A model as it was judged, the base model to train it on, and what preflight made of the data."""
+    """A model as it was judged, the base model to train it on, and what preflight made of the data.
+
+    Attributes:
+        annotations_cursor: Annotations behind it are newer than what was judged.
+    """
 
     model: ModelRow
     base: BaseModelRow
     looked: Preflight
+    annotations_cursor: str
 
 
 class TrainingStart:
@@ -106,6 +112,32 @@ class TrainingStart:
                 return row
             # A rival with the same request_id was first, or the app was switched to another base model meanwhile.
         return await self._insert_lost(request)
+
+    async def queue_unasked(self, request: TrainingRequest, annotations_cursor: str) -> VersionRow | None:
+        """Queue a new version of a model that is trained by itself, unless there is no reason for it any more.
+
+        Args:
+            request: What to train.
+            annotations_cursor: From where the annotations were counted that are the reason.
+
+        Returns:
+            The version; None where another was queued meanwhile, or the app was switched to another base model.
+
+        Raises:
+            NotFoundError: There is no such model any more.
+            PreconditionError: Preflight refuses; `TRAINING_…` says why.
+        """
+        app_id = request.app.app_id
+        async with self._database.transaction(app_id) as connection:
+            base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
+        judged = await self._judged(request, base)
+        async with self._database.transaction(app_id) as connection:
+            if await base_model_store.keep_space(connection, app_id) != base.space:
+                return None
+            model = await store.lock_model(connection, app_id, request.model)
+            if not await retraining_store.still_due(connection, model, annotations_cursor):
+                return None
+            return await self._insert_version(connection, request, model, judged, 0)
 
     async def queue_for_upgrade(self, request: TrainingRequest, upgrade: UpgradeRow) -> None:
         """Queue a candidate of an upgrade, if that still wants one of the model.
@@ -145,7 +177,7 @@ class TrainingStart:
         )
         looked = preflight.look(model.definition, counted, negative)
         preflight.refuse(model.name, looked.findings)
-        return _Judged(model, base, looked)
+        return _Judged(model, base, looked, counted.annotations_cursor)
 
     async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
         app_id = request.app.app_id
@@ -176,7 +208,9 @@ class TrainingStart:
         number = await store.next_number(connection, model)
         # What was judged is what is trained, whatever the model became since.
         definition = replace(judged.model.definition, concepts=judged.looked.concepts)
-        snapshot = json_from_message(model_to_proto(replace(model, definition=definition, latest_version=number)))
+        snapshot = json_from_message(
+            model_to_proto(replace(model, definition=definition, latest_version=number, retrain_error=None))
+        )
         settings = training_settings.resolve(
             message_from_json(definition.training, TrainingSettings()), request.training, definition.type
         )
@@ -199,6 +233,8 @@ class TrainingStart:
                 training=json_from_message(settings),
             ),
         )
+        if not upgrade:
+            await retraining_store.note_queued(connection, model, judged.annotations_cursor)
         await changes.version_queued(connection, model.app_id, row.uid)
         await changes.version_changed(connection, model.app_id, row.uid)
         return row

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 from uuid import UUID
 
 from lensmith_api.internal.v1 import training_job_service_pb2_grpc
@@ -27,15 +28,18 @@ from lensmith_registry import changes, version_state_store, version_store
 from lensmith_registry.converters import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.evaluation_scores import out_of_fold_key
 from lensmith_registry.serving_service import head_key
+from lensmith_registry.version_inputs import snapshot_key
 from lensmith_registry.version_state_store import Outcome
 from lensmith_registry.version_store import Json, VersionRow
+from lensmith_vision import dataset_snapshot, heads, out_of_fold
 from lensmith_vision import evaluation as vision_evaluation
-from lensmith_vision import heads, out_of_fold
 from lensmith_vision.errors import VisionError
 
 __all__ = ["TrainingJobServicer"]
 
 _BYTES = "application/octet-stream"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServicer):
@@ -104,6 +108,10 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         if request.out_of_fold:
             scores = out_of_fold_key(app_id, str(uid), hashlib.sha256(request.out_of_fold).hexdigest())
             blobs[scores] = request.out_of_fold
+        snapshot = ""
+        if request.dataset_snapshot:
+            snapshot = snapshot_key(app_id, str(uid), request.dataset_sha256)
+            blobs[snapshot] = request.dataset_snapshot
         async with self._database.transaction(app_id) as connection:
             row = await version_store.version_by_uid(connection, app_id, uid)
         if _is_completed(row, request.lease, head):
@@ -111,14 +119,15 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         outcome = await self._outcome(request, row, head)
         async with self._database.transaction(app_id) as connection:
             if not await version_state_store.set_blobs(
-                connection, app_id, uid, request.lease, self._lease_seconds, head, scores
+                connection, app_id, uid, request.lease, self._lease_seconds, head, scores, snapshot
             ):
                 row = await version_store.version_by_uid(connection, app_id, uid)
                 if _is_completed(row, request.lease, head):
                     return version_to_proto(row)
                 raise _cannot_end(row, request.lease)
         # Left by a trainer that lost its lease between storing its head and completing.
-        await self._blobs.delete([key for key in (row.head, row.out_of_fold) if key and key not in blobs])
+        left = (row.head, row.out_of_fold, row.dataset_snapshot)
+        await self._blobs.delete([key for key in left if key and key not in blobs])
         await asyncio.gather(*(self._blobs.put(key, data, _BYTES) for key, data in blobs.items()))
         return await self._database.retry(lambda: self._complete(app_id, uid, request.lease, outcome))
 
@@ -186,6 +195,7 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         head = heads.load(request.head)
         vision_evaluation.Evaluation.from_json(request.evaluation_json)
         scores = out_of_fold.load(request.out_of_fold) if request.out_of_fold else None
+        snapshot = dataset_snapshot.load(request.dataset_snapshot) if request.dataset_snapshot else None
     except VisionError as error:
         raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
     if head.space != space:
@@ -194,6 +204,10 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         raise InvalidInputError("HEAD_INVALID", "concepts and thresholds must be those of the head")
     if scores is not None and (scores.type != head.type or scores.concepts != head.concepts):
         raise InvalidInputError("OUT_OF_FOLD_INVALID", "type and concepts of the scores must be those of the head")
+    if snapshot is not None and len(snapshot) != request.input_count:
+        raise InvalidInputError("DATASET_SNAPSHOT_INVALID", "the snapshot must hold the inputs that were trained on")
+    if not _SHA256.fullmatch(request.dataset_sha256):
+        raise InvalidInputError("DATASET_SHA256_INVALID", "dataset_sha256 must be 64 lower-case hexadecimal digits")
     evaluation: Json = json.loads(request.evaluation_json)
     return evaluation, head.tier
 

@@ -94,12 +94,20 @@ async def renew(
 
 
 async def set_blobs(
-    connection: Connection, app_id: int, uid: UUID, lease: int, lease_seconds: float, head: str, out_of_fold: str
+    connection: Connection,
+    app_id: int,
+    uid: UUID,
+    lease: int,
+    lease_seconds: float,
+    head: str,
+    out_of_fold: str,
+    dataset_snapshot: str,
 ) -> bool:
     """TRAINING -> TRAINING: name the blobs that are about to be written, so that none is ever forgotten."""
     return await changed(
         connection,
-        """UPDATE model_versions SET head = $4, lease_expires_at = now() + make_interval(secs => $5), out_of_fold = $6
+        """UPDATE model_versions SET head = $4, lease_expires_at = now() + make_interval(secs => $5), out_of_fold = $6,
+             dataset_snapshot = $7
            WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state = 'TRAINING' AND completed_at IS NULL
              AND deleted_at IS NULL""",
         app_id,
@@ -108,6 +116,7 @@ async def set_blobs(
         head,
         lease_seconds,
         out_of_fold,
+        dataset_snapshot,
     )
 
 

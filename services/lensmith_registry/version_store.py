@@ -44,7 +44,7 @@ _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, 
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
   v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade,
-  v.training, v.tier, v.out_of_fold, v.threshold_aim, v.updated_at, v.updated_by"""
+  v.training, v.tier, v.out_of_fold, v.dataset_snapshot, v.threshold_aim, v.updated_at, v.updated_by"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
 
 # Of an imported model: the version on the base model of the highest rank, of which only the newest version counts.
@@ -71,6 +71,7 @@ class VersionRow:
         training: lensmith.v1.TrainingSettings as JSON, complete.
         tier: Of its head; empty: none of its own, or none yet.
         out_of_fold: Key of the scores behind its evaluation among the blobs; empty: it has none.
+        dataset_snapshot: Key of the listing of what it was trained on; empty: it has none.
         threshold_aim: lensmith.v1.ThresholdAim as JSON that its thresholds were last chosen for; None: see `training`.
         updated_at: When its thresholds or its note were last changed; None: never.
         updated_by: Who changed them.
@@ -116,6 +117,7 @@ class VersionRow:
     training: Json
     tier: str
     out_of_fold: str
+    dataset_snapshot: str
     threshold_aim: Json
     updated_at: datetime | None
     updated_by: str
@@ -268,7 +270,7 @@ async def purge_candidates(
 ) -> list[tuple[int, int, list[str]]]:
     """Return app, id and keys of the blobs of buried versions whose grace is over, of all apps."""
     rows = await connection.fetch(
-        """SELECT app_id, id, array_remove(ARRAY[head, out_of_fold], '') AS blobs FROM model_versions
+        """SELECT app_id, id, array_remove(ARRAY[head, out_of_fold, dataset_snapshot], '') AS blobs FROM model_versions
            WHERE deleted_at < now() - make_interval(secs => $1) ORDER BY deleted_at LIMIT $2""",
         grace_seconds,
         limit,

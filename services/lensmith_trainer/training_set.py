@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -11,13 +9,15 @@ import numpy.typing as npt
 
 from lensmith_api.v1.model_pb2 import Model, ModelType
 from lensmith_api.v1.training_settings_pb2 import HeadTier, TrainingSettings
-from lensmith_trainer.replica import Row
+from lensmith_trainer.holding import Row, TrainingRows
 from lensmith_vision.classes import Tier
+from lensmith_vision.dataset_snapshot import DatasetSnapshot, take
 from lensmith_vision.heads import HeadType
+from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.report import ThresholdAim
 from lensmith_vision.training import TrainingSet, TrainOptions
 
-__all__ = ["dataset_sha256", "labels_needed", "options_of", "training_set_of"]
+__all__ = ["labels_needed", "options_of", "snapshot_of", "training_set_of"]
 
 _TYPES: dict[int, HeadType] = {
     ModelType.MODEL_TYPE_MULTI_CLASS: "multi_class",
@@ -69,31 +69,28 @@ def _aim_of(settings: TrainingSettings) -> ThresholdAim:
     )
 
 
-def training_set_of(model: Model, space: str, rows: Sequence[Row]) -> TrainingSet:
+def training_set_of(model: Model, space: str, taken: TrainingRows) -> TrainingSet:
     """Lay out inputs, which stand in order of uid, as matrices; so equal data gives equal heads."""
-    features = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f2").reshape(len(rows), -1)
+    rows = taken.rows
     regression = model.type == ModelType.MODEL_TYPE_REGRESSION
     return TrainingSet(
         space=space,
         concepts=tuple(model.concepts),
         ids=tuple(row.uid for row in rows),
-        features=features.astype(np.float32),
+        features=taken.features,
         group_ids=tuple(row.sha256 for row in rows),
         labels=None if regression else _labels(model, rows),
         targets=_targets(model.concepts[0], rows) if regression else None,
     )
 
 
-def dataset_sha256(model: Model, rows: Sequence[Row], left_out: Collection[str]) -> str:
-    """Hash ids, bytes and labels of the inputs that took part, lower-case hex."""
-    needed = set(labels_needed(model))
-    digest = hashlib.sha256()
-    for row in rows:
-        if row.uid in left_out:
-            continue
-        labels = {concept: value for concept, value in row.labels.items() if concept in needed}
-        digest.update(json.dumps([row.uid, row.sha256, labels], sort_keys=True).encode())
-    return digest.hexdigest()
+def snapshot_of(
+    model: Model, rows: Sequence[Row], left_out: Collection[str], scores: OutOfFoldPredictions
+) -> DatasetSnapshot:
+    """Take down the inputs that took part, and in which fold each was held out."""
+    folds = dict(zip(scores.ids, scores.folds.tolist(), strict=True)) if scores.method == "out_of_fold" else {}
+    inputs = ((row.uid, row.sha256, row.labels) for row in rows if row.uid not in left_out)
+    return take(inputs, labels_needed(model), folds)
 
 
 def _labels(model: Model, rows: Sequence[Row]) -> npt.NDArray[np.float32]:

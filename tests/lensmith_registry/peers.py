@@ -128,8 +128,27 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
                 else:
                     count.negatives += 1
         return data_pb.CountTrainingDataResponse(
-            concepts=list(counts.values()), annotated_inputs=annotated, pending_inputs=self.pending
+            concepts=list(counts.values()),
+            annotated_inputs=annotated,
+            pending_inputs=self.pending,
+            annotations_cursor=str(self.changes),
         )
+
+    async def CountNewAnnotations(self, request, context):
+        self.calls["CountNewAnnotations"] += 1
+        if request.annotations_cursor and int(request.annotations_cursor) > self.changes:
+            await abort(context, InvalidInputError("CURSOR_INVALID", "no such cursor"))
+        after = int(request.annotations_cursor or 0)
+        inputs = [item for number, item in self.inputs.get(request.app_id, {}).values() if number > after]
+        labels = [label for item in inputs for label in item.labels]
+        return data_pb.CountNewAnnotationsResponse(
+            count=sum(not request.concepts or label.concept in request.concepts for label in labels),
+            annotations_cursor=str(self.changes),
+            pending_count=self.pending,
+        )
+
+    async def NameInputs(self, request, context):
+        return data_pb.NameInputsResponse(input_ids=[f"own-{uid}" for uid in request.input_uids])
 
     async def StreamTrainingData(self, request, context) -> AsyncIterator[data_pb.StreamTrainingDataResponse]:
         self.calls["StreamTrainingData"] += 1

@@ -1,0 +1,98 @@
+"""SQL of training by itself: which models are due for a look, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from lensmith_platform.db.unit_of_work import Connection
+from lensmith_registry.store import Json, ModelRow
+
+__all__ = ["DueModel", "claim", "note_queued", "note_refused", "start_counting", "still_due"]
+
+_UNENDED = """EXISTS (SELECT FROM model_versions v WHERE v.app_id = m.app_id AND v.model_id = m.id
+  AND v.state IN ('QUEUED', 'TRAINING') AND v.deleted_at IS NULL)"""
+
+
+@dataclass(frozen=True)
+class DueModel:
+    """A model to look at.
+
+    Attributes:
+        annotations_cursor: Annotations behind it are new to the newest version; empty: there is no such version, or it
+            is from before this was counted.
+        last_number: Number of the newest version ever made; 0: none.
+        refused_at_count: New annotations by the time that training was refused; 0: it was not.
+    """
+
+    app_id: int
+    uid: UUID
+    annotations_cursor: str
+    last_number: int
+    refused_at_count: int
+
+
+async def claim(connection: Connection, pause_seconds: float, limit: int) -> list[DueModel]:
+    """Take models of all apps that nobody has looked at for a while, but none with a version that is in training."""
+    rows = await connection.fetch(
+        f"""UPDATE models SET retrain_looked_at = now()
+            WHERE (app_id, id) IN (
+              SELECT m.app_id, m.id FROM models m JOIN app_spaces s ON s.app_id = m.app_id
+              WHERE m.retrain_after_annotations > 0 AND m.deleted_at IS NULL AND NOT m.imported
+                AND m.retrain_looked_at < now() - make_interval(secs => $1) AND NOT {_UNENDED}
+              ORDER BY m.retrain_looked_at LIMIT $2 FOR UPDATE OF m SKIP LOCKED)
+            RETURNING app_id, uid, annotations_cursor, last_number, retrain_refused_at_count AS refused_at_count""",
+        pause_seconds,
+        limit,
+    )
+    return [DueModel(**dict(row)) for row in rows]
+
+
+async def still_due(connection: Connection, model: ModelRow, cursor: str) -> bool:
+    """Tell of a locked model whether nothing was queued since its annotations were counted from a cursor on."""
+    due = await connection.fetchval(
+        f"""SELECT m.retrain_after_annotations > 0 AND m.annotations_cursor = $3 AND NOT {_UNENDED}
+            FROM models m WHERE m.app_id = $1 AND m.id = $2""",
+        model.app_id,
+        model.id,
+        cursor,
+    )
+    return bool(due)
+
+
+async def note_queued(connection: Connection, model: ModelRow, cursor: str) -> None:
+    """Note in the transaction that queues a version what it has seen, so that nothing counts twice."""
+    await connection.execute(
+        """UPDATE models SET annotations_cursor = $3, retrain_error = NULL, retrain_refused_at_count = 0
+           WHERE app_id = $1 AND id = $2""",
+        model.app_id,
+        model.id,
+        cursor,
+    )
+
+
+async def start_counting(connection: Connection, due: DueModel, cursor: str) -> None:
+    """Count from a cursor on, where the one before is none of this database or there is none yet."""
+    await connection.execute(
+        """UPDATE models SET annotations_cursor = $4, retrain_refused_at_count = 0
+           WHERE app_id = $1 AND uid = $2 AND annotations_cursor = $3""",
+        due.app_id,
+        due.uid,
+        due.annotations_cursor,
+        cursor,
+    )
+
+
+async def note_refused(connection: Connection, due: DueModel, count: int, error: Json) -> bool:
+    """Note why training was refused, and at how many new annotations; False: something was queued meanwhile."""
+    status: str = await connection.execute(
+        """UPDATE models SET retrain_error = $4, retrain_refused_at_count = $5, revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND annotations_cursor = $3 AND retrain_after_annotations > 0
+             AND deleted_at IS NULL""",
+        due.app_id,
+        due.uid,
+        due.annotations_cursor,
+        error,
+        count,
+    )
+    return status.split()[-1] != "0"

@@ -1,0 +1,219 @@
+"""SuggestionService: what to fix in the data of a model and what to label next, over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lensmith_api.internal.v1.training_data_service_pb2 import NameInputsRequest
+from lensmith_api.v1 import suggestion_service_pb2_grpc
+from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionState
+from lensmith_api.v1.suggestion_service_pb2 import (
+    AcceptedSuggestion,
+    AcceptSuggestionsRequest,
+    AcceptSuggestionsResponse,
+    ListSuggestionsRequest,
+    ListSuggestionsResponse,
+    SuggestionCount,
+)
+from lensmith_platform import timestamps
+from lensmith_platform.db.pagination import Pager
+from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.errors import OK, InvalidInputError, PreconditionError, to_status
+from lensmith_platform.principal import addressed_app, current_call
+from lensmith_platform.resource_names import parse
+from lensmith_registry import suggestion_store, version_store
+from lensmith_registry.converters import message_from_json
+from lensmith_registry.suggestion_decisions import Action, Decision, Decisions, actions_of, missing
+from lensmith_registry.suggestion_store import Filter, SuggestionRow
+from lensmith_registry.version_store import VersionRow
+
+if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
+    from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceAsyncStub
+    from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
+
+__all__ = ["SuggestionServicer"]
+
+_VERSION = "apps/{app}/models/{model}/versions/{version}"
+_MOST_AT_ONCE = 10_000
+_ACTIONS: dict[int, Action] = {
+    SuggestionAction.SUGGESTION_ACTION_UNSPECIFIED: "APPLY",
+    SuggestionAction.SUGGESTION_ACTION_APPLY: "APPLY",
+    SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS: "REMOVE_LABELS",
+    SuggestionAction.SUGGESTION_ACTION_DISMISS: "DISMISS",
+}
+
+
+class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
+    """Checks, calls, converts.
+
+    Args:
+        database: Of the service's role.
+        pager: Makes and reads page tokens.
+        curation: dataset, which changes labels.
+        training_data: dataset, which knows how inputs are called.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        pager: Pager,
+        curation: CurationServiceAsyncStub,
+        training_data: TrainingDataServiceAsyncStub,
+    ) -> None:
+        self._database = database
+        self._pager = pager
+        self._decisions = Decisions(database, curation)
+        self._training_data = training_data
+
+    async def ListSuggestions(self, request: ListSuggestionsRequest, context: object) -> ListSuggestionsResponse:
+        """List what a version suggests, the most useful first."""
+        wanted = Filter(_kind(request.kind), request.concept, _state(request.state))
+        size = self._pager.size(request.page_size)
+        async with self._database.transaction(addressed_app().app_id) as connection:
+            version = await _version(connection, request.parent)
+            fingerprint = f"suggestions/{version.uid}/{wanted.kind}/{wanted.state}/{wanted.concept}"
+            position = self._pager.decode(request.page_token, fingerprint)
+            after = int(str(position[0])) if position else 0
+            if not await suggestion_store.exists(connection, version):
+                return await _pending(connection, version)
+            rows = await suggestion_store.list_page(connection, version, wanted, after, size + 1)
+            counts = await suggestion_store.count(connection, version)
+        token = self._pager.encode((rows[size - 1].number,), fingerprint) if len(rows) > size else ""
+        return ListSuggestionsResponse(
+            suggestions=await self._shown(version, rows[:size]),
+            next_page_token=token,
+            counts=[
+                SuggestionCount(kind=SuggestionKind.Value(f"SUGGESTION_KIND_{kind}"), open=left, total=total)
+                for kind, left, total in counts
+            ],
+        )
+
+    async def AcceptSuggestions(self, request: AcceptSuggestionsRequest, context: object) -> AcceptSuggestionsResponse:
+        """Decide on suggestions, each with a status of its own."""
+        call = current_call()
+        if bool(request.suggestions) == request.HasField("all"):
+            raise InvalidInputError("SUGGESTIONS_REQUIRED", "name suggestions, or give `all` of a kind, not both")
+        if request.action not in _ACTIONS:
+            raise InvalidInputError("SUGGESTION_ACTION_UNKNOWN", f"there is no action number {request.action}")
+        async with self._database.transaction(addressed_app().app_id) as connection:
+            version = await _version(connection, request.parent)
+            if request.HasField("all"):
+                rows = await _all_open(connection, version, request)
+                numbers = list(rows)
+            else:
+                numbers = [_number(version, name) for name in request.suggestions]
+                rows = await suggestion_store.by_numbers(connection, version, numbers)
+        chosen = [rows[number] for number in dict.fromkeys(numbers) if number in rows]
+        decisions = await self._decisions.decide(version, chosen, _ACTIONS[request.action], call.principal.actor)
+        made = {one.row.number: one for one in decisions}
+        results = [_result(version, number, made.get(number)) for number in numbers]
+        accepted = sum(1 for result in results if not result.status.code)
+        return AcceptSuggestionsResponse(
+            results=results, accepted_count=accepted, skipped_count=len(results) - accepted
+        )
+
+    async def _shown(self, version: VersionRow, rows: Sequence[SuggestionRow]) -> list[Suggestion]:
+        """Rows as callers see them: inputs by the names that they have now."""
+        shown = [message_from_json(row.body, Suggestion()) for row in rows]
+        uids = list(dict.fromkeys(uid for one in shown for uid in (one.input, *one.related_inputs) if uid))
+        named = await self._training_data.NameInputs(NameInputsRequest(app_id=version.app_id, input_uids=uids))
+        names = {uid: f"apps/{version.app_name}/inputs/{name}" for uid, name in zip(uids, named.input_ids, strict=True)}
+        for one, row in zip(shown, rows, strict=True):
+            one.actions.extend(actions_of(one))
+            one.name = _name(version, row.number)
+            one.input = names.get(one.input, "")
+            related = [names[uid] for uid in one.related_inputs]
+            del one.related_inputs[:]
+            one.related_inputs.extend(related)
+            one.state = SuggestionState.Value(f"SUGGESTION_STATE_{row.state}")
+            one.actor = row.actor
+            decided = timestamps.to_proto(row.decided_at)
+            if decided is not None:
+                one.decide_time.CopyFrom(decided)
+        return shown
+
+
+async def _version(connection: Connection, name: str) -> VersionRow:
+    parts = parse(_VERSION, name, field="parent")
+    text = parts["version"]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidInputError(
+            "RESOURCE_NAME_INVALID",
+            f"parent ends in a version number such as 3, not {text[:50]!r}",
+            field_violations=[("parent", "must end in a version number")],
+        )
+    row = await version_store.get_version(connection, addressed_app().app_id, parts["model"], int(text))
+    if row.state != "READY":
+        raise PreconditionError(
+            "VERSION_NOT_READY", f"{row.name} is {row.state}, not READY", metadata={"state": row.state}
+        )
+    return row
+
+
+async def _pending(connection: Connection, version: VersionRow) -> ListSuggestionsResponse:
+    """Say that the data is being looked through, or why it never will be."""
+    if not version.out_of_fold:
+        raise PreconditionError(
+            "SUGGESTIONS_NOT_MADE", f"{version.name} was not evaluated here out of fold: train the model again"
+        )
+    if await suggestion_store.is_superseded(connection, version):
+        raise PreconditionError(
+            "SUGGESTIONS_NOT_MADE", f"{version.name} was followed by a newer version at once: ask that one"
+        )
+    return ListSuggestionsResponse(pending=True)
+
+
+async def _all_open(
+    connection: Connection, version: VersionRow, request: AcceptSuggestionsRequest
+) -> dict[int, SuggestionRow]:
+    kind = _kind(request.all.kind)
+    if not kind:
+        raise InvalidInputError(
+            "SUGGESTION_KIND_REQUIRED",
+            "all.kind must say which suggestions are meant",
+            field_violations=[("all.kind", "is required")],
+        )
+    wanted = Filter(kind, request.all.concept, "OPEN", request.all.min_score)
+    rows = await suggestion_store.list_page(connection, version, wanted, 0, _MOST_AT_ONCE)
+    return {row.number: row for row in rows}
+
+
+def _result(version: VersionRow, number: int, decision: Decision | None) -> AcceptedSuggestion:
+    name = _name(version, number)
+    if decision is None:
+        return AcceptedSuggestion(suggestion=name, status=to_status(missing(name)))
+    return AcceptedSuggestion(
+        suggestion=name,
+        status=OK if decision.error is None else to_status(decision.error),
+        state=SuggestionState.Value(f"SUGGESTION_STATE_{decision.state}"),
+    )
+
+
+def _name(version: VersionRow, number: int) -> str:
+    return f"{version.name}/suggestions/{number}"
+
+
+def _number(version: VersionRow, name: str) -> int:
+    text = name.removeprefix(f"{version.name}/suggestions/")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidInputError(
+            "RESOURCE_NAME_INVALID",
+            f"{name[:100]!r} is no suggestion of {version.name}",
+            field_violations=[("suggestions", "must be names of suggestions of the parent, or their numbers")],
+        )
+    return int(text)
+
+
+def _kind(kind: int) -> str:
+    if kind not in SuggestionKind.values():
+        raise InvalidInputError("SUGGESTION_KIND_UNKNOWN", f"there is no kind of suggestions number {kind}")
+    name = SuggestionKind.Name(SuggestionKind.ValueType(kind)).removeprefix("SUGGESTION_KIND_")
+    return "" if name == "UNSPECIFIED" else name
+
+
+def _state(state: int) -> str:
+    if state not in SuggestionState.values():
+        raise InvalidInputError("SUGGESTION_STATE_UNKNOWN", f"there is no state of suggestions number {state}")
+    name = SuggestionState.Name(SuggestionState.ValueType(state)).removeprefix("SUGGESTION_STATE_")
+    return "" if name == "UNSPECIFIED" else name

@@ -1,0 +1,205 @@
+"""SQL of suggestions: what to fix in the data of a version, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from lensmith_platform.db.unit_of_work import Connection
+from lensmith_registry.version_store import Json, VersionRow
+
+__all__ = [
+    "Filter",
+    "NewSuggestion",
+    "SuggestionRow",
+    "SuggestionStateName",
+    "by_numbers",
+    "count",
+    "decide",
+    "dismiss",
+    "exists",
+    "insert",
+    "is_superseded",
+    "list_page",
+]
+
+SuggestionStateName = Literal["OPEN", "ACCEPTED", "DISMISSED", "STALE"]
+
+_COLUMNS = "number, kind, concept, other_concept, score, body, fingerprint, state, actor, decided_at"
+
+
+@dataclass(frozen=True)
+class NewSuggestion:
+    """A suggestion to store."""
+
+    kind: str
+    concept: str
+    other_concept: str
+    score: float
+    body: Json
+    fingerprint: bytes
+
+
+@dataclass(frozen=True)
+class SuggestionRow:
+    """A stored suggestion.
+
+    Attributes:
+        number: 1, 2, 3 … within its version, in the order in which they are listed.
+        body: lensmith.v1.Suggestion as JSON, inputs by uid.
+        fingerprint: Equal for the same doubt about the same labels, in any version.
+    """
+
+    number: int
+    kind: str
+    concept: str
+    other_concept: str
+    score: float
+    body: Json
+    fingerprint: bytes
+    state: SuggestionStateName
+    actor: str
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which suggestions are meant; empty fields mean all."""
+
+    kind: str = ""
+    concept: str = ""
+    state: str = ""
+    min_score: float = 0.0
+
+
+async def exists(connection: Connection, version: VersionRow) -> bool:
+    """Tell whether a version was looked through."""
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM suggestion_sets WHERE app_id = $1 AND version_id = $2)",
+            version.app_id,
+            version.id,
+        )
+    )
+
+
+async def is_superseded(connection: Connection, version: VersionRow) -> bool:
+    """Tell whether a newer version of the model is trained."""
+    return bool(
+        await connection.fetchval(
+            """SELECT EXISTS (SELECT FROM model_versions WHERE app_id = $1 AND model_id = $2 AND number > $3
+               AND completed_at IS NOT NULL AND deleted_at IS NULL AND out_of_fold <> '')""",
+            version.app_id,
+            version.model_id,
+            version.number,
+        )
+    )
+
+
+async def insert(connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion]) -> bool:
+    """Store the suggestions of a version, dismissed ones aside; False: they are there already."""
+    status: str = await connection.execute(
+        "INSERT INTO suggestion_sets (app_id, version_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        version.app_id,
+        version.id,
+    )
+    if status.split()[-1] == "0":
+        return False
+    dismissed = {
+        row["fingerprint"]
+        for row in await connection.fetch(
+            "SELECT fingerprint FROM dismissed_suggestions WHERE app_id = $1 AND model_id = $2",
+            version.app_id,
+            version.model_id,
+        )
+    }
+    fresh = [one for one in suggestions if one.fingerprint not in dismissed]
+    await connection.execute(
+        """INSERT INTO suggestions (app_id, version_id, number, kind, concept, other_concept, score, body, fingerprint)
+           SELECT $1, $2, number, kind, concept, other_concept, score, body, fingerprint
+           FROM unnest($3::int[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::jsonb[], $9::bytea[])
+             AS new (number, kind, concept, other_concept, score, body, fingerprint)""",
+        version.app_id,
+        version.id,
+        list(range(1, len(fresh) + 1)),
+        [one.kind for one in fresh],
+        [one.concept for one in fresh],
+        [one.other_concept for one in fresh],
+        [one.score for one in fresh],
+        [one.body for one in fresh],
+        [one.fingerprint for one in fresh],
+    )
+    return True
+
+
+async def list_page(
+    connection: Connection, version: VersionRow, wanted: Filter, after: int, limit: int
+) -> list[SuggestionRow]:
+    """Return the suggestions after number `after`, in the order of their numbers."""
+    rows = await connection.fetch(
+        f"""SELECT {_COLUMNS} FROM suggestions WHERE app_id = $1 AND version_id = $2 AND number > $3
+            AND ($4 = '' OR kind = $4) AND ($5 = '' OR concept = $5 OR other_concept = $5)
+            AND ($6 = '' OR state = $6) AND score >= $7 ORDER BY number LIMIT $8""",
+        version.app_id,
+        version.id,
+        after,
+        wanted.kind,
+        wanted.concept,
+        wanted.state,
+        wanted.min_score,
+        limit,
+    )
+    return [SuggestionRow(**dict(row)) for row in rows]
+
+
+async def by_numbers(connection: Connection, version: VersionRow, numbers: Sequence[int]) -> dict[int, SuggestionRow]:
+    """Return some suggestions by their numbers; those that do not exist are left out."""
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM suggestions WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[])",
+        version.app_id,
+        version.id,
+        list(numbers),
+    )
+    return {row["number"]: SuggestionRow(**dict(row)) for row in rows}
+
+
+async def count(connection: Connection, version: VersionRow) -> list[tuple[str, int, int]]:
+    """Return for each kind how many are open, and how many there are."""
+    rows = await connection.fetch(
+        """SELECT kind, count(*) FILTER (WHERE state = 'OPEN') AS open, count(*) AS total FROM suggestions
+           WHERE app_id = $1 AND version_id = $2 GROUP BY kind ORDER BY min(number)""",
+        version.app_id,
+        version.id,
+    )
+    return [(row["kind"], row["open"], row["total"]) for row in rows]
+
+
+async def decide(
+    connection: Connection, version: VersionRow, decided: dict[SuggestionStateName, list[int]], actor: str
+) -> None:
+    """Note what became of open suggestions; what was decided before stays as it was."""
+    for state, numbers in decided.items():
+        await connection.execute(
+            """UPDATE suggestions SET state = $4, actor = $5, decided_at = now()
+               WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[]) AND state = 'OPEN'""",
+            version.app_id,
+            version.id,
+            sorted(numbers),
+            state,
+            actor,
+        )
+
+
+async def dismiss(connection: Connection, version: VersionRow, fingerprints: Sequence[bytes], actor: str) -> None:
+    """Remember what is right as it is, for all later versions of the model."""
+    await connection.execute(
+        """INSERT INTO dismissed_suggestions (app_id, model_id, fingerprint, actor)
+           SELECT $1, $2, fingerprint, $4 FROM unnest($3::bytea[]) AS fingerprint ORDER BY fingerprint
+           ON CONFLICT DO NOTHING""",
+        version.app_id,
+        version.model_id,
+        list(fingerprints),
+        actor,
+    )

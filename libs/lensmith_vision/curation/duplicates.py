@@ -60,15 +60,16 @@ def _losers(data: Curated, members: Ints, said: Ints, fits: Floats, column: int 
         concept = data.concepts[int(said[place]) if column is None else column]
         other = data.concepts[int(said[best])] if column is None else concept
         current = data.current(row, concept)
-        if not current:
+        if concept not in current:
             # Only implied, by another label or a closed environment: there is nothing to take away.
             continue
         copy = "a copy" if data.group_ids[row] == data.group_ids[kept] else "a near copy"
         contrary = other if column is None else f"{'not ' if said[best] == 0 else ''}{concept}"
         message = f"{copy} of this picture is labelled {contrary}"
         score = float(fits[best] / max(float(fits[best] + fits[place]), 1e-12))
+        desired = {name: value for name, value in current.items() if name != concept}
         found.append(
-            Suggestion("DUPLICATE", message, score, concept, other, data.ids[row], (data.ids[kept],), current, {})
+            Suggestion("DUPLICATE", message, score, concept, other, data.ids[row], (data.ids[kept],), current, desired)
         )
     return found
 

@@ -39,8 +39,10 @@ def outliers(data: Curated, units: Floats, doubted: Bools) -> list[Suggestion]:
     for concept, row, score in pairs[:_MOST]:
         message = f"unlike the other pictures of {concept}: is it what the model will see in use?"
         current = data.current(row, concept)
-        if current:
-            suggestions.append(Suggestion("OUTLIER", message, score, concept, "", data.ids[row], (), current, {}))
+        if concept not in current:
+            continue
+        desired = {name: value for name, value in current.items() if name != concept}
+        suggestions.append(Suggestion("OUTLIER", message, score, concept, "", data.ids[row], (), current, desired))
     return suggestions
 
 

@@ -35,7 +35,7 @@ class Suggestion:
         picture: Id of the picture whose labels would change; empty: none would.
         related: Ids of others to look at.
         current: The labels of the picture that are in doubt, as it has them.
-        desired: What they should become; None: there is nothing to apply.
+        desired: What they should become; they are taken away where it is empty.
     """
 
     kind: Kind
@@ -46,7 +46,7 @@ class Suggestion:
     picture: str = ""
     related: tuple[str, ...] = ()
     current: Labels = field(default_factory=dict)
-    desired: Labels | None = None
+    desired: Labels = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,7 @@ class Curated:
         scores: [n, c] out of fold, calibrated; [n, 1] values for regression. NaN where a picture was never held out.
         labels: [n, c] as trained on: 1, 0, NaN unknown; None for regression.
         targets: [n] for regression.
+        negative: Id of the concept that says "none of these"; empty: there is none.
 
     Raises:
         TrainingError: The parts do not fit together.
@@ -96,6 +97,7 @@ class Curated:
     scores: Floats
     labels: Floats | None = None
     targets: Floats | None = None
+    negative: str = ""
 
     def __post_init__(self) -> None:
         rows, width = len(self.ids), len(self.concepts)
@@ -136,5 +138,9 @@ class Curated:
         )
 
     def current(self, row: int, *concepts: str) -> dict[str, bool | float]:
-        """The labels of a picture that are about some concepts."""
-        return {concept: self.given[row][concept] for concept in concepts if concept in self.given[row]}
+        """Return the labels of a picture that are in doubt together with those of some concepts.
+
+        Of concepts that exclude each other, all are.
+        """
+        asked = self.concepts if self.type == "multi_class" else concepts
+        return {concept: self.given[row][concept] for concept in asked if concept in self.given[row]}

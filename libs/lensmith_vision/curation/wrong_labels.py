@@ -70,20 +70,22 @@ def doubted_labels(data: Curated, near: Neighbours) -> Doubt:
 def wrong_labels(data: Curated, doubt: Doubt) -> list[Suggestion]:
     """Say what the doubted labels should become."""
     found = []
-    classes = None if data.type != "multi_class" else data.truth.argmax(axis=1)
+    classes = data.truth.argmax(axis=1) if data.type == "multi_class" else None
     for row, column, score in zip(doubt.rows.tolist(), doubt.columns.tolist(), doubt.scores.tolist(), strict=True):
         other = data.concepts[column]
         if classes is not None:
             concept = data.concepts[int(classes[row])]
-            desired: dict[str, bool | float] = {other: True}
+            current = data.current(row)
+            kept = {name: value for name, value in current.items() if value is False and name != other}
+            desired: dict[str, bool | float] = {**kept, other: True}
             message = f"labelled {concept}, but looks like {other}"
         elif data.truth[row, column] == 1:
-            concept, desired = other, {other: False}
+            concept, current, desired = other, data.current(row, other), {other: False}
             message = f"labelled {other}, but does not look like it"
         else:
-            concept, desired = other, {other: True}
+            # What shows one of the concepts is no longer "none of these".
+            concept, current, desired = other, data.current(row, other, data.negative), {other: True}
             message = f"not labelled {other}, but looks like it"
-        current = data.current(row, concept, other)
         found.append(Suggestion("WRONG_LABEL", message, score, concept, other, data.ids[row], (), current, desired))
     return found
 

@@ -1,0 +1,202 @@
+"""Looking through the data of a trained version for what to fix, once it is handed in and nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_api.internal.v1.curation_service_pb2 import StreamUnlabelledInputsRequest
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_api.internal.v1.suggestion_job_service_pb2 import (
+    GetSuggestionJobRequest,
+    PutSuggestionsRequest,
+    SuggestionJob,
+)
+from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput
+from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, SuggestionLabel
+from lensmith_platform.errors import NotFoundError, PreconditionError
+from lensmith_platform.service_auth import service_call_app
+from lensmith_trainer.holding import TrainingRows
+from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.training_set import labels_needed, training_set_of
+from lensmith_vision import heads, out_of_fold
+from lensmith_vision.curation import suggestion as curation
+from lensmith_vision.curation.curate import suggest
+from lensmith_vision.curation.next_labels import MOST_CANDIDATES
+from lensmith_vision.curation.suggestion import Curated, Pictures
+from lensmith_vision.folds import groups_of
+from lensmith_vision.out_of_fold import OutOfFoldPredictions
+from lensmith_vision.training import TrainingSet
+
+if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
+    from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceAsyncStub
+    from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceAsyncStub
+
+__all__ = ["SuggestionJobs", "be_nice", "suggestions_of"]
+
+_NICENESS = 10
+_STREAM_SECONDS = 120.0
+_LOG = logging.getLogger(__name__)
+
+
+class SuggestionJobs:
+    """Looks through the data of versions.
+
+    It is work of its own, after the version is handed in: READY waits for nothing of it, and a process that dies over
+    it leaves an event that another one takes up. Of versions that follow each other fast, only the newest is done.
+
+    Args:
+        registry: Who gives and takes it.
+        curation: dataset, which has the pictures that nobody has labelled.
+        replicas: Training data.
+        threads: Where it runs, at low priority.
+    """
+
+    def __init__(
+        self,
+        registry: SuggestionJobServiceAsyncStub,
+        curation: CurationServiceAsyncStub,
+        replicas: Replicas,
+        threads: Executor,
+    ) -> None:
+        self._registry = registry
+        self._curation = curation
+        self._replicas = replicas
+        self._threads = threads
+
+    async def start(self, event: Event) -> None:
+        """Look through the data of the version that an event tells of, if anybody wants that.
+
+        Raises:
+            LensmithError: registry or dataset is away; try again later.
+        """
+        uid = event.model_version_completed.version_uid
+        with service_call_app(event.app_id):
+            try:
+                job = await self._registry.GetSuggestionJob(
+                    GetSuggestionJobRequest(app_id=event.app_id, version_uid=uid)
+                )
+            except (NotFoundError, PreconditionError) as error:
+                _LOG.info("nothing is suggested for %s: %s", uid, error)
+                return
+            needed = labels_needed(job.model)
+            rows = await self._replicas.rows(event.app_id, job.space, needed, lambda received: None)
+            unlabelled = await self._unlabelled(event.app_id, job, needed)
+            work = asyncio.get_running_loop().run_in_executor(self._threads, suggestions_of, job, rows, unlabelled)
+            request = PutSuggestionsRequest(app_id=event.app_id, version_uid=uid, suggestions=await work)
+            try:
+                await self._registry.PutSuggestions(request)
+            except NotFoundError:
+                _LOG.info("%s was deleted meanwhile", job.name)
+
+    async def _unlabelled(self, app_id: int, job: SuggestionJob, concepts: tuple[str, ...]) -> list[TrainingInput]:
+        request = StreamUnlabelledInputsRequest(
+            app_id=app_id, space=job.space, concepts=concepts, limit=MOST_CANDIDATES, seed=job.seed
+        )
+        stream = self._curation.StreamUnlabelledInputs(request, timeout=_STREAM_SECONDS)
+        return [one async for part in stream for one in part.inputs]
+
+
+def be_nice() -> None:
+    """Let the threads of a pool, and those that they start, take only the time that nobody else wants."""
+    if hasattr(os, "setpriority"):
+        # On Linux priorities are those of threads.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+
+
+def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[TrainingInput]) -> list[Suggestion]:
+    """Look through the data of a version, in a thread.
+
+    Raises:
+        VisionError: What registry has of the version is damaged.
+    """
+    scores = out_of_fold.load(job.out_of_fold)
+    data = training_set_of(job.model, job.space, taken)
+    curated = _curated(data, taken, scores, job.model.negative_concept, closed=job.model.closed_environment)
+    if len(curated.ids) == 0:
+        return []
+    pictures = Pictures(
+        ids=[one.input_uid for one in unlabelled],
+        features=_features(unlabelled, data.features.shape[1]),
+        group_ids=[one.sha256.hex() for one in unlabelled],
+        given=[{} for _ in unlabelled],
+    )
+    found = suggest(curated, heads.load(job.head), unlabelled=pictures, seed=job.seed)
+    return [_suggestion_to_proto(one) for one in found]
+
+
+def _curated(
+    data: TrainingSet, taken: TrainingRows, scores: OutOfFoldPredictions, negative: str, *, closed: bool
+) -> Curated:
+    """Bring labels as they are now and scores together; pictures whose labels changed since are left out."""
+    place = {uid: row for row, uid in enumerate(scores.ids)}
+    rows = np.asarray([place.get(uid, -1) for uid in data.ids], dtype=np.int64)
+    held_out = rows >= 0
+    values = np.full((len(rows), len(data.concepts)), np.nan, np.float32)
+    values[held_out] = scores.scores[rows[held_out]]
+    labels = data.labels
+    if labels is not None and (scores.type == "multi_class" or closed):
+        labels = np.nan_to_num(labels, nan=0.0)
+    now, then = (labels, scores.labels) if labels is not None else (data.targets, scores.targets)
+    if now is None or then is None:
+        raise ValueError("data and scores are of different types of models")
+    same = np.ones(len(rows), dtype=np.bool_)
+    same[held_out] = _equal(now[held_out], then[rows[held_out]])
+    if scores.type == "multi_class":
+        same &= (now == 1).sum(axis=1) == 1
+    else:
+        same &= np.isfinite(now.reshape(len(now), -1)).any(axis=1)
+    curated = Curated(
+        type=scores.type,
+        concepts=data.concepts,
+        ids=data.ids,
+        features=data.features,
+        group_ids=data.group_ids,
+        groups=groups_of(data.features, data.group_ids) if len(rows) else np.empty(0, np.int64),
+        given=[row.labels for row in taken.rows],
+        scores=values,
+        labels=labels,
+        targets=data.targets,
+        negative=negative,
+    )
+    return curated.rows(same)
+
+
+def _equal(now: npt.NDArray[np.float32], then: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    equal = (now == then) | (np.isnan(now) & np.isnan(then))
+    return equal if equal.ndim == 1 else np.asarray(equal.all(axis=1), dtype=np.bool_)
+
+
+def _features(inputs: list[TrainingInput], dimensions: int) -> npt.NDArray[np.float32]:
+    vectors = np.frombuffer(b"".join(one.vector for one in inputs), dtype="<f2")
+    return vectors.reshape(len(inputs), dimensions).astype(np.float32)
+
+
+def _suggestion_to_proto(one: curation.Suggestion) -> Suggestion:
+    return Suggestion(
+        kind=SuggestionKind.Value(f"SUGGESTION_KIND_{one.kind}"),
+        message=one.message,
+        score=one.score,
+        concept=one.concept,
+        other_concept=one.other,
+        input=one.picture,
+        related_inputs=one.related,
+        current=_labels_to_proto(one.current),
+        desired=_labels_to_proto(one.desired),
+    )
+
+
+def _labels_to_proto(labels: curation.Labels) -> list[SuggestionLabel]:
+    return [
+        SuggestionLabel(concept=concept, positive=value)
+        if isinstance(value, bool)
+        else SuggestionLabel(concept=concept, number=value)
+        for concept, value in sorted(labels.items())
+    ]

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc.aio
 
+from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
+from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
 from lensmith_platform.bus import Bus, WorkConsumer, connect
@@ -20,6 +22,7 @@ from lensmith_trainer.jobs import TrainingJobs
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.settings import TrainerSettings
+from lensmith_trainer.suggestions import SuggestionJobs, be_nice
 
 __all__ = ["TrainerService", "build"]
 
@@ -33,6 +36,7 @@ class TrainerService:
     Args:
         bus: Where versions are announced.
         jobs: Who trains them.
+        suggestions: Who looks through their data afterwards.
         usage: Where trainings are counted.
         concurrency: Versions trained at once.
     """
@@ -40,7 +44,9 @@ class TrainerService:
     name = "trainer"
     service_names: Sequence[str] = ()
 
-    def __init__(self, bus: Bus, jobs: TrainingJobs, usage: UsageMeter, concurrency: int) -> None:
+    def __init__(
+        self, bus: Bus, jobs: TrainingJobs, suggestions: SuggestionJobs, usage: UsageMeter, concurrency: int
+    ) -> None:
         self._bus = bus
         self._usage = usage
         self._consumer = WorkConsumer(
@@ -52,6 +58,9 @@ class TrainerService:
             _MAX_DELIVER,
             # Training is killable at any moment: a stop waits for what is nearly done, no longer.
             grace=_STOP_SECONDS,
+        )
+        self._suggesting = WorkConsumer(
+            bus, "trainer--suggest", "models.version_completed", suggestions.start, 1, _MAX_DELIVER
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -70,6 +79,7 @@ class TrainerService:
         """Take work until cancelled; a version that is not done then goes back to the bus."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._consumer.run())
+            group.create_task(self._suggesting.run())
             group.create_task(self._usage.run())
 
     async def close(self) -> None:
@@ -91,6 +101,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
     replicas = Replicas(
         settings.cache_dir,
         settings.cache_bytes,
+        settings.memory_bytes,
         TrainingDataServiceStub(platform.clients.channel("dataset")),
         settings.stream_seconds,
         metrics,
@@ -106,4 +117,12 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         report_seconds=settings.report_seconds,
         complete_seconds=settings.complete_seconds,
     )
-    return TrainerService(bus, jobs, usage, settings.concurrency)
+    spare = ThreadPoolExecutor(1, thread_name_prefix="suggest", initializer=be_nice)
+    platform.closers.callback(spare.shutdown, wait=False, cancel_futures=True)
+    suggestions = SuggestionJobs(
+        SuggestionJobServiceStub(platform.clients.channel("registry")),
+        CurationServiceStub(platform.clients.channel("dataset")),
+        replicas,
+        spare,
+    )
+    return TrainerService(bus, jobs, suggestions, usage, settings.concurrency)

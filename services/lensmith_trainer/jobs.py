@@ -39,8 +39,8 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.service_auth import service_call_app
 from lensmith_platform.usage import UsageMeter
+from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
-from lensmith_trainer.replica import Row
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import labels_needed, options_of, snapshot_of, training_set_of
 from lensmith_vision import dataset_snapshot, heads, out_of_fold
@@ -216,7 +216,7 @@ class TrainingJobs:
         state.fraction, state.stage, state.message = _FITTED, "storing", ""
         return request
 
-    async def _rows(self, job: TrainingJob, state: _State) -> list[Row]:
+    async def _rows(self, job: TrainingJob, state: _State) -> TrainingRows:
         """Fetch the training data; while dataset is away, the lease is kept and the version says what it waits for.
 
         Raises:
@@ -279,16 +279,16 @@ class TrainingJobs:
 
 
 def _fit(
-    job: TrainingJob, rows: list[Row], progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+    job: TrainingJob, taken: TrainingRows, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
 ) -> CompleteModelVersionRequest:
     """Fit a head, in a thread.
 
     Raises:
         TrainingError: The data cannot be trained on, or the training was stopped.
     """
-    data = training_set_of(job.model, job.space, rows)
+    data = training_set_of(job.model, job.space, taken)
     fitted = fit(data, options_of(job.model, job.training, job.seed), progress, cancelled)
-    snapshot = snapshot_of(job.model, rows, fitted.left_out, fitted.out_of_fold)
+    snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, fitted.out_of_fold)
     listing = dataset_snapshot.save(snapshot)
     return CompleteModelVersionRequest(
         app_id=job.app_id,

@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput
+from lensmith_trainer.holding import Change, Holding, Row
 
-__all__ = ["Replica", "ReplicaDamagedError", "Row"]
+__all__ = ["Replica", "ReplicaDamagedError", "changes_of"]
 
 _FORMAT = "1"
-_FLOAT16_BYTES = 2
 _BUSY_SECONDS = 30.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
@@ -29,21 +28,20 @@ class ReplicaDamagedError(Exception):
     """The file is not what was written; it must be made anew."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One input that may take part in a training.
-
-    Attributes:
-        uid: Of the input.
-        sha256: Of its bytes, lower-case hex.
-        vector: Little-endian float16.
-        labels: By own id of the concept: whether the input shows it, or its number.
-    """
-
-    uid: str
-    sha256: str
-    vector: bytes
-    labels: Mapping[str, bool | float]
+def changes_of(inputs: Iterable[TrainingInput]) -> list[Change]:
+    """Read a part of a stream."""
+    changes = []
+    for item in inputs:
+        # An input without a vector or label cannot take part; it comes again when that changes.
+        if item.deleted or item.test or not item.vector or not item.labels:
+            changes.append(Change(item.input_uid, None))
+            continue
+        labels = {
+            label.concept: label.positive if label.WhichOneof("value") == "positive" else label.number
+            for label in item.labels
+        }
+        changes.append(Change(item.input_uid, Row(item.input_uid, item.sha256.hex(), labels), item.vector))
+    return changes
 
 
 class Replica:
@@ -66,30 +64,22 @@ class Replica:
             ReplicaDamagedError: The file is damaged, or of something else.
         """
         with self._open() as database:
-            row = database.execute("SELECT value FROM meta WHERE name = 'cursor'").fetchone()
-            return str(row[0]) if row else ""
+            return _cursor(database)
 
-    def apply(self, inputs: Iterable[TrainingInput]) -> None:
+    def apply(self, changes: Iterable[Change]) -> None:
         """Apply a part of a stream.
 
         Raises:
             ReplicaDamagedError: The file is damaged, or of something else.
         """
         gone, rows = [], []
-        for item in inputs:
-            # An input without a vector or label cannot take part; it comes again when that changes.
-            if item.deleted or item.test or not item.vector or not item.labels:
-                gone.append((item.input_uid,))
+        for change in changes:
+            if change.row is None:
+                gone.append((change.uid,))
                 continue
-            labels = json.dumps(
-                {
-                    label.concept: label.positive if label.WhichOneof("value") == "positive" else label.number
-                    for label in item.labels
-                }
-            )
-            sha256 = item.sha256.hex()
-            checksum = _checksum(item.input_uid, sha256, item.vector, labels)
-            rows.append((item.input_uid, sha256, item.vector, labels, checksum))
+            labels = json.dumps(change.row.labels)
+            checksum = _checksum(change.uid, change.row.sha256, change.vector, labels)
+            rows.append((change.uid, change.row.sha256, change.vector, labels, checksum))
         with self._open() as database, database:
             database.executemany("DELETE FROM inputs WHERE uid = ?", gone)
             database.executemany(
@@ -108,28 +98,28 @@ class Replica:
         with self._open() as database, database:
             database.execute("UPDATE meta SET value = ? WHERE name = 'cursor'", (cursor,))
 
-    def rows(self, concepts: Iterable[str]) -> list[Row]:
-        """Return the inputs that carry a label of any of the concepts, in order of uid.
+    def hold(self) -> Holding:
+        """Read all of it.
 
         Raises:
             ReplicaDamagedError: The file is damaged, or of something else.
         """
-        wanted = set(concepts)
-        found: list[Row] = []
-        length = -1
         with self._open() as database:
-            for uid, sha256, vector, text, checksum in database.execute(
-                "SELECT uid, sha256, vector, labels, checksum FROM inputs ORDER BY uid"
-            ):
-                if _checksum(uid, sha256, vector, text) != checksum:
-                    raise ReplicaDamagedError(f"a row of {self._path} is not what was written")
-                length = len(vector) if length < 0 else length
-                if len(vector) != length or length % _FLOAT16_BYTES:
-                    raise ReplicaDamagedError(f"{self._path} holds vectors of different lengths")
-                labels = json.loads(text)
-                if not wanted.isdisjoint(labels):
-                    found.append(Row(uid, sha256, vector, labels))
-        return found
+            # One transaction: the cursor must be that of the rows.
+            database.execute("BEGIN")
+            holding = Holding(_cursor(database))
+            try:
+                holding.apply(self._changes(database))
+            except ValueError as error:
+                raise ReplicaDamagedError(f"{self._path} holds vectors that do not fit together: {error}") from error
+            return holding
+
+    def _changes(self, database: sqlite3.Connection) -> Iterator[Change]:
+        query = "SELECT uid, sha256, vector, labels, checksum FROM inputs ORDER BY uid"
+        for uid, sha256, vector, text, checksum in database.execute(query):
+            if _checksum(uid, sha256, vector, text) != checksum:
+                raise ReplicaDamagedError(f"a row of {self._path} is not what was written")
+            yield Change(uid, Row(uid, sha256, json.loads(text)), vector)
 
     def discard(self) -> None:
         """Delete the file."""
@@ -163,6 +153,11 @@ class Replica:
         found = database.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
         if found is None or found[0] != self._identity:
             raise ReplicaDamagedError(f"{self._path} is of another app, space or format")
+
+
+def _cursor(database: sqlite3.Connection) -> str:
+    row = database.execute("SELECT value FROM meta WHERE name = 'cursor'").fetchone()
+    return str(row[0]) if row else ""
 
 
 def _checksum(uid: str, sha256: str, vector: bytes, labels: str) -> int:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDataRequest
 from lensmith_platform.errors import InternalError, InvalidInputError
+from lensmith_trainer.holding import Holding, TrainingRows
 from lensmith_trainer.metrics import Metrics
-from lensmith_trainer.replica import Replica, ReplicaDamagedError, Row
+from lensmith_trainer.replica import Replica, ReplicaDamagedError, changes_of
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
@@ -34,6 +36,7 @@ class Replicas:
     Args:
         folder: Made if it is missing, readable by this user only.
         max_bytes: Most bytes to keep between jobs.
+        memory_bytes: Most bytes of them to keep in memory as well.
         training_data: dataset, which streams what has changed.
         stream_seconds: Deadline of such a stream.
         metrics: Where what it sends is counted.
@@ -43,6 +46,7 @@ class Replicas:
         self,
         folder: Path,
         max_bytes: int,
+        memory_bytes: int,
         training_data: TrainingDataServiceAsyncStub,
         stream_seconds: float,
         metrics: Metrics,
@@ -50,6 +54,8 @@ class Replicas:
         self._metrics = metrics
         self._folder = folder
         self._max_bytes = max_bytes
+        self._memory_bytes = memory_bytes
+        self._holdings: OrderedDict[Path, Holding] = OrderedDict()
         self._training_data = training_data
         self._stream_seconds = stream_seconds
 
@@ -63,7 +69,7 @@ class Replicas:
 
     async def rows(
         self, app_id: int, space: str, concepts: Iterable[str], on_received: Callable[[int], None]
-    ) -> list[Row]:
+    ) -> TrainingRows:
         """Bring a replica up to date and return the inputs that carry any of the concepts, in order of uid.
 
         Args:
@@ -82,8 +88,8 @@ class Replicas:
                 replica = Replica(path, app_id, space)
                 for _ in range(2):
                     try:
-                        await self._update(replica, app_id, space, on_received)
-                        return await asyncio.to_thread(replica.rows, wanted)
+                        holding = await self._updated(replica, path, app_id, space, on_received)
+                        return await asyncio.to_thread(holding.take, wanted)
                     except ReplicaDamagedError as error:
                         _LOG.warning("replica is made anew: %s", error)
                         await asyncio.to_thread(replica.discard)
@@ -91,25 +97,50 @@ class Replicas:
         finally:
             await asyncio.to_thread(self._evict)
 
-    async def _update(self, replica: Replica, app_id: int, space: str, on_received: Callable[[int], None]) -> None:
+    async def _updated(
+        self, replica: Replica, path: Path, app_id: int, space: str, on_received: Callable[[int], None]
+    ) -> Holding:
+        """Fetch what has changed, write it down, and apply it to what is held in memory."""
         cursor = await asyncio.to_thread(replica.cursor)
-        request = StreamTrainingDataRequest(app_id=app_id, space=space, cursor=cursor)
+        # Taken out until it is whole again: a failure on the way leaves the file to begin from.
+        holding = self._holdings.pop(path, None)
+        if holding is None or holding.cursor != cursor:
+            # Another process went on with the file, or it is new.
+            holding = await asyncio.to_thread(replica.hold)
+        request = StreamTrainingDataRequest(app_id=app_id, space=space, cursor=holding.cursor)
         received, next_cursor = 0, ""
         try:
             async for message in self._training_data.StreamTrainingData(request, timeout=self._stream_seconds):
-                await _unbroken(replica.apply, message.inputs)
-                received += len(message.inputs)
-                self._metrics.inputs_received.inc(len(message.inputs))
+                changes = changes_of(message.inputs)
+                if changes:
+                    holding.apply(changes)
+                    await _unbroken(replica.apply, changes)
+                received += len(changes)
+                self._metrics.inputs_received.inc(len(changes))
                 next_cursor = message.next_cursor or next_cursor
                 on_received(received)
         except InvalidInputError as error:
-            if not cursor:
+            if not holding.cursor:
                 raise
             # The cursor is of another life of dataset's database: begin again.
             raise ReplicaDamagedError(f"dataset refuses the cursor: {error}") from error
+        except ValueError as error:
+            raise ReplicaDamagedError(f"what dataset sends does not fit to {path}: {error}") from error
         if not next_cursor:
             raise InternalError("STREAM_INCOMPLETE", "the stream of training data ended without a cursor")
-        await _unbroken(replica.finish, next_cursor)
+        if next_cursor != holding.cursor:
+            await _unbroken(replica.finish, next_cursor)
+            holding.cursor = next_cursor
+        self._keep(path, holding)
+        return holding
+
+    def _keep(self, path: Path, holding: Holding) -> None:
+        """Keep it in memory, and of the others those used last, as far as there is room."""
+        self._holdings[path] = holding
+        total = sum(kept.nbytes for kept in self._holdings.values())
+        while total > self._memory_bytes and self._holdings:
+            _, dropped = self._holdings.popitem(last=False)
+            total -= dropped.nbytes
 
     def _path(self, app_id: int, space: str) -> Path:
         return self._folder / f"{app_id}-{hashlib.sha256(space.encode()).hexdigest()[:16]}{_SUFFIX}"

@@ -26,6 +26,8 @@ class TrainerSettings(ServiceSettings, BusSettings):
     """Where replicas of training data are kept between jobs. Anything in it may be deleted at any time."""
     cache_bytes: int = Field(default=20 << 30, ge=0)
     """Most bytes of replicas to keep; the longest unused go first."""
+    memory_bytes: int = Field(default=1 << 30, ge=0)
+    """Most bytes of replicas to keep in memory as well, so that a retrain reads nothing again."""
     concurrency: int = Field(default=1, ge=1, le=64)
     """Versions trained at once by this process."""
     fit_threads: int = Field(default_factory=_cores, ge=1, le=256)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput, TrainingLabel
-from lensmith_trainer.replica import Replica, ReplicaDamagedError
+from lensmith_trainer.holding import Holding
+from lensmith_trainer.replica import Replica, ReplicaDamagedError, changes_of
 
 
 def _input(uid: str, **fields: object) -> TrainingInput:
@@ -29,42 +30,61 @@ def replica(tmp_path: Path) -> Replica:
 
 def test_inputs_come_back_in_order_of_uid(replica: Replica):
     number = TrainingLabel(concept="weight", number=2.5)
-    replica.apply([_input("b"), _input("a", labels=[TrainingLabel(concept="glass", positive=False), number])])
+    replica.apply(
+        changes_of([_input("b"), _input("a", labels=[TrainingLabel(concept="glass", positive=False), number])])
+    )
     replica.finish("17")
-    rows = replica.rows(["glass"])
-    assert [row.uid for row in rows] == ["a", "b"]
-    assert rows[0].labels == {"glass": False, "weight": 2.5}
-    assert rows[0].sha256 == "01" * 32
-    assert np.frombuffer(rows[1].vector, "<f2").tolist() == [0, 1, 2, 3]
-    assert replica.cursor() == "17"
-    assert replica.rows(["metal"]) == []
+    taken = replica.hold().take(["glass"])
+    assert [row.uid for row in taken.rows] == ["a", "b"]
+    assert taken.rows[0].labels == {"glass": False, "weight": 2.5}
+    assert taken.rows[0].sha256 == "01" * 32
+    assert taken.features[1].tolist() == [0, 1, 2, 3]
+    assert replica.cursor() == replica.hold().cursor == "17"
+    assert len(replica.hold().take(["metal"])) == 0
 
 
 @pytest.mark.parametrize("change", [{"deleted": True}, {"test": True}, {"vector": b""}, {"labels": []}])
 def test_input_is_forgotten_when_it_can_take_part_no_more(replica: Replica, change: dict[str, object]):
-    replica.apply([_input("a"), _input("b")])
-    replica.apply([_input("a", **change)])
-    assert [row.uid for row in replica.rows(["glass"])] == ["b"]
+    replica.apply(changes_of([_input("a"), _input("b")]))
+    replica.apply(changes_of([_input("a", **change)]))
+    assert [row.uid for row in replica.hold().take(["glass"]).rows] == ["b"]
 
 
 def test_applying_twice_is_the_same_as_once(replica: Replica):
     for _ in range(2):
-        replica.apply([_input("a"), _input("b")])
-    assert len(replica.rows(["glass"])) == 2
+        replica.apply(changes_of([_input("a"), _input("b")]))
+    assert len(replica.hold().take(["glass"])) == 2
+
+
+def test_what_is_held_is_what_is_written_down_when_changes_come_in_any_order(replica: Replica):
+    random = np.random.RandomState(0)
+    holding = Holding("")
+    for _ in range(60):
+        inputs = []
+        for number in random.permutation(400)[:25]:
+            vector = random.randn(8).astype("<f2").tobytes()
+            gone = {"deleted": True} if random.rand() < 0.3 else {"vector": vector}
+            inputs.append(_input(f"input-{number:03d}", **gone))
+        changes = changes_of(inputs)
+        holding.apply(changes)
+        replica.apply(changes)
+    held, written = holding.take(["glass"]), replica.hold().take(["glass"])
+    assert held.rows == written.rows
+    assert np.array_equal(held.features, written.features)
 
 
 def test_damage_is_noticed_when_a_row_was_changed(replica: Replica, tmp_path: Path):
-    replica.apply([_input("a")])
+    replica.apply(changes_of([_input("a")]))
     with sqlite3.connect(tmp_path / "replica.sqlite") as database:
         database.execute("UPDATE inputs SET vector = zeroblob(8)")
     database.close()
     with pytest.raises(ReplicaDamagedError):
-        replica.rows(["glass"])
+        replica.hold()
 
 
 @pytest.mark.parametrize("where", ["head", "middle", "cut", "text"])
 def test_damage_is_noticed_when_the_file_was_overwritten(replica: Replica, tmp_path: Path, where: str):
-    replica.apply([_input(f"input-{index}", vector=os.urandom(512)) for index in range(200)])
+    replica.apply(changes_of([_input(f"input-{index}", vector=os.urandom(512)) for index in range(200)]))
     path = tmp_path / "replica.sqlite"
     content = bytearray(path.read_bytes())
     if where == "head":
@@ -77,15 +97,15 @@ def test_damage_is_noticed_when_the_file_was_overwritten(replica: Replica, tmp_p
         content = bytearray(b"this is no database at all " * 100)
     path.write_bytes(content)
     with pytest.raises(ReplicaDamagedError):
-        replica.rows(["glass"])
+        replica.hold()
     replica.discard()
-    assert replica.rows(["glass"]) == []
+    assert len(replica.hold().take(["glass"])) == 0
     assert replica.cursor() == ""
 
 
 @pytest.mark.parametrize(("app_id", "space"), [(8, "space"), (7, "other")])
 def test_replica_is_refused_when_it_is_of_something_else(replica: Replica, tmp_path: Path, app_id: int, space: str):
-    replica.apply([_input("a")])
+    replica.apply(changes_of([_input("a")]))
     with pytest.raises(ReplicaDamagedError):
         Replica(tmp_path / "replica.sqlite", app_id, space).cursor()
 

@@ -21,6 +21,7 @@ __all__ = [
     "binary",
     "confusion_matrix",
     "expected_calibration_error",
+    "in_top_k",
     "mean_absolute_error",
     "mean_defined",
     "r_squared",
@@ -86,19 +87,24 @@ def accuracy(truth: Ints, scores: Floats) -> float:
 
 def top_k_accuracy(truth: Ints, scores: Floats, k: int) -> float:
     """Share of rows whose true class is among the k highest scores."""
-    if len(truth) == 0:
-        return math.nan
+    return float(in_top_k(truth, scores, k).mean()) if len(truth) else math.nan
+
+
+def in_top_k(truth: Ints, scores: Floats, k: int) -> Bools:
+    """Tell of each row whether its true class is among the k highest scores."""
     if k >= scores.shape[1]:
-        return 1.0
+        return np.ones(len(truth), dtype=np.bool_)
     if k == 1:
-        return float((scores.argmax(axis=1) == truth).mean())
+        best: Bools = scores.argmax(axis=1) == truth
+        return best
     # Counting who is better is many times faster than sorting; of equal scores, the first class is the better one.
     own = scores[np.arange(len(truth)), truth][:, None]
     better = (scores > own).sum(axis=1)
     tied = np.flatnonzero((scores == own).sum(axis=1) > 1)
     before = np.arange(scores.shape[1]) < truth[tied, None]
     better[tied] += ((scores[tied] == own[tied]) & before).sum(axis=1)
-    return float((better < k).mean())
+    among: Bools = better < k
+    return among
 
 
 def confusion_matrix(truth: Ints, predicted: Ints, classes: int) -> npt.NDArray[np.int64]:

@@ -50,6 +50,7 @@ class OutOfFoldPredictions:
         concepts: Own ids in the order of the columns.
         scores: [n, c] float32: calibrated probabilities, or numbers [n, 1] for regression.
         folds: [n], the fold that each was held out with.
+        groups: [n], near copies share a number.
         labels: [n, c] float32 with 1 positive, 0 negative, NaN unknown; None for regression.
         targets: [n] float32 for regression; None otherwise.
         floor: Scores up to it may read 0, but never the highest one of a row nor that of a positive.
@@ -63,6 +64,7 @@ class OutOfFoldPredictions:
     concepts: tuple[str, ...]
     scores: npt.NDArray[np.float32]
     folds: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
     labels: npt.NDArray[np.float32] | None = None
     targets: npt.NDArray[np.float32] | None = None
     floor: float = 0.0
@@ -74,8 +76,8 @@ class OutOfFoldPredictions:
         regression = self.type == "regression"
         if (self.targets is None) == regression or (self.labels is None) != regression:
             raise _invalid("a regression has targets, everything else labels")
-        if self.scores.shape != (rows, width) or self.folds.shape != (rows,):
-            raise _invalid("scores must be [pictures, concepts] and folds [pictures]")
+        if self.scores.shape != (rows, width) or self.folds.shape != (rows,) or self.groups.shape != (rows,):
+            raise _invalid("scores must be [pictures, concepts], folds and groups [pictures]")
         if self.labels is not None and self.labels.shape != (rows, width):
             raise _invalid("labels must be [pictures, concepts]")
         if self.targets is not None and (self.targets.shape != (rows,) or width != 1):
@@ -95,6 +97,7 @@ class OutOfFoldPredictions:
             ids=tuple(self.ids[row] for row in index),
             scores=self.scores[index],
             folds=self.folds[index],
+            groups=self.groups[index],
             labels=None if self.labels is None else self.labels[index],
             targets=None if self.targets is None else self.targets[index],
         )
@@ -106,6 +109,7 @@ def save(predictions: OutOfFoldPredictions) -> bytes:
     tensors: dict[str, npt.NDArray[np.generic]] = {
         "ids": np.frombuffer("\n".join(kept.ids).encode(), dtype=np.uint8),
         "folds": kept.folds.astype(np.uint8 if kept.folds.max(initial=0) < 256 else np.int32),
+        "groups": kept.groups.astype(np.int32),
     }
     floor = kept.floor
     if kept.targets is not None:
@@ -168,6 +172,7 @@ def _loaded(metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.gener
         concepts=tuple(concepts),
         scores=_scores(tensors, shape),
         folds=tensors["folds"].astype(np.int64),
+        groups=tensors["groups"].astype(np.int64),
         labels=None if regression else _labels(tensors, shape),
         targets=tensors["targets"].astype(np.float32) if regression else None,
         floor=_number(metadata["floor"]),

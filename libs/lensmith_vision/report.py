@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import scipy.optimize
+import scipy.sparse
 
 from lensmith_vision import metrics
+from lensmith_vision.bootstrap import Interval, Resamples, interval_of, rank_intervals
 from lensmith_vision.errors import TrainingError
-from lensmith_vision.evaluation import ConceptEvaluation, ConfusionCell, Evaluation, defined
+from lensmith_vision.evaluation import ConceptEvaluation, ConfusionCell, CooccurrenceCell, Evaluation, defined
+from lensmith_vision.figures import calibration_bins, count_intervals, regression_intervals, residual_bins
 from lensmith_vision.fitting import log_loss
 from lensmith_vision.heads import Head, HeadType
+from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.threads import in_threads
 
 __all__ = ["Decisions", "ThresholdAim", "evaluate", "fit_temperature", "thresholds_of"]
 
 _COOLEST, _HOTTEST = 0.25, 8.0
 _FEW_TO_CALIBRATE = 20
+_MOST_CELLS = 10_000
+_FEWEST_BLOCKS, _MOST_BLOCKS = 32, 128
+_BLOCK_DRAWS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +38,18 @@ class Decisions:
         folds: [n].
         labels: [n, c] with NaN unknown, 0, 1.
         targets: [n] for regression.
+        groups: [n], near copies share a number; None: every picture stands for itself.
+        thresholds: [c] that were chosen without these pictures; None: to be chosen on the other folds.
+        method: On which pictures they were made.
     """
 
     scores: npt.NDArray[np.float32]
     folds: npt.NDArray[np.int64]
     labels: npt.NDArray[np.float32] | None = None
     targets: npt.NDArray[np.float32] | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    thresholds: npt.NDArray[np.float32] | None = None
+    method: EvaluationMethod = "out_of_fold"
 
 
 @dataclass(frozen=True)
@@ -92,42 +105,40 @@ def thresholds_of(
     return np.asarray(in_threads(threshold, range(labels.shape[1])), dtype=np.float32)
 
 
-def evaluate(head: Head, decisions: Decisions, penalty: float, groups: int, aim: ThresholdAim) -> Evaluation:
-    """Compute all figures of a head from its out-of-fold decisions."""
-    method = f"{int(decisions.folds.max()) + 1}-fold out-of-fold"
+def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim) -> Evaluation:
+    """Compute all figures of a head from its decisions about pictures that it was not fitted on."""
     rows = len(decisions.folds)
+    groups = np.arange(rows) if decisions.groups is None else decisions.groups
+    resamples = Resamples(groups)
     if decisions.targets is not None:
-        values = decisions.scores[:, 0].astype(np.float64)
-        targets = decisions.targets.astype(np.float64)
-        return Evaluation(
-            method,
-            rows,
-            groups,
-            penalty,
-            r2=defined(metrics.r_squared(targets, values)),
-            mean_absolute_error=defined(metrics.mean_absolute_error(targets, values)),
-            root_mean_squared_error=defined(metrics.root_mean_squared_error(targets, values)),
-        )
+        return _evaluate_numbers(decisions, decisions.targets, penalty, resamples)
     labels = decisions.labels
     if labels is None:
         raise ValueError("an evaluation needs labels or targets")
     predicted = _predicted(head, decisions, aim)
+    intervals = count_intervals(labels, predicted, resamples)
+    blocks = _BLOCK_DRAWS // (2 * resamples.count * max(1, len(head.concepts)))
+    blocks = max(_FEWEST_BLOCKS, min(_MOST_BLOCKS, blocks))
 
     def judged(column: int) -> tuple[metrics.Binary, ConceptEvaluation]:
         known = np.isfinite(labels[:, column])
         truth = labels[known, column] == 1
         count = metrics.binary(truth, predicted[known, column])
         scores = decisions.scores[known, column]
-        return count, _concept(head.concepts[column], truth, scores, count, float(head.thresholds[column]))
+        concept = _concept(head.concepts[column], truth, scores, count, float(head.thresholds[column]))
+        figures = (_or_nan(concept.roc_auc), _or_nan(concept.average_precision))
+        ranks = rank_intervals(truth, scores, figures, resamples, column, blocks)
+        both = {"roc_auc": ranks.roc_auc, "average_precision": ranks.average_precision}
+        return count, replace(concept, intervals=_known(intervals.concepts[column] | both))
 
     each = in_threads(judged, range(len(head.concepts)))
     counts, concepts = [count for count, _ in each], [concept for _, concept in each]
     together = sum(counts[1:], counts[0])
-    whole = _whole(head, decisions, labels)
+    whole = _whole(head, decisions, labels, resamples)
     return Evaluation(
-        method,
+        method_text(decisions),
         rows,
-        groups,
+        resamples.group_count,
         penalty,
         macro_precision=defined(metrics.mean_defined([count.precision for count in counts])),
         macro_recall=defined(metrics.mean_defined([count.recall for count in counts])),
@@ -135,21 +146,63 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, groups: int, aim:
         micro_precision=defined(together.precision),
         micro_recall=defined(together.recall),
         micro_f1=defined(together.f1),
-        macro_roc_auc=_macro_auc(concepts),
+        macro_roc_auc=defined(metrics.mean_defined([_or_nan(concept.roc_auc) for concept in concepts])),
+        macro_average_precision=defined(
+            metrics.mean_defined([_or_nan(concept.average_precision) for concept in concepts])
+        ),
         accuracy=whole.accuracy,
         top5_accuracy=whole.top5_accuracy,
         expected_calibration_error=whole.expected_calibration_error,
         concepts=tuple(concepts),
         confusion=whole.confusion,
+        evaluation_method=decisions.method,
+        intervals=_known(intervals.whole | whole.intervals),
+        resamples=resamples.count,
+        calibration=calibration_bins(whole.confidence, whole.right),
+        cooccurrence=_cooccurrence(head, labels, predicted),
+    )
+
+
+def method_text(decisions: Decisions) -> str:
+    """Say in words on which pictures an evaluation was made."""
+    if decisions.method == "test_set":
+        return f"{len(decisions.folds)} images marked as test, none of them trained on"
+    if decisions.method == "split":
+        return "80/20 split"
+    return f"{int(decisions.folds.max()) + 1}-fold out-of-fold"
+
+
+def _evaluate_numbers(
+    decisions: Decisions, numbers: npt.NDArray[np.float32], penalty: float, resamples: Resamples
+) -> Evaluation:
+    values = decisions.scores[:, 0].astype(np.float64)
+    targets = numbers.astype(np.float64)
+    return Evaluation(
+        method_text(decisions),
+        len(values),
+        resamples.group_count,
+        penalty,
+        r2=defined(metrics.r_squared(targets, values)),
+        mean_absolute_error=defined(metrics.mean_absolute_error(targets, values)),
+        root_mean_squared_error=defined(metrics.root_mean_squared_error(targets, values)),
+        median_absolute_error=defined(float(np.median(np.abs(values - targets)))),
+        evaluation_method=decisions.method,
+        intervals=_known(regression_intervals(targets, values, resamples)),
+        resamples=resamples.count,
+        residuals=residual_bins(values - targets),
     )
 
 
 def _predicted(head: Head, decisions: Decisions, aim: ThresholdAim) -> npt.NDArray[np.bool_]:
-    """Decide: the highest score (multi_class), or thresholds that were chosen on the other folds (multi_label)."""
+    """Decide: the highest score (multi_class), or thresholds that were chosen on other pictures (multi_label)."""
     scores = decisions.scores
     if head.type == "multi_class":
-        winners: npt.NDArray[np.bool_] = np.eye(scores.shape[1], dtype=np.bool_)[scores.argmax(axis=1)]
+        winners: npt.NDArray[np.bool_] = np.zeros(scores.shape, dtype=np.bool_)
+        winners[np.arange(len(scores)), scores.argmax(axis=1)] = True
         return winners
+    if decisions.thresholds is not None:
+        above: npt.NDArray[np.bool_] = scores >= decisions.thresholds
+        return above
     predicted = np.zeros(scores.shape, dtype=np.bool_)
     for fold in range(int(decisions.folds.max()) + 1):
         held_out = decisions.folds == fold
@@ -178,38 +231,72 @@ def _concept(
     )
 
 
-def _macro_auc(concepts: list[ConceptEvaluation]) -> float | None:
-    values = [concept.roc_auc for concept in concepts if concept.roc_auc is not None]
-    return sum(values) / len(values) if values else None
-
-
 @dataclass(frozen=True)
 class _Whole:
+    confidence: npt.NDArray[np.float64]
+    right: npt.NDArray[np.bool_]
     accuracy: float | None = None
     top5_accuracy: float | None = None
     expected_calibration_error: float | None = None
     confusion: tuple[ConfusionCell, ...] = ()
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
 
 
-def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32]) -> _Whole:
+def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], resamples: Resamples) -> _Whole:
     scores = decisions.scores
     if head.type == "multi_label":
         known = np.isfinite(labels)
-        confidence = scores[known].astype(np.float64)
-        error = metrics.expected_calibration_error(confidence, labels[known] == 1)
-        return _Whole(expected_calibration_error=defined(error))
+        confidence, right = scores[known].astype(np.float64), labels[known] == 1
+        error = metrics.expected_calibration_error(confidence, right)
+        return _Whole(confidence, right, expected_calibration_error=defined(error))
     truth = labels.argmax(axis=1)
     best = scores.argmax(axis=1)
     matrix = metrics.confusion_matrix(truth, best, len(head.concepts))
+    actual, guessed = np.nonzero(matrix)
+    most = np.argsort(-matrix[actual, guessed], kind="stable")[:_MOST_CELLS]
     cells = [
-        ConfusionCell(head.concepts[actual], head.concepts[guess], int(matrix[actual, guess]))
-        for actual, guess in zip(*np.nonzero(matrix), strict=True)
+        ConfusionCell(
+            head.concepts[actual[place]], head.concepts[guessed[place]], int(matrix[actual[place], guessed[place]])
+        )
+        for place in np.sort(most)
     ]
+    confidence, right = scores.max(axis=1).astype(np.float64), best == truth
+    among_five = metrics.in_top_k(truth, scores, 5)
+    drawn = resamples.sums(scipy.sparse.csr_array(np.stack([np.ones(len(truth)), right, among_five], axis=1)))
+    groups = resamples.group_count
+    intervals = {"accuracy": interval_of(drawn[1] / np.maximum(drawn[0], 1), groups)}
+    if len(head.concepts) > 5:
+        intervals["top5_accuracy"] = interval_of(drawn[2] / np.maximum(drawn[0], 1), groups)
     return _Whole(
-        accuracy=defined(metrics.accuracy(truth, scores)),
-        top5_accuracy=defined(metrics.top_k_accuracy(truth, scores, 5)) if len(head.concepts) > 5 else None,
-        expected_calibration_error=defined(
-            metrics.expected_calibration_error(scores.max(axis=1).astype(np.float64), best == truth)
-        ),
+        confidence,
+        right,
+        accuracy=float(right.mean()),
+        top5_accuracy=float(among_five.mean()) if len(head.concepts) > 5 else None,
+        expected_calibration_error=defined(metrics.expected_calibration_error(confidence, right)),
         confusion=tuple(cells),
+        intervals=intervals,
     )
+
+
+def _cooccurrence(
+    head: Head, labels: npt.NDArray[np.float32], predicted: npt.NDArray[np.bool_]
+) -> tuple[CooccurrenceCell, ...]:
+    if head.type != "multi_label":
+        return ()
+    shown = scipy.sparse.csr_array(labels == 1, dtype=np.float32)
+    found = scipy.sparse.csr_array(predicted, dtype=np.float32)
+    both, both_found = (shown.T @ shown).toarray(), (found.T @ found).toarray()
+    first, second = np.nonzero(np.triu(both + both_found, 1))
+    most = np.lexsort((-both_found[first, second], -both[first, second]))[:_MOST_CELLS]
+    return tuple(
+        CooccurrenceCell(head.concepts[one], head.concepts[other], int(both[one, other]), int(both_found[one, other]))
+        for one, other in zip(first[most], second[most], strict=True)
+    )
+
+
+def _known(intervals: dict[str, Interval | None]) -> dict[str, Interval]:
+    return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -187,10 +187,10 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter) -> Fitted:
     weights = problem.solve(found.penalty)
     report(0.95, "fitting")
     head, decisions = _head(taken, options, problem, weights, found, folds)
-    evaluation = evaluate(head, decisions, found.penalty, int(groups.max()) + 1, options.thresholds)
+    evaluation = evaluate(head, replace(decisions, groups=groups), found.penalty, options.thresholds)
     head = replace(head, familiarity=_familiarity(taken, head, folds, options.seed))
     report(1.0, "fitting")
-    predictions = _predictions(taken, head, decisions)
+    predictions = predictions_of(taken, head, replace(decisions, groups=groups))
     return Fitted(head, evaluation, predictions, tuple(findings), len(taken.ids), left_out)
 
 
@@ -229,10 +229,10 @@ def _fit_classes(
     )
     decisions = Decisions(head.activate(fitted.logits), folds, labels=data.labels)
     head = replace(head, thresholds=thresholds_of(decisions, options.thresholds))
-    evaluation = evaluate(head, decisions, fitted.shrinkage, int(groups.max()) + 1, options.thresholds)
+    evaluation = evaluate(head, replace(decisions, groups=groups), fitted.shrinkage, options.thresholds)
     head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
     report(1.0, "fitting")
-    predictions = _predictions(data, head, decisions)
+    predictions = predictions_of(data, head, replace(decisions, groups=groups))
     return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out)
 
 
@@ -263,14 +263,16 @@ def _head(
     return replace(head, thresholds=thresholds_of(decisions, options.thresholds)), decisions
 
 
-def _predictions(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:
+def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:
+    """Lay out what a head answered about the pictures of a set."""
     return OutOfFoldPredictions(
         type=head.type,
-        method="out_of_fold",
+        method=decisions.method,
         ids=data.ids,
         concepts=data.concepts,
         scores=decisions.scores,
         folds=decisions.folds,
+        groups=np.arange(len(data.ids)) if decisions.groups is None else decisions.groups,
         labels=decisions.labels,
         targets=decisions.targets,
         evaluated=len(data.ids),

@@ -1,0 +1,123 @@
+"""Parts of an evaluation that are more than one number: intervals, bars of calibration and of errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from lensmith_vision.bootstrap import Interval, Resamples, interval_of
+from lensmith_vision.evaluation import CalibrationBin, ResidualBin
+
+__all__ = ["CountIntervals", "calibration_bins", "count_intervals", "regression_intervals", "residual_bins"]
+
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+_BINS = 15
+_RESIDUAL_BINS = 20
+
+
+@dataclass(frozen=True)
+class CountIntervals:
+    """Intervals of what follows from counts: over all, and for each concept."""
+
+    whole: dict[str, Interval | None]
+    concepts: list[dict[str, Interval | None]]
+
+
+def count_intervals(labels: npt.NDArray[np.float32], predicted: Bools, resamples: Resamples) -> CountIntervals:
+    """Bootstrap precision, recall and F1.
+
+    Args:
+        labels: [n, c] with 1, 0 and NaN unknown.
+        predicted: [n, c].
+        resamples: Draws of the pictures.
+    """
+    positive = labels == 1
+    right = _drawn(positive & predicted, resamples)
+    missed = _drawn(positive & ~predicted, resamples)
+    false = _drawn((labels == 0) & predicted, resamples)
+    precision, recall = _ratio(right, right + false), _ratio(right, right + missed)
+    f1 = _ratio(2 * right, 2 * right + false + missed)
+    # A concept that a draw leaves without a positive has no F1 in it.
+    f1[right + missed == 0] = np.nan
+    trials = zip((predicted & np.isfinite(labels)).sum(axis=0).tolist(), positive.sum(axis=0).tolist(), strict=True)
+    concepts = [
+        {
+            "precision": interval_of(precision[column], _groups(taken, resamples)),
+            "recall": interval_of(recall[column], _groups(shown, resamples)),
+            "f1": interval_of(f1[column], _groups(shown, resamples)),
+        }
+        for column, (taken, shown) in enumerate(trials)
+    ]
+    all_right, all_missed, all_false = right.sum(axis=0), missed.sum(axis=0), false.sum(axis=0)
+    whole = {
+        "macro_precision": interval_of(_mean(precision)),
+        "macro_recall": interval_of(_mean(recall)),
+        "macro_f1": interval_of(_mean(f1)),
+        "micro_precision": interval_of(_ratio(all_right, all_right + all_false)),
+        "micro_recall": interval_of(_ratio(all_right, all_right + all_missed)),
+        "micro_f1": interval_of(_ratio(2 * all_right, 2 * all_right + all_false + all_missed)),
+    }
+    return CountIntervals(whole, concepts)
+
+
+def regression_intervals(targets: Doubles, values: Doubles, resamples: Resamples) -> dict[str, Interval | None]:
+    """Bootstrap the figures of a regression."""
+    error, centred = values - targets, targets - targets.mean()
+    columns = np.stack([np.ones(len(error)), np.abs(error), error**2, centred, centred**2], axis=1)
+    count, absolute, squared, total, spread = resamples.sums(scipy.sparse.csr_array(columns))
+    return {
+        "mean_absolute_error": interval_of(_ratio(absolute, count)),
+        "root_mean_squared_error": interval_of(np.sqrt(_ratio(squared, count))),
+        "r2": interval_of(1 - _ratio(squared, spread - _ratio(total**2, count))),
+    }
+
+
+def calibration_bins(confidence: Doubles, right: Bools) -> tuple[CalibrationBin, ...]:
+    """Return the bars of the calibration curve that are not empty."""
+    index = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    counts = np.bincount(index, minlength=_BINS)
+    sums = np.bincount(index, weights=confidence, minlength=_BINS)
+    hits = np.bincount(index, weights=right.astype(np.float64), minlength=_BINS)
+    return tuple(
+        CalibrationBin(
+            place / _BINS,
+            (place + 1) / _BINS,
+            int(counts[place]),
+            float(sums[place] / counts[place]),
+            float(hits[place] / counts[place]),
+        )
+        for place in np.flatnonzero(counts).tolist()
+    )
+
+
+def residual_bins(residuals: Doubles) -> tuple[ResidualBin, ...]:
+    """Count errors in bars of equal width."""
+    counts, edges = np.histogram(residuals, bins=_RESIDUAL_BINS)
+    return tuple(
+        ResidualBin(low, high, count)
+        for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+    )
+
+
+def _drawn(cells: Bools, resamples: Resamples) -> Doubles:
+    return resamples.sums(scipy.sparse.csr_array(cells, dtype=np.float32))
+
+
+def _groups(trials: int, resamples: Resamples) -> int:
+    return max(1, int(trials / max(1.0, resamples.cluster))) if trials else 0
+
+
+def _ratio(part: Doubles, whole: Doubles) -> Doubles:
+    ratio: Doubles = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return ratio
+
+
+def _mean(figures: Doubles) -> Doubles:
+    """Mean over the concepts that have the figure."""
+    known = np.isfinite(figures)
+    return _ratio(np.where(known, figures, 0.0).sum(axis=0), known.sum(axis=0).astype(np.float64))

@@ -16,7 +16,10 @@ NOTE = "# Generated from lensmith._async by scripts/generate_sync_client.py; do 
 REPLACEMENTS = (
     (r"\blensmith\._async\b", "lensmith._sync"),
     (r"lensmith\.AsyncClient", "lensmith.Client"),
-    (r"\bAsync(Client|Transport|Apps|Keys|Usage|Inputs|Concepts|Annotations|Models|BaseModels|Upgrades)\b", r"\1"),
+    (
+        r"\bAsync(Client|Transport|Apps|Keys|Usage|Inputs|Concepts|Annotations|Models|BaseModels|Upgrades|Suggestions)\b",
+        r"\1",
+    ),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\b__aenter__\b", "__enter__"),
     (r"\b__aexit__\b", "__exit__"),

@@ -8,6 +8,7 @@ from lensmith import _convert, types
 from lensmith._async.apps import AsyncApps, AsyncKeys, AsyncUsage
 from lensmith._async.dataset import AsyncAnnotations, AsyncConcepts, AsyncInputs
 from lensmith._async.models import AsyncBaseModels, AsyncModels, model_name
+from lensmith._async.suggestions import AsyncSuggestions
 from lensmith._async.transport import AsyncTransport
 from lensmith._async.upgrades import AsyncUpgrades
 from lensmith.config import Config
@@ -122,6 +123,11 @@ class AsyncClient:
     def models(self) -> AsyncModels:
         """Models of the app."""
         return AsyncModels(self._transport, self.app)
+
+    @property
+    def suggestions(self) -> AsyncSuggestions:
+        """What to fix in the data of models."""
+        return AsyncSuggestions(self._transport, self.app)
 
     @property
     def upgrades(self) -> AsyncUpgrades:

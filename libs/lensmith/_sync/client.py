@@ -9,6 +9,7 @@ from lensmith import _convert, types
 from lensmith._sync.apps import Apps, Keys, Usage
 from lensmith._sync.dataset import Annotations, Concepts, Inputs
 from lensmith._sync.models import BaseModels, Models, model_name
+from lensmith._sync.suggestions import Suggestions
 from lensmith._sync.transport import Transport
 from lensmith._sync.upgrades import Upgrades
 from lensmith.config import Config
@@ -123,6 +124,11 @@ class Client:
     def models(self) -> Models:
         """Models of the app."""
         return Models(self._transport, self.app)
+
+    @property
+    def suggestions(self) -> Suggestions:
+        """What to fix in the data of models."""
+        return Suggestions(self._transport, self.app)
 
     @property
     def upgrades(self) -> Upgrades:

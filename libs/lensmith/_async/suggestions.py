@@ -1,0 +1,125 @@
+"""What to fix in the data of models, and what to label next."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from lensmith import _suggestions, types
+from lensmith._async.models import PAGE, AsyncModels, model_name
+from lensmith._async.transport import AsyncTransport
+from lensmith.errors import PreconditionError
+from lensmith_api.v1 import suggestion_service_pb2 as pb
+from lensmith_api.v1.suggestion_pb2 import SUGGESTION_KIND_UNSPECIFIED, SUGGESTION_STATE_UNSPECIFIED
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+
+POLL_SECONDS: Final = 0.5
+
+
+class AsyncSuggestions:
+    """Suggestions about the data of the models of one app. Without a version, the newest one that is ready is meant."""
+
+    def __init__(self, transport: AsyncTransport, app: str) -> None:
+        self._transport = transport
+        self._app = app
+        self._stub = SuggestionServiceStub(transport.channel)
+
+    async def overview(self, model: str, version: int = 0) -> types.SuggestionOverview:
+        """Tells how many suggestions of each kind there are, and whether they are still being looked for."""
+        request = pb.ListSuggestionsRequest(parent=await self._parent(model, version), page_size=1)
+        return _suggestions.overview(await self._transport.call(self._stub.ListSuggestions, request))
+
+    async def wait(self, model: str, version: int = 0, *, timeout: float = 60.0) -> types.SuggestionOverview:
+        """Waits until the data has been looked through, which begins when a version is ready.
+
+        Returns:
+            As `overview`; still `pending` where it takes longer than `timeout` seconds.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            found = await self.overview(model, version)
+            if not found.pending or time.monotonic() >= until:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def list(
+        self,
+        model: str,
+        version: int = 0,
+        *,
+        kind: types.SuggestionKind | None = None,
+        concept: str = "",
+        state: types.SuggestionState | None = None,
+    ) -> AsyncIterator[types.Suggestion]:
+        """Yields suggestions, the most useful of each kind first."""
+        parent, token = await self._parent(model, version), ""
+        while True:
+            page = await self._transport.call(
+                self._stub.ListSuggestions,
+                pb.ListSuggestionsRequest(
+                    parent=parent,
+                    page_size=PAGE,
+                    page_token=token,
+                    kind=_suggestions.KIND_TO_PROTO[kind] if kind else SUGGESTION_KIND_UNSPECIFIED,
+                    concept=concept,
+                    state=_suggestions.STATE_TO_PROTO[state] if state else SUGGESTION_STATE_UNSPECIFIED,
+                ),
+            )
+            for message in page.suggestions:
+                found = _suggestions.from_proto(message)
+                if found is not None:
+                    yield found
+            if not (token := page.next_page_token):
+                return
+
+    async def accept(
+        self,
+        model: str,
+        suggestions: Iterable[types.Suggestion | int],
+        version: int = 0,
+        *,
+        action: types.SuggestionAction = types.SuggestionAction.APPLY,
+    ) -> tuple[types.DecidedSuggestion, ...]:
+        """Decides on suggestions, given as such or by their numbers. Repeating it changes nothing.
+
+        One whose picture or labels changed meanwhile is left alone; its `error` says so.
+        """
+        parent = await self._parent(model, version)
+        names = [str(one if isinstance(one, int) else one.number) for one in suggestions]
+        decided: tuple[types.DecidedSuggestion, ...] = ()
+        for some in [names[start : start + PAGE] for start in range(0, len(names), PAGE)]:
+            request = pb.AcceptSuggestionsRequest(
+                parent=parent, suggestions=some, action=_suggestions.ACTION_TO_PROTO[action]
+            )
+            answer = await self._transport.call(self._stub.AcceptSuggestions, request)
+            decided += tuple(_suggestions.decided(result) for result in answer.results)
+        return decided
+
+    async def accept_all(
+        self,
+        model: str,
+        kind: types.SuggestionKind,
+        version: int = 0,
+        *,
+        concept: str = "",
+        min_score: float = 0.0,
+        action: types.SuggestionAction = types.SuggestionAction.APPLY,
+    ) -> tuple[types.DecidedSuggestion, ...]:
+        """Decides on all open suggestions of a kind in one call."""
+        request = pb.AcceptSuggestionsRequest(
+            parent=await self._parent(model, version),
+            all=pb.AllSuggestions(kind=_suggestions.KIND_TO_PROTO[kind], concept=concept, min_score=min_score),
+            action=_suggestions.ACTION_TO_PROTO[action],
+        )
+        answer = await self._transport.call(self._stub.AcceptSuggestions, request)
+        return tuple(_suggestions.decided(result) for result in answer.results)
+
+    async def _parent(self, model: str, version: int) -> str:
+        if not version:
+            async for found in AsyncModels(self._transport, self._app).list_versions(model):
+                if found.state is types.VersionState.READY:
+                    version = found.number
+                    break
+            else:
+                raise PreconditionError("MODEL_HAS_NO_TRAINED_VERSION", f"{model} has no trained version yet")
+        return f"{model_name(self._app, model)}/versions/{version}"

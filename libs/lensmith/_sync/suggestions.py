@@ -1,0 +1,125 @@
+# Generated from lensmith._async by scripts/generate_sync_client.py; do not edit.
+"""What to fix in the data of models, and what to label next."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from lensmith import _suggestions, types
+from lensmith._sync.models import PAGE, Models, model_name
+from lensmith._sync.transport import Transport
+from lensmith.errors import PreconditionError
+from lensmith_api.v1 import suggestion_service_pb2 as pb
+from lensmith_api.v1.suggestion_pb2 import SUGGESTION_KIND_UNSPECIFIED, SUGGESTION_STATE_UNSPECIFIED
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+
+POLL_SECONDS: Final = 0.5
+
+
+class Suggestions:
+    """Suggestions about the data of the models of one app. Without a version, the newest one that is ready is meant."""
+
+    def __init__(self, transport: Transport, app: str) -> None:
+        self._transport = transport
+        self._app = app
+        self._stub = SuggestionServiceStub(transport.channel)
+
+    def overview(self, model: str, version: int = 0) -> types.SuggestionOverview:
+        """Tells how many suggestions of each kind there are, and whether they are still being looked for."""
+        request = pb.ListSuggestionsRequest(parent=self._parent(model, version), page_size=1)
+        return _suggestions.overview(self._transport.call(self._stub.ListSuggestions, request))
+
+    def wait(self, model: str, version: int = 0, *, timeout: float = 60.0) -> types.SuggestionOverview:
+        """Waits until the data has been looked through, which begins when a version is ready.
+
+        Returns:
+            As `overview`; still `pending` where it takes longer than `timeout` seconds.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            found = self.overview(model, version)
+            if not found.pending or time.monotonic() >= until:
+                return found
+            time.sleep(POLL_SECONDS)
+
+    def list(
+        self,
+        model: str,
+        version: int = 0,
+        *,
+        kind: types.SuggestionKind | None = None,
+        concept: str = "",
+        state: types.SuggestionState | None = None,
+    ) -> Iterator[types.Suggestion]:
+        """Yields suggestions, the most useful of each kind first."""
+        parent, token = self._parent(model, version), ""
+        while True:
+            page = self._transport.call(
+                self._stub.ListSuggestions,
+                pb.ListSuggestionsRequest(
+                    parent=parent,
+                    page_size=PAGE,
+                    page_token=token,
+                    kind=_suggestions.KIND_TO_PROTO[kind] if kind else SUGGESTION_KIND_UNSPECIFIED,
+                    concept=concept,
+                    state=_suggestions.STATE_TO_PROTO[state] if state else SUGGESTION_STATE_UNSPECIFIED,
+                ),
+            )
+            for message in page.suggestions:
+                found = _suggestions.from_proto(message)
+                if found is not None:
+                    yield found
+            if not (token := page.next_page_token):
+                return
+
+    def accept(
+        self,
+        model: str,
+        suggestions: Iterable[types.Suggestion | int],
+        version: int = 0,
+        *,
+        action: types.SuggestionAction = types.SuggestionAction.APPLY,
+    ) -> tuple[types.DecidedSuggestion, ...]:
+        """Decides on suggestions, given as such or by their numbers. Repeating it changes nothing.
+
+        One whose picture or labels changed meanwhile is left alone; its `error` says so.
+        """
+        parent = self._parent(model, version)
+        names = [str(one if isinstance(one, int) else one.number) for one in suggestions]
+        decided: tuple[types.DecidedSuggestion, ...] = ()
+        for some in [names[start : start + PAGE] for start in range(0, len(names), PAGE)]:
+            request = pb.AcceptSuggestionsRequest(
+                parent=parent, suggestions=some, action=_suggestions.ACTION_TO_PROTO[action]
+            )
+            answer = self._transport.call(self._stub.AcceptSuggestions, request)
+            decided += tuple(_suggestions.decided(result) for result in answer.results)
+        return decided
+
+    def accept_all(
+        self,
+        model: str,
+        kind: types.SuggestionKind,
+        version: int = 0,
+        *,
+        concept: str = "",
+        min_score: float = 0.0,
+        action: types.SuggestionAction = types.SuggestionAction.APPLY,
+    ) -> tuple[types.DecidedSuggestion, ...]:
+        """Decides on all open suggestions of a kind in one call."""
+        request = pb.AcceptSuggestionsRequest(
+            parent=self._parent(model, version),
+            all=pb.AllSuggestions(kind=_suggestions.KIND_TO_PROTO[kind], concept=concept, min_score=min_score),
+            action=_suggestions.ACTION_TO_PROTO[action],
+        )
+        answer = self._transport.call(self._stub.AcceptSuggestions, request)
+        return tuple(_suggestions.decided(result) for result in answer.results)
+
+    def _parent(self, model: str, version: int) -> str:
+        if not version:
+            for found in Models(self._transport, self._app).list_versions(model):
+                if found.state is types.VersionState.READY:
+                    version = found.number
+                    break
+            else:
+                raise PreconditionError("MODEL_HAS_NO_TRAINED_VERSION", f"{model} has no trained version yet")
+        return f"{model_name(self._app, model)}/versions/{version}"

@@ -1,0 +1,158 @@
+"""`lensmith fix`: what to fix in the data of a model, and what to label next."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from lensmith import Client
+from lensmith.cli.options import Json
+from lensmith.cli.output import console, counted, print_json, print_table, safe
+from lensmith.errors import InvalidInputError
+from lensmith.types import (
+    DecidedSuggestion,
+    Suggestion,
+    SuggestionAction,
+    SuggestionKind,
+    SuggestionState,
+)
+
+TITLES = {
+    SuggestionKind.WRONG_LABEL: "Labels that are likely wrong",
+    SuggestionKind.CONFUSED_CONCEPTS: "Concepts that are taken for each other",
+    SuggestionKind.FEW_IMAGES: "Concepts with too few pictures",
+    SuggestionKind.DUPLICATE: "Copies that contradict each other, or are tested on",
+    SuggestionKind.OUTLIER: "Pictures unlike all others of their concept",
+    SuggestionKind.LABEL_NEXT: "Pictures to label next",
+}
+SHOWN = 20
+MOST_NUMBERS = 10_000
+WAIT_SECONDS = 60.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("fix")(fix)
+
+
+def fix(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Own id of the model.")],
+    version: Annotated[int, typer.Option(help="Version; the newest one that is ready by default.")] = 0,
+    kind: Annotated[SuggestionKind | None, typer.Option(help="Only this kind.")] = None,
+    concept: Annotated[str, typer.Option(help="Only what is about this concept.")] = "",
+    accept: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Do what these suggest, such as `1,2,5-9`; see --remove, --dismiss.")
+    ] = "",
+    accept_all: Annotated[bool, typer.Option("--accept-all", help="The same for all open ones of --kind.")] = False,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="With --accept-all: only those at least so sure.")] = 0,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the labels in doubt away instead.")] = False,
+    dismiss: Annotated[bool, typer.Option("--dismiss", help="Say that all is right as it is instead.")] = False,
+    every: Annotated[bool, typer.Option("--every", help="Show all of them, decided ones too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what to fix in the data of a model and which pictures to label next; do it in one go.
+
+    The next `lensmith models train` learns from what was fixed.
+    """
+    if (accept and accept_all) or (remove and dismiss) or ((remove or dismiss) and not (accept or accept_all)):
+        raise InvalidInputError("USAGE", "give --accept or --accept-all, and with it --remove or --dismiss or neither")
+    if accept_all and kind is None:
+        raise InvalidInputError("USAGE", "--accept-all needs --kind: what is fixed at once should be of one kind")
+    action = SuggestionAction.REMOVE_LABELS if remove else SuggestionAction.APPLY
+    action = SuggestionAction.DISMISS if dismiss else action
+    with context.obj.client() as client:
+        if accept:
+            _print_decided(client.suggestions.accept(model, _numbers(accept), version, action=action), as_json=as_json)
+        elif accept_all and kind is not None:
+            decided = client.suggestions.accept_all(
+                model, kind, version, concept=concept, min_score=min_score, action=action
+            )
+            _print_decided(decided, as_json=as_json)
+        else:
+            _show(client, model, version, kind, concept, every=every, as_json=as_json)
+
+
+def _show(
+    client: Client,
+    model: str,
+    version: int,
+    kind: SuggestionKind | None,
+    concept: str,
+    *,
+    every: bool,
+    as_json: bool,
+) -> None:
+    overview = client.suggestions.wait(model, version, timeout=WAIT_SECONDS)
+    state = None if every else SuggestionState.OPEN
+    found = list(client.suggestions.list(model, version, kind=kind, concept=concept, state=state))
+    if as_json:
+        print_json({"pending": overview.pending, "counts": overview.counts, "suggestions": found})
+        return
+    if overview.pending:
+        console.print("the data is still being looked through; ask again in a moment", style="yellow")
+        return
+    for one in SuggestionKind:
+        _print_kind(one, [row for row in found if row.kind is one], every=every)
+    if found:
+        _print_hints(model, found)
+    else:
+        console.print("nothing to fix was found", style="green")
+
+
+def _print_kind(kind: SuggestionKind, rows: list[Suggestion], *, every: bool) -> None:
+    if not rows:
+        return
+    shown = rows if every else rows[:SHOWN]
+    columns = ["#", "!picture", "what", "#score", "!see also", *(["state"] if every else [])]
+    table = [
+        (
+            row.number,
+            row.input or "–",
+            row.message,
+            f"{row.score:.2f}",
+            " ".join(row.related_inputs[:3]),
+            *([row.state] if every else []),
+        )
+        for row in shown
+    ]
+    print_table(f"{TITLES[kind]} ({kind}, {len(rows)})", columns, table)
+    if len(rows) > len(shown):
+        console.print(f"  … and {len(rows) - len(shown)} more: --every", style="dim")
+    console.print()
+
+
+def _print_hints(model: str, found: list[Suggestion]) -> None:
+    first = next((row for row in found if SuggestionAction.APPLY in row.actions), None)
+    if first is None:
+        return
+    name = safe(model)
+    console.print(f"[dim]lensmith fix {name} --accept {first.number}[/]  does what a suggestion says")
+    console.print(f"[dim]lensmith fix {name} --kind {first.kind} --accept-all[/]  does all of a kind")
+    console.print(f"[dim]lensmith fix {name} --accept {first.number} --dismiss[/]  says that it is right as it is")
+
+
+def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> None:
+    if as_json:
+        print_json(decided)
+        return
+    done = [one for one in decided if one.error is None]
+    console.print(f"{counted(len(done), 'suggestion')} done")
+    left = [(one.name.rsplit("/", 1)[-1], str(one.error)) for one in decided if one.error is not None]
+    if left:
+        print_table(f"{counted(len(left), 'suggestion')} left alone", ["#", "why"], left)
+    if done:
+        console.print("[dim]train again to learn from it[/]")
+
+
+def _numbers(text: str) -> list[int]:
+    """`1,2,5-9` as numbers."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InvalidInputError("USAGE", f"{part!r} is no number of a suggestion, nor a range such as 5-9")
+        numbers += range(int(first), int(last or first) + 1)
+        if len(numbers) > MOST_NUMBERS:
+            raise InvalidInputError("USAGE", f"at most {MOST_NUMBERS} suggestions at once; see --accept-all")
+    return numbers

@@ -7,14 +7,21 @@ which follows exactly from one fit. Large sets are chosen for by a sample; their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.calibration import Calibration, calibrate
-from lensmith_vision.discriminant import held_out_logits, log_prior, solve, solve_ridge, within_variance
+from lensmith_vision.discriminant import (
+    Discriminant,
+    held_out_logits,
+    log_prior,
+    solve,
+    solve_ridge,
+    within_variance,
+)
 from lensmith_vision.kernel import (
     KernelPart,
     Similarities,
@@ -45,7 +52,8 @@ _ALL_PAIRS = 1024
 """Up to so many pictures, all that is held out follows from inner products of pictures."""
 _SAMPLE = 512
 _OF_EACH = 4
-_BLOCK = 4096
+_BLOCK = 2048
+_MOST_TO_CALIBRATE, _LOGITS_TO_CALIBRATE = 4096, 500_000
 _GAIN = 0.01
 """Chance to be right that the kernel tier must win out of fold to be worth its cost."""
 
@@ -131,13 +139,13 @@ def fit_classes(
     hope = _GAIN
     if len(sample) < len(classes):
         hope = 0.0 if len(classes) <= most_landmarks(features.shape[1], width) else _LARGE_GAIN
-    enough = _chance(linear.logits, classes) + _GAIN > 1
-    if tier == "linear" or (tier == "auto" and (choice.kernel.gain < hope or enough)):
+    if tier == "linear" or (tier == "auto" and choice.kernel.gain < hope):
+        return linear
+    right = _chance(linear.logits, classes)
+    if tier == "auto" and right + _GAIN > 1:
         return linear
     mixed = _fit_mixture(features, classes, folds, choice, linear, seed)
-    if tier == "auto" and _chance(mixed.logits, classes) < _chance(linear.logits, classes) + _GAIN:
-        return linear
-    return mixed
+    return linear if tier == "auto" and _chance(mixed.logits, classes) < right + _GAIN else mixed
 
 
 def _sample(classes: Ints, seed: int) -> Ints:
@@ -213,44 +221,58 @@ def _mixed(
 
 
 def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles) -> ClassFit:
-    statistics = statistics_of(features, classes, width, folds, choice.transform)
-    total = statistics.total()
-    if len(features) > _ALL_PAIRS:
-        choice = replace(choice, shrinkage=_refined(features, classes, folds, choice.transform, statistics, prior))
-    shrinkage = choice.shrinkage * within_variance(total)
+    # The sums of all folds are gone before there are logits of all concepts: both are large.
+    shrinkage, origin, (*without, fitted) = _discriminants(features, classes, width, folds, choice, prior)
     logits = np.empty((len(features), width), np.float32)
 
-    def hold_out(fold: int) -> None:
-        fitted = solve(total - statistics.fold(fold), shrinkage)
-        weights, bias = fitted.weights.astype(np.float32), fitted.bias.astype(np.float32)
-        for rows in _blocks(np.flatnonzero(folds == fold)):
-            logits[rows] = (transformed(features[rows], choice.transform) - statistics.origin) @ weights + bias
+    def hold_out(rows: Ints) -> None:
+        inputs = transformed(features[rows], choice.transform)
+        inputs -= origin
+        own = without[folds[rows[0]]]
+        logits[rows] = inputs @ own.weights.astype(np.float32) + own.bias.astype(np.float32)
 
-    in_threads(hold_out, range(int(folds.max()) + 1))
+    in_threads(hold_out, _blocks_of_folds(folds))
     factor = choice.linear.factor
     if len(features) > _ALL_PAIRS:
-        some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
+        some = _some(len(features), width)
         factor = calibrate(logits[some], classes[some], factor, _CERTAINTY, prior).factor
     logits *= np.float32(factor)
     logits += prior.astype(np.float32)
-    fitted = solve(total, shrinkage)
     weights = factor * fitted.weights
-    bias = factor * fitted.bias + prior - statistics.origin @ weights
+    bias = factor * fitted.bias + prior - origin @ weights
     return ClassFit(
         choice.transform,
         weights.astype(np.float32),
         bias.astype(np.float32),
         None,
         logits,
-        choice.shrinkage,
+        shrinkage,
     )
+
+
+def _discriminants(
+    features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles
+) -> tuple[float, Floats, list[Discriminant]]:
+    """Fit without each fold, and at last on all: the shrinkage that was taken, the origin, and the fits."""
+    statistics = statistics_of(features, classes, width, folds, choice.transform)
+    total, count = statistics.total(), int(folds.max()) + 1
+    chosen = choice.shrinkage
+    if len(features) > _ALL_PAIRS:
+        chosen = _refined(features, classes, folds, choice.transform, statistics, prior)
+    shrinkage = chosen * within_variance(total)
+
+    def fit_without(fold: int) -> Discriminant:
+        return solve(total - statistics.fold(fold) if fold < count else total, shrinkage)
+
+    return chosen, statistics.origin, in_threads(fit_without, range(count + 1))
 
 
 def _refined(
     features: Floats, classes: Ints, folds: Ints, transform: Transform, statistics: SufficientStatistics, prior: Doubles
 ) -> float:
     """Choose the shrinkage of a large set, of which a sample would want more, on pictures of its first fold."""
-    rows = np.flatnonzero(folds == 0)[:_BLOCK]
+    rows = np.flatnonzero(folds == 0)
+    rows = rows[_some(len(rows), len(prior))]
     inputs = transformed(features[rows], transform) - statistics.origin
     rest = statistics.total() - statistics.fold(0)
     unit = within_variance(rest)
@@ -271,13 +293,12 @@ def statistics_of(
     origin = transformed(features[:_BLOCK], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
     statistics = SufficientStatistics(origin, width, int(folds.max()) + 1, sides=1)
 
-    def sum_up(fold: int) -> None:
-        for rows in _blocks(np.flatnonzero(folds == fold)):
-            labels = np.zeros((len(rows), width), np.float32)
-            labels[np.arange(len(rows)), classes[rows]] = 1
-            statistics.add(transformed(features[rows], transform), labels, folds[rows])
+    def sum_up(rows: Ints) -> None:
+        labels = np.zeros((len(rows), width), np.float32)
+        labels[np.arange(len(rows)), classes[rows]] = 1
+        statistics.add(transformed(features[rows], transform), labels, folds[rows])
 
-    in_threads(sum_up, range(int(folds.max()) + 1))
+    in_threads(sum_up, _blocks_of_folds(folds))
     return statistics
 
 
@@ -300,7 +321,7 @@ def _fit_mixture(
     factor, mixed = chosen.factor, chosen.mixed
     if len(features) > _ALL_PAIRS:
         # All pictures are surer than a sample.
-        some = np.random.default_rng(0).permutation(len(features))[:_BLOCK]
+        some = _some(len(features), width)
         own = calibrate(values[some], classes[some], factor, _CERTAINTY).factor
         factor, mixed = _mixed(logits[some], values[some], own, classes[some])
     logits += values * np.float32(factor)
@@ -314,7 +335,7 @@ def _fit_mixture(
         bias.astype(np.float32),
         kernel,
         logits,
-        choice.shrinkage,
+        linear.shrinkage,
     )
 
 
@@ -324,27 +345,39 @@ def _fit_landmarks(
     """Nyström: ridge on the similarities to some pictures, with folds held out."""
     statistics = SufficientStatistics(np.zeros(similarities.rank, np.float32), width, int(folds.max()) + 1, sides=1)
 
-    def sum_up(fold: int) -> None:
-        for rows in _blocks(np.flatnonzero(folds == fold)):
-            coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
-            statistics.add(coordinates, np.eye(width, dtype=np.float32)[classes[rows]], folds[rows])
+    def sum_up(rows: Ints) -> None:
+        coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
+        statistics.add(coordinates, np.eye(width, dtype=np.float32)[classes[rows]], folds[rows])
 
-    in_threads(sum_up, range(int(folds.max()) + 1))
-    total = statistics.total()
+    in_threads(sum_up, _blocks_of_folds(folds))
+    total, count = statistics.total(), int(folds.max()) + 1
+
+    def fit_without(fold: int) -> Doubles:
+        return solve_ridge(total - statistics.fold(fold) if fold < count else total, choice.kernel.penalty)
+
+    *without, weights = in_threads(fit_without, range(count + 1))
     values = np.empty((len(features), width), np.float32)
 
-    def hold_out(fold: int) -> None:
-        weights = solve_ridge(total - statistics.fold(fold), choice.kernel.penalty)
-        for rows in _blocks(np.flatnonzero(folds == fold)):
-            values[rows] = similarities.coordinates(transformed(features[rows], choice.transform)) @ weights
+    def hold_out(rows: Ints) -> None:
+        coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
+        values[rows] = coordinates @ without[folds[rows[0]]].astype(np.float32)
 
-    in_threads(hold_out, range(int(folds.max()) + 1))
-    return similarities.of_landmarks(solve_ridge(total, choice.kernel.penalty)), values
+    in_threads(hold_out, _blocks_of_folds(folds))
+    return similarities.of_landmarks(weights), values
 
 
-def _blocks(rows: Ints) -> Iterator[Ints]:
-    for start in range(0, len(rows), _BLOCK):
-        yield rows[start : start + _BLOCK]
+def _blocks_of_folds(folds: Ints) -> Iterator[Ints]:
+    """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
+    for fold in range(int(folds.max()) + 1):
+        rows = np.flatnonzero(folds == fold)
+        for start in range(0, len(rows), _BLOCK):
+            yield rows[start : start + _BLOCK]
+
+
+def _some(rows: int, width: int) -> Ints:
+    """Rows that are enough to find one number by."""
+    most = min(_MOST_TO_CALIBRATE, max(_SAMPLE, _LOGITS_TO_CALIBRATE // width))
+    return np.random.default_rng(0).permutation(rows)[:most]
 
 
 def _products(features: Floats) -> Doubles:

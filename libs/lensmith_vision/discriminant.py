@@ -63,14 +63,16 @@ def solve(moments: Moments, shrinkage: float) -> Discriminant:
         moments: Of the pictures to learn from; each has exactly one class.
         shrinkage: Added to the within-class scatter's diagonal, greater than 0; see :func:`within_variance`.
     """
-    counts, sums = moments.counts[0], moments.sums[0]
-    means = sums / np.maximum(counts, 1)[:, None]
+    counts = moments.counts[0]
+    means = moments.sums[0] / np.maximum(counts, 1)[:, None]
+    # Shrinkage keeps the condition number small, so single precision is enough and twice as fast.
+    scaled = (means * np.sqrt(counts)[:, None]).astype(np.float32)
+    scatter = moments.gram.astype(np.float32)
+    scatter -= scaled.T @ scaled
+    scatter[np.diag_indices_from(scatter)] += np.float32(max(shrinkage, _LEAST_SHRINKAGE))
     # A concept without pictures stands where all of them do, and its prior makes it unlikely.
     means[counts == 0] = moments.total / max(moments.rows, 1)
-    scatter = moments.gram - (sums / np.maximum(counts, 1)[:, None]).T @ sums
-    scatter[np.diag_indices_from(scatter)] += max(shrinkage, _LEAST_SHRINKAGE)
-    # Shrinkage keeps the condition number small, so single precision is enough and twice as fast.
-    factor = scipy.linalg.cho_factor(scatter.astype(np.float32), lower=True, overwrite_a=True, check_finite=False)
+    factor = scipy.linalg.cho_factor(scatter.T, lower=True, overwrite_a=True, check_finite=False)
     solved = scipy.linalg.cho_solve(factor, means.T.astype(np.float32), check_finite=False).astype(np.float64)
     weights = moments.rows * solved
     return Discriminant(weights, -0.5 * np.einsum("kd,dk->k", means, weights))

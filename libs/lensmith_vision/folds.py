@@ -105,7 +105,10 @@ def _dealt(strata: Floats, groups: Ints, folds: int, seed: int) -> Ints:
     first = np.zeros(len(sizes), dtype=np.int64)
     first[groups[::-1]] = np.arange(len(groups))[::-1]
     rare = strata.sum(axis=0)
-    own = np.where(strata[first] > 0, rare, np.inf).argmin(axis=1)
+    own = np.empty(len(first), dtype=np.int64)
+    for start in range(0, len(first), _BLOCK):
+        block = first[start : start + _BLOCK]
+        own[start : start + _BLOCK] = np.where(strata[block] > 0, rare, np.float32(np.inf)).argmin(axis=1)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
     order = np.lexsort((shuffled, own, -sizes))
     chosen = np.empty(len(sizes), dtype=np.int64)

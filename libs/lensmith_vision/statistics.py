@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_BLOCK = 4096
+_BLOCK = 2048
 
 
 @dataclass(eq=False)
@@ -61,7 +62,7 @@ class Moments:
             self.sums - other.sums,
         )
 
-    def absorb(self, features: Floats, values: Floats | None, sides: int, sign: int) -> None:
+    def absorb(self, features: Floats, values: Floats, sides: int, sign: int, lock: threading.Lock) -> None:
         """Add (sign 1) or take away (sign -1) pictures.
 
         Args:
@@ -69,24 +70,34 @@ class Moments:
             values: Labels [n, c] of 1, 0 and NaN, or targets [n, 1] where sides is 0.
             sides: 1: positives; 2: positives and negatives; 0: targets.
             sign: 1 or -1.
+            lock: Held while sums are added to, not while products are taken.
         """
-        self.rows += sign * len(features)
-        self.total += sign * features.sum(axis=0, dtype=np.float64)
-        self.gram += sign * (features.T @ features)
-        if values is None:
-            return
-        if sides == 0:
-            self.counts[0] += sign * values.sum(axis=0, dtype=np.float64)
-            self.sums[0] += sign * (values.T @ features)
-            return
-        for side in range(sides):
-            chosen = scipy.sparse.csr_array(values == 1 - side, dtype=np.float32)
-            self.counts[side] += sign * np.asarray(chosen.sum(axis=0), dtype=np.float64)
-            self.sums[side] += sign * (chosen.T @ features)
+        total = features.sum(axis=0, dtype=np.float64)
+        gram = features.T @ features
+        counts: list[Doubles] = []
+        sums: list[Floats] = []
+        for side in range(max(sides, 1)):
+            if sides == 0:
+                counts.append(values.sum(axis=0, dtype=np.float64))
+                sums.append(values.T @ features)
+            else:
+                chosen = scipy.sparse.csr_array(values == 1 - side, dtype=np.float32)
+                counts.append(np.asarray(chosen.sum(axis=0), dtype=np.float64))
+                sums.append(chosen.T @ features)
+        join = np.add if sign > 0 else np.subtract
+        with lock:
+            self.rows += sign * len(features)
+            join(self.total, total, out=self.total)
+            join(self.gram, gram, out=self.gram)
+            for side, (count, own) in enumerate(zip(counts, sums, strict=True)):
+                join(self.counts[side], count, out=self.counts[side])
+                join(self.sums[side], own, out=self.sums[side])
 
 
 class SufficientStatistics:
     """The moments of a training set, fold by fold; a fit without a fold is a subtraction.
+
+    Pictures may be added from many threads at once.
 
     Args:
         origin: [d], where features are measured from: near their mean, or sums lose digits.
@@ -98,6 +109,7 @@ class SufficientStatistics:
     def __init__(self, origin: Floats, concepts: int, folds: int, sides: int) -> None:
         self.origin = origin
         self._sides = sides
+        self._lock = threading.Lock()
         self._folds = [Moments.zero(len(origin), max(sides, 1), concepts) for _ in range(folds)]
 
     def __len__(self) -> int:
@@ -130,5 +142,8 @@ class SufficientStatistics:
             rows = np.flatnonzero(folds == fold)
             # Blocks keep memory small however many pictures there are.
             for start in range(0, len(rows), _BLOCK):
-                block = rows[start : start + _BLOCK]
-                moments.absorb(features[block] - self.origin, values[block], self._sides, sign)
+                block: Ints | slice = rows[start : start + _BLOCK]
+                if len(rows) == len(folds):
+                    block = slice(start, start + _BLOCK)
+                centred = features[block] - self.origin
+                moments.absorb(centred, values[block], self._sides, sign, self._lock)

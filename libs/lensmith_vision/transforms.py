@@ -24,9 +24,11 @@ def transformed(features: npt.NDArray[np.float32], transform: Transform) -> npt.
     """
     if transform == "none":
         return features
+    units: npt.NDArray[np.float32] = np.array(features, copy=True)
     if transform == "root":
-        roots = np.sqrt(np.abs(features))
-        features = np.copysign(roots, features, out=roots)
-    lengths = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
-    units: npt.NDArray[np.float32] = features / np.maximum(lengths, _SHORTEST).astype(np.float32)[:, None]
+        np.abs(units, out=units)
+        np.sqrt(units, out=units)
+        np.copysign(units, features, out=units)
+    lengths = np.sqrt(np.einsum("nd,nd->n", units, units, dtype=np.float64))
+    units /= np.maximum(lengths, _SHORTEST).astype(np.float32)[:, None]
     return units

@@ -15,7 +15,7 @@ import scipy.linalg
 
 from lensmith_vision.errors import HeadError
 
-__all__ = ["UNFAMILIAR", "Familiarity", "learn_familiarity", "sample_of"]
+__all__ = ["LEAST", "UNFAMILIAR", "Familiarity", "learn_familiarity", "sample_of"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -23,10 +23,12 @@ Ints = npt.NDArray[np.int64]
 UNFAMILIAR = 0.5
 """Above it a picture is further from the training pictures than 19 of 20 of them were while they were held out."""
 
+LEAST = 1e-9
+"""Distances and spreads below it count as this."""
+
 _AXES = 16
 _SAMPLE = 512
 _SHRINKAGE = 0.01
-_LEAST = 1e-9
 _FAR_QUANTILE = 0.95
 _STEEPEST = 0.05
 
@@ -64,6 +66,11 @@ class Familiarity:
         """Memory of its numbers."""
         return int(self.mean.nbytes + self.axes.nbytes)
 
+    @property
+    def scale(self) -> float:
+        """How far the logarithm of a distance moves while the score's log odds move by one."""
+        return max(math.log(self.far / self.usual), _STEEPEST) / math.log(1 / (1 - _FAR_QUANTILE) - 1)
+
     def distances(self, features: Floats) -> Floats:
         """Distances [n] of transformed features [n, d]."""
         centred = features - self.mean
@@ -74,8 +81,7 @@ class Familiarity:
 
     def unfamiliar(self, features: Floats) -> Floats:
         """Scores [n] from 0 to 1: 0.05 for the usual training picture, 0.5 where all but 5 % of them are nearer."""
-        scale = max(math.log(self.far / self.usual), _STEEPEST) / math.log(1 / (1 - _FAR_QUANTILE) - 1)
-        logits = (np.log(np.maximum(self.distances(features), _LEAST)) - math.log(self.far)) / scale
+        logits = (np.log(np.maximum(self.distances(features), LEAST)) - math.log(self.far)) / self.scale
         scores: Floats = (1 / (1 + np.exp(-np.clip(logits, -50, 50)))).astype(np.float32)
         return scores
 
@@ -93,7 +99,7 @@ def learn_familiarity(features: Floats, folds: Ints) -> Familiarity:
         # A sample may hold one fold only; then there is nothing else to measure by.
         rest = features if held_out.all() else features[~held_out]
         distances[held_out] = Familiarity(*_axes(rest), 1.0, 1.0).distances(features[held_out])
-    usual, far = np.maximum(np.quantile(distances, [0.5, _FAR_QUANTILE]), _LEAST)
+    usual, far = np.maximum(np.quantile(distances, [0.5, _FAR_QUANTILE]), LEAST)
     return Familiarity(*_axes(features), float(usual), float(far))
 
 
@@ -104,8 +110,8 @@ def _axes(features: Floats) -> tuple[Floats, Floats]:
     most = min(_AXES, max(1, len(features) // 4))
     first = max(len(features) - most, 0)
     values, sides = scipy.linalg.eigh(products, subset_by_index=(first, len(features) - 1), check_finite=False)
-    values = np.maximum(values, _LEAST)
+    values = np.maximum(values, LEAST)
     axes = sides.T @ centred / np.sqrt(values * len(features))[:, None]
-    forgiven = values / (values + _SHRINKAGE * max(float(np.trace(products)), _LEAST))
+    forgiven = values / (values + _SHRINKAGE * max(float(np.trace(products)), LEAST))
     rounded = (axes * np.sqrt(forgiven)[:, None]).astype(np.float16).astype(np.float32)
     return mean, rounded

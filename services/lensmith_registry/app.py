@@ -29,6 +29,7 @@ from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.server import Platform
 from lensmith_registry.base_model_service import BaseModelServicer
 from lensmith_registry.events import Caretaker
+from lensmith_registry.exports import Exporter
 from lensmith_registry.model_service import ModelServicer
 from lensmith_registry.packs import PackInstaller
 from lensmith_registry.retraining import Retrainer
@@ -98,6 +99,7 @@ class RegistryService:
             training,
             ConceptServiceStub(dataset),
             VersionInputs(blobs, training_data),
+            Exporter(blobs),
             watchers,
             settings.watch_poll_seconds,
         )

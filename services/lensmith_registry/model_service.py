@@ -20,6 +20,8 @@ from lensmith_api.v1.model_service_pb2 import (
     CreateModelRequest,
     DeleteModelRequest,
     DeleteModelVersionRequest,
+    ExportModelVersionRequest,
+    ExportModelVersionResponse,
     GetEvaluationRequest,
     GetModelCardRequest,
     GetModelRequest,
@@ -57,6 +59,7 @@ from lensmith_registry import base_model_store, changes, production_store, store
 from lensmith_registry.cards import card_of
 from lensmith_registry.converters import evaluation_to_proto, model_to_proto, version_to_proto
 from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
+from lensmith_registry.exports import Exporter
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_inputs import VersionInputs
@@ -91,6 +94,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         training: Queues versions.
         concepts: dataset, which makes negative concepts.
         inputs: Lists what versions were trained on.
+        exporter: Makes archives.
         watchers: Where news of versions arrives.
         watch_poll_seconds: How often a watch looks without news.
     """
@@ -102,6 +106,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         training: TrainingStart,
         concepts: ConceptServiceAsyncStub,
         inputs: VersionInputs,
+        exporter: Exporter,
         watchers: Watchers,
         watch_poll_seconds: float,
     ) -> None:
@@ -110,6 +115,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self._training = training
         self._concepts = concepts
         self._inputs = inputs
+        self._exporter = exporter
         self._watchers = watchers
         self._watch_poll_seconds = watch_poll_seconds
 
@@ -264,6 +270,17 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             except NotFoundError:
                 base = None
         return card_of(row, base)
+
+    async def ExportModelVersion(
+        self, request: ExportModelVersionRequest, context: object
+    ) -> AsyncIterator[ExportModelVersionResponse]:
+        """Stream a READY version as an archive that answers without the platform."""
+        app = addressed_app()
+        row = await self._version(app, _version_name(_VERSION, request.name))
+        async with self._database.transaction(app.app_id) as connection:
+            base = await base_model_store.by_space(connection, row.space)
+        async for part in self._exporter.stream(row, base, card_of(row, base)):
+            yield part
 
     async def WatchModelVersion(
         self, request: WatchModelVersionRequest, context: object

@@ -20,11 +20,23 @@ from lensmith_vision.folds import groups_of, stratified_group_folds
 from lensmith_vision.heads import INTERVAL_COVERAGE, Head, HeadType
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
+from lensmith_vision.refit import ClassMemory, Pictures, Refitted, refit_classes
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
 from lensmith_vision.solvers import Basis
 from lensmith_vision.transforms import transformed
 
-__all__ = ["Fitted", "Progress", "TrainOptions", "TrainingSet", "fit", "preflight"]
+__all__ = [
+    "Fitted",
+    "Progress",
+    "TrainOptions",
+    "TrainingSet",
+    "deal_folds",
+    "fit",
+    "group_copies",
+    "predictions_of",
+    "preflight",
+    "take_part",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +134,7 @@ class Fitted:
         findings: What preflight said, warnings and hints only.
         left_out: Reason for each picture that took no part, by its id.
         input_count: Pictures that took part.
+        memory: What makes the next fit of nearly the same pictures a small one; None where a whole fit is due again.
     """
 
     head: Head
@@ -130,6 +143,7 @@ class Fitted:
     findings: tuple[Finding, ...]
     input_count: int
     left_out: dict[str, str] = field(default_factory=dict)
+    memory: ClassMemory | None = None
 
 
 def preflight(data: TrainingSet, type: HeadType, *, closed_environment: bool = False) -> list[Finding]:
@@ -138,7 +152,7 @@ def preflight(data: TrainingSet, type: HeadType, *, closed_environment: bool = F
     Raises:
         TrainingError: The set has no labels of the kind that the type needs.
     """
-    taken, left_out = _take_part(data, TrainOptions(type, closed_environment))
+    taken, left_out = take_part(data, TrainOptions(type, closed_environment))
     counts = _counts(taken)
     findings = check_counts(type, counts, closed_environment=closed_environment, images=len(taken.ids))
     return findings + _left_out_findings(left_out) + _duplicate_findings(taken)
@@ -149,6 +163,7 @@ def fit(
     options: TrainOptions,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    memory: ClassMemory | None = None,
 ) -> Fitted:
     """Train a head and evaluate it out of fold.
 
@@ -160,24 +175,30 @@ def fit(
         options: Type and seed.
         progress: Told how far it has come, from the calling thread.
         cancelled: Asked between steps; True ends the training.
+        memory: What an earlier fit of the same concepts with the same options left.
 
     Raises:
         TrainingError: Refused by preflight (the reason of the first error), or ``TRAINING_CANCELLED``.
     """
     # Folds run side by side instead, see `in_threads`.
     with threadpool_limits(1, user_api="blas"):
-        return _fit(data, options, _Reporter(progress, cancelled))
+        return _fit(data, options, _Reporter(progress, cancelled), memory)
 
 
-def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter) -> Fitted:
+def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: ClassMemory | None) -> Fitted:
     findings = preflight(data, options.type, closed_environment=options.closed_environment)
     if has_errors(findings):
         first = next(finding for finding in findings if finding.severity is Severity.ERROR)
         raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
-    taken, left_out = _take_part(data, options)
+    taken, left_out = take_part(data, options)
     report(0.02, "evaluating")
-    groups = _groups(taken)
-    folds = _folds(taken, groups, options)
+    if memory is not None and taken.labels is not None:
+        classes = taken.labels.argmax(axis=1)
+        again = refit_classes(memory, taken.ids, taken.group_ids, taken.features, classes)
+        if again is not None:
+            return _fitted_again(taken, options, again, findings, left_out, report)
+    groups = group_copies(taken)
+    folds = deal_folds(taken, groups, options)
     report(0.08, "evaluating")
     if options.type == "multi_class":
         return _fit_classes(taken, options, groups, folds, findings, left_out, report)
@@ -233,7 +254,41 @@ def _fit_classes(
     head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
     report(1.0, "fitting")
     predictions = predictions_of(data, head, replace(decisions, groups=groups))
-    return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out)
+    memory = None
+    if fitted.sums is not None and head.familiarity is not None:
+        classes = data.labels.argmax(axis=1)
+        pictures = Pictures(data.ids, data.group_ids, classes, groups, folds, decisions.scores)
+        memory = ClassMemory(fitted.sums, pictures, head.familiarity)
+    return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, memory)
+
+
+def _fitted_again(
+    data: TrainingSet,
+    options: TrainOptions,
+    again: Refitted,
+    findings: list[Finding],
+    left_out: dict[str, str],
+    report: _Reporter,
+) -> Fitted:
+    """Make a head and its evaluation of a small fit."""
+    report(0.5, "evaluating")
+    sums, pictures = again.memory.sums, again.memory.pictures
+    decisions = Decisions(pictures.scores, pictures.folds, labels=data.labels, groups=pictures.groups)
+    head = Head(
+        options.type,
+        data.space,
+        data.concepts,
+        again.weights,
+        again.bias,
+        thresholds_of(decisions, options.thresholds),
+        transform=sums.transform,
+        familiarity=again.memory.familiarity,
+    )
+    report(0.8, "evaluating")
+    evaluation = evaluate(head, decisions, sums.shrinkage, options.thresholds)
+    report(1.0, "fitting")
+    predictions = predictions_of(data, head, decisions)
+    return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, again.memory)
 
 
 def _head(
@@ -285,7 +340,7 @@ def _familiarity(data: TrainingSet, head: Head, folds: npt.NDArray[np.int64], se
     return learn_familiarity(transformed(data.features[rows], head.transform), folds[rows])
 
 
-def _take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, dict[str, str]]:
+def take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, dict[str, str]]:
     """Choose the rows that a type of head can learn from, and say why the others are left out."""
     if options.type == "regression":
         if data.targets is None:
@@ -364,13 +419,20 @@ def _conflict(data: TrainingSet, left: int, right: int) -> bool:
     return bool(((one != other) & np.isfinite(one) & np.isfinite(other)).any())
 
 
-def _groups(data: TrainingSet) -> npt.NDArray[np.int64]:
+def group_copies(data: TrainingSet, split: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
     """Group copies; near copies too, unless the pictures are so alike that hardly anything could be held out.
 
     Scans of one machine may all be near copies of each other, and what tells them apart is the very thing to learn.
+
+    Args:
+        data: The pictures.
+        split: [n], where it is decided who is held out: then enough of the others must be left.
     """
     near = groups_of(data.features, data.group_ids)
-    if np.bincount(near).max() * 2 <= len(near) and (data.targets is not None or _rarest(data, near) >= 2):
+    if split is not None:
+        if (~np.isin(near, near[split])).sum() * 2 >= (~split).sum():
+            return near
+    elif np.bincount(near).max() * 2 <= len(near) and (data.targets is not None or _rarest(data, near) >= 2):
         return near
     return np.unique(np.asarray(data.group_ids), return_inverse=True)[1].astype(np.int64)
 
@@ -383,7 +445,12 @@ def _rarest(data: TrainingSet, groups: npt.NDArray[np.int64]) -> int:
     return int(min(counts[counts > 0], default=0))
 
 
-def _folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
+def deal_folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
+    """Deal groups of copies into folds, concepts spread evenly.
+
+    Raises:
+        TrainingError: There is one group only.
+    """
     count = len(np.unique(groups))
     if count < 2:
         raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")

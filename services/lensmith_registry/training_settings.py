@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingSettings
+from lensmith_api.v1.training_settings_pb2 import EvaluationMethod, HeadTier, ThresholdAim, TrainingSettings
 from lensmith_platform.errors import InvalidInputError
 
 __all__ = ["check", "resolve"]
@@ -23,6 +23,8 @@ def check(settings: TrainingSettings, kind: str, field: str) -> None:
         raise _invalid(f"{field}.tier", f"must be one of {', '.join(HeadTier.keys()[1:])}")
     if settings.tier == HeadTier.HEAD_TIER_KERNEL and kind != "multi_class":
         raise _invalid(f"{field}.tier", "HEAD_TIER_KERNEL is for multi-class models only")
+    if settings.evaluation not in EvaluationMethod.values():
+        raise _invalid(f"{field}.evaluation", f"must be one of {', '.join(EvaluationMethod.keys()[1:])}")
     aim = settings.thresholds.WhichOneof("aim")
     if aim is None:
         return
@@ -40,7 +42,7 @@ def check(settings: TrainingSettings, kind: str, field: str) -> None:
 
 def resolve(of_model: TrainingSettings, of_call: TrainingSettings, kind: str) -> TrainingSettings:
     """Put the settings of a call, of a model and of the platform together, in this order of weight."""
-    settings = TrainingSettings(tier=HeadTier.HEAD_TIER_AUTO)
+    settings = TrainingSettings(tier=HeadTier.HEAD_TIER_AUTO, evaluation=EvaluationMethod.EVALUATION_METHOD_OUT_OF_FOLD)
     if kind != "regression":
         settings.thresholds.CopyFrom(ThresholdAim(best_f1=True))
     settings.MergeFrom(of_model)

@@ -28,11 +28,13 @@ class Row:
         uid: Of the input.
         sha256: Of its bytes, lower-case hex.
         labels: By own id of the concept: whether the input shows it, or its number.
+        test: Whether it is marked as test: evaluated on at most, never fitted on.
     """
 
     uid: str
     sha256: str
     labels: Mapping[str, bool | float]
+    test: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,14 @@ class Holding:
             else:
                 self._put(change.row, np.frombuffer(change.vector, "<f2"))
 
-    def take(self, concepts: Iterable[str]) -> TrainingRows:
-        """Copy out the inputs that carry a label of any of the concepts."""
+    def take(self, concepts: Iterable[str], *, tests: bool = False) -> TrainingRows:
+        """Copy out the inputs that carry a label of any of the concepts, those marked as test only where asked for."""
         wanted = set(concepts)
-        rows = [row for uid in self._order if not wanted.isdisjoint((row := self._rows[uid]).labels)]
+        rows = [
+            row
+            for uid in self._order
+            if not wanted.isdisjoint((row := self._rows[uid]).labels) and (tests or not row.test)
+        ]
         places = np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows))
         features = np.empty((len(rows), self._vectors.shape[1]), np.float32)
         for start in range(0, len(rows), _BLOCK):

@@ -14,6 +14,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.internal.v1.training_job_service_pb2 import (
     ClaimModelVersionRequest,
@@ -42,10 +44,11 @@ from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
-from lensmith_trainer.training_set import labels_needed, options_of, snapshot_of, training_set_of
+from lensmith_trainer.training_set import labels_needed, method_of, options_of, snapshot_of, training_set_of
 from lensmith_vision import dataset_snapshot, heads, out_of_fold
 from lensmith_vision.errors import TrainingError
-from lensmith_vision.training import Fitted, Progress, fit
+from lensmith_vision.evaluation_methods import fit_and_evaluate
+from lensmith_vision.training import Fitted, Progress
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceAsyncStub
@@ -227,7 +230,9 @@ class TrainingJobs:
         pause = _RETRY_SECONDS
         while True:
             try:
-                return await self._replicas.rows(job.app_id, job.space, labels_needed(job.model), state.received)
+                needed = labels_needed(job.model)
+                tests = method_of(job.training) == "test_set"
+                return await self._replicas.rows(job.app_id, job.space, needed, state.received, tests=tests)
             except _TRANSIENT as error:
                 if loop.time() >= until:
                     raise
@@ -287,7 +292,9 @@ def _fit(
         TrainingError: The data cannot be trained on, or the training was stopped.
     """
     data = training_set_of(job.model, job.space, taken)
-    fitted = fit(data, options_of(job.model, job.training, job.seed), progress, cancelled)
+    options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
+    test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
+    fitted = fit_and_evaluate(data, test, options, method, progress, cancelled)
     snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, fitted.out_of_fold)
     listing = dataset_snapshot.save(snapshot)
     return CompleteModelVersionRequest(

@@ -19,7 +19,7 @@ from lensmith_trainer.holding import Change, Holding, Row
 
 __all__ = ["Replica", "ReplicaDamagedError", "changes_of"]
 
-_FORMAT = "1"
+_FORMAT = "2"
 _BUSY_SECONDS = 30.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
@@ -33,14 +33,14 @@ def changes_of(inputs: Iterable[TrainingInput]) -> list[Change]:
     changes = []
     for item in inputs:
         # An input without a vector or label cannot take part; it comes again when that changes.
-        if item.deleted or item.test or not item.vector or not item.labels:
+        if item.deleted or not item.vector or not item.labels:
             changes.append(Change(item.input_uid, None))
             continue
         labels = {
             label.concept: label.positive if label.WhichOneof("value") == "positive" else label.number
             for label in item.labels
         }
-        changes.append(Change(item.input_uid, Row(item.input_uid, item.sha256.hex(), labels), item.vector))
+        changes.append(Change(item.input_uid, Row(item.input_uid, item.sha256.hex(), labels, item.test), item.vector))
     return changes
 
 
@@ -78,14 +78,15 @@ class Replica:
                 gone.append((change.uid,))
                 continue
             labels = json.dumps(change.row.labels)
-            checksum = _checksum(change.uid, change.row.sha256, change.vector, labels)
-            rows.append((change.uid, change.row.sha256, change.vector, labels, checksum))
+            row = change.row
+            checksum = _checksum(row, change.vector, labels)
+            rows.append((row.uid, row.sha256, change.vector, labels, row.test, checksum))
         with self._open() as database, database:
             database.executemany("DELETE FROM inputs WHERE uid = ?", gone)
             database.executemany(
-                """INSERT INTO inputs (uid, sha256, vector, labels, checksum) VALUES (?, ?, ?, ?, ?)
+                """INSERT INTO inputs (uid, sha256, vector, labels, test, checksum) VALUES (?, ?, ?, ?, ?, ?)
                    ON CONFLICT (uid) DO UPDATE SET sha256 = excluded.sha256, vector = excluded.vector,
-                     labels = excluded.labels, checksum = excluded.checksum""",
+                     labels = excluded.labels, test = excluded.test, checksum = excluded.checksum""",
                 rows,
             )
 
@@ -115,11 +116,15 @@ class Replica:
             return holding
 
     def _changes(self, database: sqlite3.Connection) -> Iterator[Change]:
-        query = "SELECT uid, sha256, vector, labels, checksum FROM inputs ORDER BY uid"
-        for uid, sha256, vector, text, checksum in database.execute(query):
-            if _checksum(uid, sha256, vector, text) != checksum:
+        query = "SELECT uid, sha256, vector, labels, test, checksum FROM inputs ORDER BY uid"
+        for uid, sha256, vector, text, test, checksum in database.execute(query):
+            try:
+                row = Row(uid, sha256, json.loads(text), bool(test))
+            except ValueError as error:
+                raise ReplicaDamagedError(f"a row of {self._path} is not what was written") from error
+            if _checksum(row, vector, text) != checksum:
                 raise ReplicaDamagedError(f"a row of {self._path} is not what was written")
-            yield Change(uid, Row(uid, sha256, json.loads(text)), vector)
+            yield Change(uid, row, vector)
 
     def discard(self) -> None:
         """Delete the file."""
@@ -145,7 +150,8 @@ class Replica:
                 database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
                 database.execute(
                     """CREATE TABLE inputs (uid TEXT PRIMARY KEY, sha256 TEXT NOT NULL, vector BLOB NOT NULL,
-                         labels TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT, WITHOUT ROWID"""
+                         labels TEXT NOT NULL, test INTEGER NOT NULL, checksum INTEGER NOT NULL)
+                       STRICT, WITHOUT ROWID"""
                 )
                 database.executemany(
                     "INSERT INTO meta (name, value) VALUES (?, ?)", [("identity", self._identity), ("cursor", "")]
@@ -160,5 +166,5 @@ def _cursor(database: sqlite3.Connection) -> str:
     return str(row[0]) if row else ""
 
 
-def _checksum(uid: str, sha256: str, vector: bytes, labels: str) -> int:
-    return zlib.crc32(vector, zlib.crc32(f"{uid}{sha256}{labels}".encode()))
+def _checksum(row: Row, vector: bytes, labels: str) -> int:
+    return zlib.crc32(vector, zlib.crc32(f"{row.uid}{row.sha256}{labels}{row.test}".encode()))

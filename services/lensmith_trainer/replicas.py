@@ -68,7 +68,13 @@ class Replicas:
         await asyncio.to_thread(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o700))
 
     async def rows(
-        self, app_id: int, space: str, concepts: Iterable[str], on_received: Callable[[int], None]
+        self,
+        app_id: int,
+        space: str,
+        concepts: Iterable[str],
+        on_received: Callable[[int], None],
+        *,
+        tests: bool = False,
     ) -> TrainingRows:
         """Bring a replica up to date and return the inputs that carry any of the concepts, in order of uid.
 
@@ -77,6 +83,7 @@ class Replicas:
             space: Space of the vectors.
             concepts: Own ids.
             on_received: Told the number of inputs received so far.
+            tests: Whether those marked as test are wanted too.
 
         Raises:
             LensmithError: dataset is away, or refuses.
@@ -89,7 +96,7 @@ class Replicas:
                 for _ in range(2):
                     try:
                         holding = await self._updated(replica, path, app_id, space, on_received)
-                        return await asyncio.to_thread(holding.take, wanted)
+                        return await asyncio.to_thread(holding.take, wanted, tests=tests)
                     except ReplicaDamagedError as error:
                         _LOG.warning("replica is made anew: %s", error)
                         await asyncio.to_thread(replica.discard)

@@ -8,16 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_api.v1.model_pb2 import Model, ModelType
+from lensmith_api.v1.training_settings_pb2 import EvaluationMethod as Method
 from lensmith_api.v1.training_settings_pb2 import HeadTier, TrainingSettings
 from lensmith_trainer.holding import Row, TrainingRows
 from lensmith_vision.classes import Tier
 from lensmith_vision.dataset_snapshot import DatasetSnapshot, take
 from lensmith_vision.heads import HeadType
-from lensmith_vision.out_of_fold import OutOfFoldPredictions
+from lensmith_vision.out_of_fold import EvaluationMethod, OutOfFoldPredictions
 from lensmith_vision.report import ThresholdAim
 from lensmith_vision.training import TrainingSet, TrainOptions
 
-__all__ = ["labels_needed", "options_of", "snapshot_of", "training_set_of"]
+__all__ = ["labels_needed", "method_of", "options_of", "snapshot_of", "training_set_of"]
 
 _TYPES: dict[int, HeadType] = {
     ModelType.MODEL_TYPE_MULTI_CLASS: "multi_class",
@@ -30,6 +31,12 @@ _TIERS: dict[int, Tier] = {
     HeadTier.HEAD_TIER_AUTO: "auto",
     HeadTier.HEAD_TIER_LINEAR: "linear",
     HeadTier.HEAD_TIER_KERNEL: "kernel",
+}
+_METHODS: dict[int, EvaluationMethod] = {
+    Method.EVALUATION_METHOD_UNSPECIFIED: "out_of_fold",
+    Method.EVALUATION_METHOD_OUT_OF_FOLD: "out_of_fold",
+    Method.EVALUATION_METHOD_TEST_SET: "test_set",
+    Method.EVALUATION_METHOD_SPLIT: "split",
 }
 _NO_BOUND = float(np.finfo(np.float32).max)
 
@@ -59,6 +66,15 @@ def options_of(model: Model, settings: TrainingSettings, seed: int) -> TrainOpti
         tier=_TIERS[settings.tier],
         thresholds=_aim_of(settings),
     )
+
+
+def method_of(settings: TrainingSettings) -> EvaluationMethod:
+    """Say on which pictures a version is to be evaluated.
+
+    Raises:
+        KeyError: A method that this version does not know.
+    """
+    return _METHODS[settings.evaluation]
 
 
 def _aim_of(settings: TrainingSettings) -> ThresholdAim:

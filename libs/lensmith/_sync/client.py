@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from lensmith import _convert, types
+from lensmith import _convert, _convert_explanation, types
 from lensmith._sync.apps import Apps, Keys, Usage
 from lensmith._sync.dataset import Annotations, Concepts, Inputs
 from lensmith._sync.models import BaseModels, Models, model_name
@@ -181,6 +181,48 @@ class Client:
             model_version=response.model_version,
             items=tuple(_convert.prediction(item) for item in response.predictions),
         )
+
+    def explain(
+        self,
+        model: str,
+        images: Iterable[types.ImageSource],
+        *,
+        version: int = 0,
+        select_concepts: Sequence[str] = (),
+        max_concepts: int = 0,
+        overlay: bool = False,
+        nearest: int = 0,
+        timeout: float | None = None,
+    ) -> types.Explanations:
+        """Asks a model why it answers as it does about at most 8 pictures: URLs, paths or bytes.
+
+        Args:
+            model: Own id of a model of the app; `main/{model}` for a public one.
+            images: The pictures.
+            version: Version to ask; 0 for the one in production.
+            select_concepts: The concepts to explain; empty for those of highest score.
+            max_concepts: Most concepts for a picture; 0 for one, or all that were selected.
+            overlay: Also draw each heat map over its picture, as a PNG.
+            nearest: How many training pictures like each to name. The key needs the scope `Inputs:Get`.
+            timeout: Seconds for this call.
+
+        Raises:
+            LensmithError: The call failed. A picture that failed has its error in its own explanation.
+        """
+        response = self._transport.call(
+            self._inference.Explain,
+            inference_service_pb2.ExplainRequest(
+                model=model_name(self.app, model),
+                version=version,
+                inputs=[inference_service_pb2.ImageQuery(image=_convert.image(item)) for item in images],
+                select_concepts=select_concepts,
+                max_concepts=max_concepts,
+                overlay=overlay,
+                nearest=nearest,
+            ),
+            timeout=timeout,
+        )
+        return _convert_explanation.explanations(response)
 
     def embed(
         self, images: Iterable[types.ImageSource], *, base_model: str = "", timeout: float | None = None

@@ -2,14 +2,16 @@
 """Models, their versions, and base models."""
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lensmith import _convert, _training_settings, types
+from lensmith._sync import exports
 from lensmith._sync.transport import Transport, new_request_id
-from lensmith.errors import InternalError, UnavailableError, from_status
+from lensmith.errors import InternalError, PreconditionError, UnavailableError, from_status
 from lensmith_api.v1 import base_model_service_pb2, model_service_pb2
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from lensmith_api.v1.model_pb2 import Model
@@ -230,6 +232,26 @@ class Models:
                 model_service_pb2.GetEvaluationRequest(name=f"{self._version_name(model, version)}/evaluation"),
             )
         )
+
+    def export(
+        self, model: str, output: str | PathLike[str] | None = None, *, version: int = 0
+    ) -> types.ExportedVersion:
+        """Saves a version as one archive that answers without the platform: ONNX, labels, card, example.
+
+        Args:
+            model: Own id of a model of the app; `main/{model}` for a public one.
+            output: The file to write, replacing another; left out for one named for the version, here.
+            version: Version to export; 0 for the one in production.
+
+        Raises:
+            PreconditionError: The version is not ready, or none is in production.
+        """
+        number = version or (self.get(model)).production_version
+        if not number:
+            raise PreconditionError("MODEL_HAS_NO_TRAINED_VERSION", f"{model} has no trained version yet: train it")
+        request = model_service_pb2.ExportModelVersionRequest(name=self._version_name(model, number))
+        parts = self._transport.stream(self._stub.ExportModelVersion, request, timeout=UPLOAD_SECONDS)
+        return exports.save(parts, None if output is None else Path(output))
 
     def _version_name(self, model: str, version: int) -> str:
         return f"{model_name(self._app, model)}/versions/{version}"

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lensmith.cli import apps, base_models, dataset, demo, inference, models, platform, suggestions, upgrades
+from lensmith.cli import (
+    apps,
+    base_models,
+    dataset,
+    demo,
+    explaining,
+    inference,
+    models,
+    platform,
+    suggestions,
+    upgrades,
+)
 from lensmith.cli.output import errors, print_error
 from lensmith.cli.session import Session
 from lensmith.errors import InvalidInputError, LensmithError
@@ -26,6 +37,7 @@ dataset.add_to(app)
 models.add_to(app)
 suggestions.add_to(app)
 inference.add_to(app)
+explaining.add_to(app)
 base_models.add_to(app)
 upgrades.add_to(app)
 

@@ -1,0 +1,46 @@
+# Generated from lensmith._async by scripts/generate_sync_client.py; do not edit.
+"""Exported versions on their way to a file."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lensmith import types
+from lensmith.errors import InternalError, from_status
+from lensmith_api.v1.model_service_pb2 import ExportModelVersionResponse, ExportSummary
+
+
+def save(parts: Iterator[ExportModelVersionResponse], output: Path | None) -> types.ExportedVersion:
+    """Writes an archive; the file appears complete or not at all.
+
+    Args:
+        parts: The answer of ExportModelVersion.
+        output: The file; None for the name that the platform gives it, in the current directory.
+
+    Raises:
+        LensmithError: The platform could not go on, or what arrived is not what was sent.
+        OSError: The file cannot be written.
+    """
+    folder = output.parent if output is not None else Path()
+    part_file = folder / f".export-{os.getpid()}-{os.urandom(4).hex()}.part"
+    digest, size = hashlib.sha256(), 0
+    summary: ExportSummary | None = None
+    try:
+        with part_file.open("xb") as file:
+            for part in parts:
+                if part.HasField("error"):
+                    raise from_status(part.error)
+                if part.HasField("summary"):
+                    summary = part.summary
+                else:
+                    digest.update(part.item.data)
+                    size += file.write(part.item.data)
+        if summary is None or (size, digest.hexdigest()) != (summary.size_bytes, summary.sha256):
+            raise InternalError("EXPORT_INCOMPLETE", "the archive did not arrive as it was sent; try again")
+        # A name from elsewhere never leads out of the folder.
+        target = output or folder / Path(summary.file_name).name
+        part_file.replace(target)
+    finally:
+        part_file.unlink(missing_ok=True)
+    return types.ExportedVersion(path=target, size_bytes=size, sha256=summary.sha256)

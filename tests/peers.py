@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from lensmith_api.internal.v1 import (
+    curation_service_pb2_grpc,
     key_resolver_service_pb2_grpc,
     serving_service_pb2_grpc,
     space_service_pb2_grpc,
@@ -25,6 +26,7 @@ _MODULES = {
     "ServingService": serving_service_pb2_grpc,
     "TrainingDataService": training_data_service_pb2_grpc,
     "SpaceService": space_service_pb2_grpc,
+    "CurationService": curation_service_pb2_grpc,
     "BaseModelService": base_model_service_pb2_grpc,
     "ConceptService": concept_service_pb2_grpc,
     "InferenceService": inference_service_pb2_grpc,

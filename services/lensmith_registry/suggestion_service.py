@@ -167,14 +167,7 @@ async def _pending(connection: Connection, version: VersionRow) -> ListSuggestio
 async def _all_open(
     connection: Connection, version: VersionRow, request: AcceptSuggestionsRequest
 ) -> dict[int, SuggestionRow]:
-    kind = _kind(request.all.kind)
-    if not kind:
-        raise InvalidInputError(
-            "SUGGESTION_KIND_REQUIRED",
-            "all.kind must say which suggestions are meant",
-            field_violations=[("all.kind", "is required")],
-        )
-    wanted = Filter(kind, request.all.concept, "OPEN", request.all.min_score)
+    wanted = Filter(_kind(request.all.kind), request.all.concept, "OPEN", request.all.min_score)
     rows = await suggestion_store.list_page(connection, version, wanted, 0, _MOST_AT_ONCE)
     return {row.number: row for row in rows}
 

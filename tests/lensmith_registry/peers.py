@@ -3,13 +3,15 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_api.internal.v1 import curation_service_pb2 as curation_pb
 from lensmith_api.internal.v1 import training_data_service_pb2 as data_pb
+from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceServicer
 from lensmith_api.internal.v1.space_service_pb2 import SetSpacesResponse, SpaceProgress
 from lensmith_api.internal.v1.space_service_pb2_grpc import SpaceServiceServicer
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import (
@@ -18,14 +20,19 @@ from lensmith_api.internal.v1.training_data_service_pb2_grpc import (
 from lensmith_api.v1 import concept_service_pb2 as concept_pb
 from lensmith_api.v1.concept_pb2 import Concept
 from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceServicer
-from lensmith_platform.errors import InvalidInputError
+from lensmith_platform.errors import OK, ConflictError, InvalidInputError, to_status
 from tests.peers import abort
 
 BATCH = 64
 
 
+def labels_of(labels: Iterable[data_pb.TrainingLabel]) -> dict[str, bool | float]:
+    """Labels by concept."""
+    return {one.concept: one.number if one.WhichOneof("value") == "number" else one.positive for one in labels}
+
+
 @dataclass
-class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceServicer):
+class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceServiceServicer, ConceptServiceServicer):
     """Knows concepts and labelled vectors; a cursor is the number of the last change that it tells of.
 
     Attributes:
@@ -36,6 +43,7 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
         counting: CountTrainingData answers only while this is set.
         progress: What SetSpaces answers.
         wanted: The spaces that each app was said to want last, the current one first.
+        actors: Who changed labels.
         keeps_vectors: Whether the vectors of spaces that are wanted no more were to be kept for a while.
     """
 
@@ -50,6 +58,7 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
     progress: SpaceProgress = field(default_factory=lambda: SpaceProgress(complete=True))
     wanted: dict[int, list[str]] = field(default_factory=dict)
     keeps_vectors: bool = False
+    actors: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.counting.set()
@@ -162,6 +171,27 @@ class Dataset(TrainingDataServiceServicer, SpaceServiceServicer, ConceptServiceS
         self.streaming.set()
         await self.open.wait()
         yield data_pb.StreamTrainingDataResponse(next_cursor=str(upto))
+
+    async def StreamUnlabelledInputs(self, request, context):
+        self.calls["StreamUnlabelledInputs"] += 1
+        items = [item for _, item in self.inputs.get(request.app_id, {}).values() if item.vector and not item.labels]
+        yield curation_pb.StreamUnlabelledInputsResponse(inputs=items[: request.limit])
+
+    async def SwapLabels(self, request, context):
+        self.calls["SwapLabels"] += 1
+        self.actors.add(request.actor)
+        statuses = []
+        for swap in request.swaps:
+            _, item = self.inputs[request.app_id][swap.input_uid]
+            have, expected, desired = labels_of(item.labels), labels_of(swap.expected), labels_of(swap.desired)
+            if have not in (expected, desired):
+                statuses.append(to_status(ConflictError("LABELS_CHANGED", "they changed")))
+                continue
+            statuses.append(OK)
+            if have != desired:
+                vector = np.frombuffer(item.vector, "<f2")
+                self.add(request.app_id, swap.input_uid, vector, desired, sha256=item.sha256)
+        return curation_pb.SwapLabelsResponse(statuses=statuses)
 
     async def CreateConcepts(self, request, context):
         self.calls["CreateConcepts"] += 1

@@ -245,6 +245,8 @@ def test_internal_services_are_not_routed(tenants: Tenants, platform: PlatformPr
         "TrainingDataService/StreamTrainingData",
         "ServingService/ResolveModel",
         "SpaceService/SetSpaces",
+        "CurationService/SwapLabels",
+        "SuggestionJobService/PutSuggestions",
     ):
         method = tenants.channel.unary_unary(f"/lensmith.internal.v1.{name}")
         with pytest.raises(grpc.RpcError) as caught:

@@ -1,0 +1,134 @@
+"""What a trainer finds to fix in the data of a version, and what is done about it."""
+
+from collections.abc import Sequence
+
+import grpc
+import numpy as np
+import pytest
+
+from lensmith_api.v1 import suggestion_service_pb2 as pb
+from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_api.v1.suggestion_pb2 import SuggestionAction, SuggestionKind, SuggestionState
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+from tests.lensmith_registry.peers import labels_of
+from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, Rig, refusal
+from tests.lensmith_trainer.conftest import Farm
+from tests.polling import until
+
+ALL = "key-that-may-see-pictures"
+WRONG = SuggestionKind.SUGGESTION_KIND_WRONG_LABEL
+FLIPPED = [f"glass-0-{index:04d}" for index in (3, 11, 20)]
+
+
+def _labels(rig: Rig, uid: str) -> dict[str, bool | float]:
+    return labels_of(rig.dataset.inputs[TRASH][uid][1].labels)
+
+
+async def _look(rig: Rig, version: ModelVersion, **wanted: object) -> pb.ListSuggestionsResponse:
+    """What is suggested, once that is known."""
+    request = pb.ListSuggestionsRequest(parent=version.name, page_size=1000, **wanted)
+
+    async def known() -> pb.ListSuggestionsResponse | None:
+        answer = await SuggestionServiceStub(rig.channel).ListSuggestions(request, metadata=rig.key(ALL))
+        return None if answer.pending else answer
+
+    return await until(known)
+
+
+async def _accept(rig: Rig, version: ModelVersion, **asked: object) -> pb.AcceptSuggestionsResponse:
+    request = pb.AcceptSuggestionsRequest(parent=version.name, **asked)
+    return await SuggestionServiceStub(rig.channel).AcceptSuggestions(request, metadata=rig.key(ALL))
+
+
+def _flip(rig: Rig, uids: Sequence[str], label: str) -> None:
+    for uid in uids:
+        item = rig.dataset.inputs[TRASH][uid][1]
+        rig.dataset.add(TRASH, uid, np.frombuffer(item.vector, "<f2"), {label: True}, sha256=item.sha256)
+
+
+async def _trained(farm: Farm) -> ModelVersion:
+    """A version of two clear classes, with three labels turned, a drawing, and pictures nobody has labelled."""
+    rig, data = farm.rig, farm.rig.dataset
+    rig.auth.add_key(ALL, "trash", [*SCOPES, "Inputs:Get", "Annotations:Add"])
+    data.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
+    _flip(rig, FLIPPED, "metal")
+    random = np.random.RandomState(9)
+    for index in range(4):
+        data.add(TRASH, f"unlabelled-{index}", random.randn(DIM).astype(np.float16), {})
+    await rig.create("sorter")
+    version = await rig.train("sorter")
+    return await rig.until_state(version.name, "READY")
+
+
+async def test_turned_labels_are_found_and_made_right_in_one_call(farm: Farm):
+    async with farm.trainer():
+        version = await _trained(farm)
+        found = await _look(farm.rig, version)
+        wrong = [one for one in found.suggestions if one.kind == WRONG]
+
+        # The peer names inputs as dataset would.
+        assert {one.input for one in wrong} == {f"apps/trash/inputs/own-{uid}" for uid in FLIPPED}
+        assert all(one.concept == "metal" and one.other_concept == "glass" and one.score >= 0.8 for one in wrong)
+        counts = {count.kind: (count.open, count.total) for count in found.counts}
+        assert counts[WRONG] == (3, 3)
+        assert counts[SuggestionKind.SUGGESTION_KIND_LABEL_NEXT][0] > 0
+
+        answer = await _accept(farm.rig, version, all=pb.AllSuggestions(kind=WRONG))
+        assert (answer.accepted_count, answer.skipped_count) == (3, 0)
+        assert all(_labels(farm.rig, uid) == {"glass": True} for uid in FLIPPED)
+        assert farm.rig.dataset.actors == {"keys/key-of-trash"}
+
+        # Again by name: nothing is left to do, and that is fine.
+        changes = farm.rig.dataset.changes
+        again = await _accept(farm.rig, version, suggestions=[one.name for one in wrong])
+        assert again.accepted_count == 3
+        assert farm.rig.dataset.changes == changes
+        second = await farm.rig.train("sorter")
+        second = await farm.rig.until_state(second.name, "READY")
+        assert WRONG not in {one.kind for one in (await _look(farm.rig, second)).suggestions}
+
+
+async def test_labels_that_changed_meanwhile_are_left_alone_and_dismissed_ones_stay_away(farm: Farm):
+    async with farm.trainer():
+        version = await _trained(farm)
+        wrong = (await _look(farm.rig, version, kind=WRONG)).suggestions
+        first, second, third = sorted(wrong, key=lambda one: one.input)
+        farm.rig.dataset.add_classes(TRASH, DIM, {"paper": 2}, seed=3)
+        _flip(farm.rig, [FLIPPED[0]], "paper")
+
+        done = await _accept(farm.rig, version, suggestions=[first.name, second.name])
+        assert [result.state for result in done.results] == [
+            SuggestionState.SUGGESTION_STATE_STALE,
+            SuggestionState.SUGGESTION_STATE_ACCEPTED,
+        ]
+        assert (done.accepted_count, done.skipped_count) == (1, 1)
+        assert "changed" in done.results[0].status.message
+        assert _labels(farm.rig, FLIPPED[0]) == {"paper": True}
+        dismissed = await _accept(
+            farm.rig, version, suggestions=[third.name], action=SuggestionAction.SUGGESTION_ACTION_DISMISS
+        )
+        assert dismissed.accepted_count == 1
+        assert _labels(farm.rig, FLIPPED[2]) == {"metal": True}
+
+        _flip(farm.rig, [FLIPPED[0]], "glass")
+        later = await farm.rig.train("sorter")
+        later = await farm.rig.until_state(later.name, "READY")
+        assert third.input not in {one.input for one in (await _look(farm.rig, later, kind=WRONG)).suggestions}
+
+
+async def test_suggestions_are_refused_to_keys_that_may_not_see_pictures_or_change_labels(farm: Farm):
+    async with farm.trainer():
+        version = await _trained(farm)
+        stub = SuggestionServiceStub(farm.rig.channel)
+        request = pb.ListSuggestionsRequest(parent=version.name)
+        assert (await refusal(stub.ListSuggestions(request, metadata=farm.rig.key()))).reason == "SCOPE_MISSING"
+        for asked, reason in (
+            ({}, "SUGGESTIONS_REQUIRED"),
+            ({"suggestions": ["x"]}, "RESOURCE_NAME_INVALID"),
+            ({"all": pb.AllSuggestions()}, "FIELD_INVALID"),
+        ):
+            assert (await refusal(_accept(farm.rig, version, **asked))).reason == reason
+        answer = await _accept(farm.rig, version, suggestions=["999"])
+        assert answer.skipped_count == 1
+        with pytest.raises(grpc.aio.AioRpcError):
+            await _accept(farm.rig, ModelVersion(name="apps/trash/models/sorter/versions/99"), suggestions=["1"])

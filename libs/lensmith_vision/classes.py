@@ -30,7 +30,8 @@ from lensmith_vision.kernel import (
     most_landmarks,
     squared_distances,
 )
-from lensmith_vision.statistics import SufficientStatistics
+from lensmith_vision.refit import ClassSums
+from lensmith_vision.statistics import Moments, SufficientStatistics
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import Transform, transformed
 
@@ -77,6 +78,7 @@ class ClassFit:
         kernel: None in the linear tier.
         logits: [n, c], each row given by a fit without its fold, calibrated.
         shrinkage: That was chosen, in units of the within-class variance.
+        sums: What a linear fit worked with; None in the kernel tier.
     """
 
     transform: Transform
@@ -85,6 +87,7 @@ class ClassFit:
     kernel: KernelPart | None
     logits: Floats
     shrinkage: float
+    sums: ClassSums | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ def _mixed(
 
 def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles) -> ClassFit:
     # The sums of all folds are gone before there are logits of all concepts: both are large.
-    shrinkage, origin, (*without, fitted) = _discriminants(features, classes, width, folds, choice, prior)
+    shrinkage, origin, total, (*without, fitted) = _discriminants(features, classes, width, folds, choice, prior)
     logits = np.empty((len(features), width), np.float32)
 
     def hold_out(rows: Ints) -> None:
@@ -247,13 +250,14 @@ def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice
         None,
         logits,
         shrinkage,
+        ClassSums(choice.transform, origin, total, without, shrinkage, factor),
     )
 
 
 def _discriminants(
     features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles
-) -> tuple[float, Floats, list[Discriminant]]:
-    """Fit without each fold, and at last on all: the shrinkage that was taken, the origin, and the fits."""
+) -> tuple[float, Floats, Moments, list[Discriminant]]:
+    """Fit without each fold, and at last on all: the shrinkage that was taken, origin and moments, and the fits."""
     statistics = statistics_of(features, classes, width, folds, choice.transform)
     total, count = statistics.total(), int(folds.max()) + 1
     chosen = choice.shrinkage
@@ -264,7 +268,7 @@ def _discriminants(
     def fit_without(fold: int) -> Discriminant:
         return solve(total - statistics.fold(fold) if fold < count else total, shrinkage)
 
-    return chosen, statistics.origin, in_threads(fit_without, range(count + 1))
+    return chosen, statistics.origin, total, in_threads(fit_without, range(count + 1))
 
 
 def _refined(

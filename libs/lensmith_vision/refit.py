@@ -1,0 +1,235 @@
+"""Fitting again after a few pictures changed: ten rows added to sums and one small solve, instead of a new pass.
+
+The head is the one that a fit on all pictures gives with the choices of the last whole fit. Pictures keep the scores
+that they were given while they were held out; new ones are scored by the fit without their fold, which has seen neither
+them nor their near copies. What this leaves as it was, the choices and the fits that hold out, grows old, so a whole
+fit follows after so many changes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_vision.discriminant import Discriminant, log_prior, solve, within_variance
+from lensmith_vision.familiarity import Familiarity
+from lensmith_vision.folds import NEAR_DUPLICATE_COSINE
+from lensmith_vision.statistics import Moments
+from lensmith_vision.transforms import Transform, transformed
+
+__all__ = ["ClassMemory", "ClassSums", "Pictures", "Refitted", "refit_classes"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_MOST_CHANGED = 0.05
+"""Part of the pictures that may have changed since the last whole fit."""
+_SHORTEST = 1e-6
+_BLOCK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSums:
+    """What a linear fit of classes that exclude each other worked with.
+
+    Attributes:
+        transform: Of the features.
+        origin: [d], where transformed features are measured from.
+        total: Moments of all pictures about it.
+        without: The fit without each fold.
+        shrinkage: In units of the within-class variance.
+        factor: Of calibration.
+    """
+
+    transform: Transform
+    origin: Floats
+    total: Moments
+    without: Sequence[Discriminant]
+    shrinkage: float
+    factor: float
+
+    def final(self) -> tuple[Floats, Floats]:
+        """Fit on all pictures: weights [d, c] and bias [c] on transformed features, calibrated."""
+        fitted = solve(self.total, self.shrinkage * within_variance(self.total))
+        weights = self.factor * fitted.weights
+        bias = self.factor * fitted.bias + log_prior(self.total.counts[0]) - self.origin @ weights
+        return weights.astype(np.float32), bias.astype(np.float32)
+
+    def held_out(self, features: Floats, folds: Ints) -> Floats:
+        """Calibrated logits [n, c] of features [n, d], each row by the fit without its fold."""
+        inputs = transformed(features, self.transform) - self.origin
+        logits = np.empty((len(features), len(self.total.counts[0])), np.float32)
+        for fold in np.unique(folds):
+            rows, fitted = folds == fold, self.without[fold]
+            logits[rows] = inputs[rows] @ fitted.weights.astype(np.float32) + fitted.bias.astype(np.float32)
+        logits *= np.float32(self.factor)
+        logits += log_prior(self.total.counts[0]).astype(np.float32)
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of a fit, in the order of their rows.
+
+    Attributes:
+        ids: Of each.
+        group_ids: Equal for pictures of equal bytes.
+        classes: [n].
+        groups: [n], near duplicates share a number.
+        folds: [n]; a group is never in two.
+        scores: [n, c], out of fold.
+    """
+
+    ids: Sequence[str]
+    group_ids: Sequence[str]
+    classes: Ints
+    groups: Ints
+    folds: Ints
+    scores: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMemory:
+    """What a fit leaves behind for the next one.
+
+    Attributes:
+        sums: It worked with.
+        pictures: It was about.
+        familiarity: Of its training pictures.
+        changed: Pictures that changed since the last whole fit.
+    """
+
+    sums: ClassSums
+    pictures: Pictures
+    familiarity: Familiarity
+    changed: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its numbers."""
+        total = self.sums.total
+        fits = sum(fitted.weights.nbytes for fitted in self.sums.without)
+        return int(total.gram.nbytes + total.sums.nbytes + fits + self.pictures.scores.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Refitted:
+    """A head's numbers, and what they leave behind."""
+
+    weights: Floats
+    bias: Floats
+    memory: ClassMemory
+
+
+def refit_classes(
+    memory: ClassMemory, ids: Sequence[str], group_ids: Sequence[str], features: Floats, classes: Ints
+) -> Refitted | None:
+    """Fit to pictures that are nearly those of an earlier fit; None: they differ too much, a whole fit is due.
+
+    Args:
+        memory: Of the earlier fit. It stays as it is.
+        ids: Of the pictures.
+        group_ids: Equal for pictures of equal bytes.
+        features: [n, d].
+        classes: [n], with the meaning that they had.
+    """
+    before = memory.pictures
+    known = {picture: row for row, picture in enumerate(before.ids)}
+    old = np.fromiter((known.get(picture, -1) for picture in ids), np.int64, len(ids))
+    stayed = old >= 0
+    # The features of what is gone would be needed to take it out of the sums.
+    if int(stayed.sum()) < len(before.ids) or not _same_bytes(before, group_ids, old):
+        return None
+    relabelled = np.flatnonzero(stayed)[before.classes[old[stayed]] != classes[stayed]]
+    new = np.flatnonzero(~stayed)
+    changed = memory.changed + len(new) + len(relabelled)
+    if changed > _MOST_CHANGED * len(ids):
+        return None
+    groups, folds = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    groups[stayed], folds[stayed] = before.groups[old[stayed]], before.folds[old[stayed]]
+    if not _place(new, group_ids, features, classes, groups, folds, len(memory.sums.without)):
+        return None
+    sums = replace(memory.sums, total=_added(memory.sums, features, classes, before.classes[old], new, relabelled))
+    scores = np.empty((len(ids), before.scores.shape[1]), np.float32)
+    scores[stayed] = before.scores[old[stayed]]
+    if len(new):
+        scores[new] = _softmax(memory.sums.held_out(features[new], folds[new]))
+    pictures = Pictures(ids, group_ids, classes, groups, folds, scores)
+    return Refitted(*sums.final(), replace(memory, sums=sums, pictures=pictures, changed=changed))
+
+
+def _same_bytes(before: Pictures, group_ids: Sequence[str], old: Ints) -> bool:
+    return all(
+        place < 0 or group == before.group_ids[place] for group, place in zip(group_ids, old.tolist(), strict=True)
+    )
+
+
+def _added(
+    sums: ClassSums, features: Floats, classes: Ints, classes_before: Ints, new: Ints, relabelled: Ints
+) -> Moments:
+    """The moments with new pictures in them, and relabelled ones where they belong now."""
+    width = len(sums.total.counts[0])
+    # Nothing of it is shared with the earlier fit, to which another training may still return.
+    total = sums.total + Moments.zero(len(sums.origin), 1, width)
+    for rows, labels, sign in ((relabelled, classes_before, -1), (relabelled, classes, 1), (new, classes, 1)):
+        if len(rows):
+            inputs = transformed(features[rows], sums.transform) - sums.origin
+            total.absorb(inputs, np.eye(width, dtype=np.float32)[labels[rows]], 1, sign, threading.Lock())
+    return total
+
+
+def _place(
+    new: Ints, group_ids: Sequence[str], features: Floats, classes: Ints, groups: Ints, folds: Ints, count: int
+) -> bool:
+    """Give new rows their group and fold, with their copies and near copies; False: those are in several folds."""
+    if not len(new):
+        return True
+    wanted = {group_ids[row] for row in new.tolist()}
+    copies: dict[str, list[int]] = {group: [] for group in wanted}
+    for row, group in enumerate(group_ids):
+        if group in wanted:
+            copies[group].append(row)
+    likeness = _likeness(features, new)
+    placed = np.ones(len(group_ids), np.bool_)
+    placed[new] = False
+    newest = int(groups[placed].max()) + 1
+    for position, row in enumerate(new.tolist()):
+        alike = placed & (likeness[position] >= NEAR_DUPLICATE_COSINE)
+        own = np.asarray(copies[group_ids[row]])
+        alike[own] = placed[own]
+        found = np.unique(folds[alike])
+        if len(found) > 1:
+            return False
+        if len(found):
+            groups[row], folds[row] = groups[alike].min(), found[0]
+        else:
+            same = placed & (classes == classes[row])
+            groups[row], folds[row] = newest, np.bincount(folds[same], minlength=count).argmin()
+            newest += 1
+        placed[row] = True
+    return True
+
+
+def _likeness(features: Floats, rows: Ints) -> Floats:
+    """Cosines [m, n] of the centred features of some rows and of all, block by block."""
+    centre = features.mean(axis=0)
+    some = features[rows] - centre
+    some /= np.maximum(np.linalg.norm(some, axis=1, keepdims=True), _SHORTEST)
+    found = np.empty((len(rows), len(features)), np.float32)
+    for start in range(0, len(features), _BLOCK):
+        block = features[start : start + _BLOCK] - centre
+        lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", block, block)), _SHORTEST)
+        found[:, start : start + _BLOCK] = (some @ block.T) / lengths
+    return found
+
+
+def _softmax(logits: Floats) -> Floats:
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits

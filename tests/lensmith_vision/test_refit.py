@@ -1,0 +1,99 @@
+"""Fitting again after a few changes gives what a whole fit gives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lensmith_vision.refit import refit_classes
+from lensmith_vision.statistics import Moments, SufficientStatistics
+from lensmith_vision.training import Fitted, TrainingSet, TrainOptions, fit
+from lensmith_vision.transforms import transformed
+
+OPTIONS = TrainOptions("multi_class", tier="linear")
+ROWS, NEW, DIM, WIDTH = 600, 12, 48, 5
+
+
+def pictures(count: int, seed: int = 0) -> TrainingSet:
+    random = np.random.RandomState(seed)
+    classes = np.arange(count) % WIDTH
+    centres = np.abs(random.randn(WIDTH, DIM))
+    features = np.maximum(centres[classes] + 1.4 * random.randn(count, DIM), 0).astype(np.float32)
+    labels = np.eye(WIDTH, dtype=np.float32)[classes]
+    # Changes come anywhere in the order of ids.
+    ids = tuple(f"{number:05d}" for number in random.permutation(count))
+    order = np.argsort(ids)
+    return TrainingSet(
+        "space",
+        tuple("abcde"),
+        tuple(ids[row] for row in order),
+        features[order],
+        tuple(f"bytes-{ids[row]}" for row in order),
+        labels=labels[order],
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingSet:
+    return pictures(ROWS)
+
+
+@pytest.fixture(scope="module")
+def before(data: TrainingSet) -> Fitted:
+    return fit(data.rows(np.random.RandomState(1).permutation(ROWS) >= NEW), OPTIONS)
+
+
+def test_head_is_that_of_a_fit_on_all_pictures_when_some_are_new_and_one_has_another_label(
+    data: TrainingSet, before: Fitted
+) -> None:
+    labels = data.labels.copy()
+    row = data.ids.index(before.memory.pictures.ids[7])
+    labels[row] = np.roll(labels[row], 1)
+    changed = replace(data, labels=labels)
+    again = fit(changed, OPTIONS, memory=before.memory)
+    assert again.memory.changed == NEW + 1
+    assert again.input_count == ROWS
+    # The same choices, on sums that never were anything else.
+    sums = replace(again.memory.sums, total=_moments(changed, again))
+    weights, bias = sums.final()
+    np.testing.assert_allclose(again.head.weights, weights, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(again.head.bias, bias, rtol=1e-3, atol=1e-3)
+    whole = fit(changed, OPTIONS)
+    assert again.evaluation.accuracy == pytest.approx(whole.evaluation.accuracy, abs=0.03)
+    assert again.evaluation.macro_roc_auc == pytest.approx(whole.evaluation.macro_roc_auc, abs=0.02)
+    # What was handed out before is as it was: another training may go on from it too.
+    assert before.memory.sums.total.rows == ROWS - NEW
+
+
+def _moments(data: TrainingSet, fitted: Fitted) -> Moments:
+    sums = fitted.memory.sums
+    statistics = SufficientStatistics(sums.origin, WIDTH, 1, sides=1)
+    statistics.add(transformed(data.features, sums.transform), data.labels, np.zeros(len(data.ids), np.int64))
+    return statistics.total()
+
+
+def test_new_pictures_are_scored_by_a_fit_that_has_not_seen_their_near_copies(before: Fitted) -> None:
+    known = before.memory.pictures
+    data = pictures(ROWS)
+    rows = [data.ids.index(known.ids[place]) for place in (3, 4)]
+    ids = (*known.ids, "near", "same")
+    features = np.concatenate([data.features[[data.ids.index(one) for one in known.ids]], data.features[rows] * 1.0001])
+    group_ids = (*known.group_ids, "other-bytes", known.group_ids[4])
+    classes = np.append(known.classes, known.classes[[3, 4]])
+    again = refit_classes(before.memory, ids, group_ids, features.astype(np.float32), classes)
+    placed = again.memory.pictures
+    assert placed.folds[-2:].tolist() == known.folds[[3, 4]].tolist()
+    assert placed.groups[-2:].tolist() == known.groups[[3, 4]].tolist()
+    np.testing.assert_allclose(placed.scores[-2:], known.scores[[3, 4]], atol=0.02)
+
+
+def test_whole_fit_is_due_when_pictures_are_gone_or_many_are_new(data: TrainingSet, before: Fitted) -> None:
+    known = before.memory.pictures
+    rows = [data.ids.index(one) for one in known.ids[1:]]
+    gone = (known.ids[1:], known.group_ids[1:], data.features[rows], known.classes[1:])
+    assert refit_classes(before.memory, *gone) is None
+    old = replace(before.memory, changed=ROWS // 20)
+    everything = (data.ids, data.group_ids, data.features, data.labels.argmax(axis=1))
+    assert refit_classes(old, *everything) is None
+    assert fit(data, OPTIONS, memory=old).memory.changed == 0
+    assert refit_classes(before.memory, *everything) is not None

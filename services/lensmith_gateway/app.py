@@ -11,7 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
 from lensmith_api.v1.access_pb2 import Access
+from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.input_service_pb2_grpc import InputServiceStub
+from lensmith_api.v1.model_service_pb2_grpc import ModelServiceStub
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
 from lensmith_gateway.contract import Contract, import_messages, load_contract
 from lensmith_gateway.docs_page import docs_page
 from lensmith_gateway.health import PlatformHealth
@@ -21,6 +24,8 @@ from lensmith_gateway.http_server import HttpServer, RequestLog
 from lensmith_gateway.images import ImageLinkReader, Images
 from lensmith_gateway.multipart import UploadLimits
 from lensmith_gateway.openapi import openapi_document, openapi_json
+from lensmith_gateway.report import endpoint as report_endpoint
+from lensmith_gateway.report.sources import Stubs
 from lensmith_gateway.settings import GatewaySettings
 from lensmith_gateway.uploads import Uploads
 from lensmith_platform.blobs import Blobs
@@ -31,6 +36,8 @@ from lensmith_platform.settings import FRAMING_BYTES
 from lensmith_platform.telemetry import REQUEST_ID_KEY, TRACEPARENT_KEY, current_trace
 
 _PUBLIC = Access(public=True)
+_CALLED = ("dataset", "registry", "inference")
+"""Services that the gateway calls in the name of its own callers."""
 
 
 class GatewayService:
@@ -39,13 +46,15 @@ class GatewayService:
     name = "gateway"
     service_names: Sequence[str] = ()
 
-    def __init__(self, http: HttpServer, address: str, contract: Contract, dataset: grpc.aio.Channel) -> None:
+    def __init__(
+        self, http: HttpServer, address: str, contract: Contract, channels: Sequence[grpc.aio.Channel]
+    ) -> None:
         self.http_address = address
         """Where plain HTTP is served."""
         self.reflected_names: Sequence[str] = contract.services
         """Services that reflection tells of: Envoy sends every question here."""
         self._http = http
-        self._dataset = dataset
+        self._channels = channels
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Nothing but the platform's own: health and reflection."""
@@ -60,7 +69,8 @@ class GatewayService:
     async def close(self) -> None:
         """Finish requests in flight."""
         await self._http.stop()
-        await self._dataset.close()
+        for channel in self._channels:
+            await channel.close()
 
 
 async def build(platform: Platform[GatewaySettings]) -> GatewayService:
@@ -72,9 +82,11 @@ async def build(platform: Platform[GatewaySettings]) -> GatewayService:
     settings = platform.settings
     contract = load_contract()
     import_messages(contract)
-    if "dataset" not in settings.addresses:
-        raise StartError("the gateway needs the address of dataset: set LENSMITH_GATEWAY_ADDRESSES__DATASET")
-    # Not the platform's channel, which signs calls as the gateway: uploads are the caller's own doing.
+    for service in _CALLED:
+        if service not in settings.addresses:
+            name = f"LENSMITH_GATEWAY_ADDRESSES__{service.upper()}"
+            raise StartError(f"the gateway needs the address of {service}: set {name}")
+    # Not the platform's channels, which sign calls as the gateway: what it asks for is the caller's own doing.
     limit = settings.max_message_bytes + FRAMING_BYTES
     options = [
         ("grpc.max_send_message_length", limit),
@@ -83,16 +95,16 @@ async def build(platform: Platform[GatewaySettings]) -> GatewayService:
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.enable_http_proxy", 0),
     ]
-    dataset = grpc.aio.insecure_channel(settings.addresses["dataset"], options=options)
+    channels = {name: grpc.aio.insecure_channel(settings.addresses[name], options=options) for name in _CALLED}
     blobs = await platform.enter(Blobs(settings.s3_url.get_secret_value()))
-    http = HttpServer(_http_app(platform, contract, dataset, blobs), settings.http_listen, settings.grace_seconds)
-    return GatewayService(http, await http.start(), contract, dataset)
+    http = HttpServer(_http_app(platform, contract, channels, blobs), settings.http_listen, settings.grace_seconds)
+    return GatewayService(http, await http.start(), contract, list(channels.values()))
 
 
 def _http_app(
-    platform: Platform[GatewaySettings], contract: Contract, dataset: grpc.aio.Channel, blobs: Blobs
+    platform: Platform[GatewaySettings], contract: Contract, channels: Mapping[str, grpc.aio.Channel], blobs: Blobs
 ) -> RequestLog:
-    routes = [starlette_route(route, platform.authenticator) for route in _routes(platform, contract, dataset, blobs)]
+    routes = [starlette_route(route, platform.authenticator) for route in _routes(platform, contract, channels, blobs)]
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -107,17 +119,27 @@ def _http_app(
 
 
 def _routes(
-    platform: Platform[GatewaySettings], contract: Contract, dataset: grpc.aio.Channel, blobs: Blobs
+    platform: Platform[GatewaySettings], contract: Contract, channels: Mapping[str, grpc.aio.Channel], blobs: Blobs
 ) -> list[HttpRoute]:
     settings = platform.settings
-    uploads = _UploadEndpoint(settings, dataset)
-    images = Images(ImageLinkReader(settings.service_keys_dir, platform.clock), blobs)
+    uploads = _UploadEndpoint(settings, channels["dataset"])
+    links = ImageLinkReader(settings.service_keys_dir, platform.clock)
+    images = Images(links, blobs)
+    registry, dataset, inference = (channels[name] for name in ("registry", "dataset", "inference"))
+    stubs = Stubs(
+        ModelServiceStub(registry),
+        SuggestionServiceStub(registry),
+        InputServiceStub(dataset),
+        InferenceServiceStub(inference),
+    )
+    report = report_endpoint.ReportEndpoint(stubs, links, blobs, _passed_on)
     health = PlatformHealth(platform.clients, settings.addresses, settings.health_seconds)
     document = openapi_document(contract)
     page = docs_page(document)
     policy = {"Content-Security-Policy": page.policy, "Referrer-Policy": "no-referrer"}
     return [
         HttpRoute("POST", "/v1/apps/{app}/uploads", uploads.post, Access(scope="Inputs:Add")),
+        HttpRoute("GET", report_endpoint.ROUTE, report.get, Access(scope="Models:Get", also_scopes=["Inputs:Get"])),
         HttpRoute("GET", "/images/{token}", images.get, _PUBLIC),
         HttpRoute("GET", "/healthz", health.get, _PUBLIC),
         HttpRoute("GET", "/openapi.json", _Fixed(openapi_json(document), "application/json").get, _PUBLIC),
@@ -172,7 +194,7 @@ class _UploadEndpoint:
 
 
 def _passed_on(request: Request) -> list[tuple[str, str]]:
-    """Metadata for dataset: the caller's own credentials, so that dataset decides and notes who did it."""
+    """Metadata for a service: the caller's own credentials, so that the service decides and notes who did it."""
     passed = [("authorization", request.headers.get("authorization", ""))]
     if trace := current_trace():
         passed += [(REQUEST_ID_KEY, trace.request_id), (TRACEPARENT_KEY, trace.traceparent)]

@@ -58,6 +58,7 @@ def _http_routes() -> Iterator[Config]:
     for path in ("/", "/docs", "/openapi.json", "/healthz"):
         yield _plain({"path": path}, "30s")
     yield _plain({"path_separated_prefix": "/images"}, "60s")
+    yield _plain({"safe_regex": {"regex": "/v1/apps/[^/]+/models/[^/]+/versions/[^/]+/report"}}, "120s")
     # The gateway has limits of its own; uploads stream through without being kept here.
     yield _plain({"safe_regex": {"regex": "/v1/apps/[^/]+/uploads"}}, "300s")
 

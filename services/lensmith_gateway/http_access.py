@@ -71,8 +71,10 @@ def _check(route: HttpRoute, principal: Principal, app: str | None) -> None:
             f"This key belongs to apps/{principal.app.name}, not to apps/{app}.",
             metadata={"key_app": f"apps/{principal.app.name}", "app": f"apps/{app}"},
         )
-    scope = route.access.scope
-    if scope and not principal.has(scope):
+    needed = [scope for scope in (route.access.scope, *route.access.also_scopes) if scope]
+    for scope in needed:
+        if principal.has(scope):
+            continue
         raise ForbiddenError(
             "SCOPE_MISSING",
             f"This key lacks the scope {scope}, which {route.verb} {route.path} needs.",

@@ -86,6 +86,50 @@ _UPLOAD: Schema = {
     },
 }
 
+_REPORT: Schema = {
+    "operationId": "GetReport",
+    "tags": ["Gateway"],
+    "summary": "Returns the report of a version",
+    "description": "Returns the report of a READY version for people: what it is, how good it is in plain words, what "
+    "to fix, and pictures that it answered rightly and wrongly, with what spoke for the answer. One page of HTML that "
+    "needs nothing beside it and runs nothing, or the same as JSON. What the key may not see, such as heat maps without "
+    "the scope `Predict`, is left out, and the report says so.\n\nNeeds scopes `Models:Get` and `Inputs:Get`.",
+    "x-lensmith-access": "scopes `Models:Get` and `Inputs:Get`",
+    "x-lensmith-scope": "Models:Get",
+    "parameters": [
+        *(
+            {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in (
+                ("app", "Own id of the app."),
+                ("model", "Own id of the model."),
+                ("version", "Number of the version."),
+            )
+        ),
+        {
+            "name": "format",
+            "in": "query",
+            "description": "What to answer with.",
+            "schema": {"type": "string", "enum": ["html", "json"], "default": "html"},
+        },
+        {
+            "name": "pictures",
+            "in": "query",
+            "description": "Whether to show pictures; without them the report is small and quick.",
+            "schema": {"type": "boolean", "default": True},
+        },
+    ],
+    "responses": {
+        "200": {
+            "description": "The report.",
+            "content": {
+                "text/html": {"schema": {"type": "string"}},
+                "application/json": {"schema": {"type": "object"}},
+            },
+        },
+        "default": _ERROR,
+    },
+}
+
 _IMAGE: Schema = {
     "operationId": "GetImageBytes",
     "tags": ["Gateway"],
@@ -138,6 +182,7 @@ _HEALTHZ: Schema = {
 
 HTTP_PATHS: Mapping[str, Schema] = {
     "/v1/apps/{app}/uploads": {"post": _UPLOAD},
+    "/v1/apps/{app}/models/{model}/versions/{version}/report": {"get": _REPORT},
     "/images/{token}": {"get": _IMAGE},
     "/healthz": {"get": _HEALTHZ},
 }

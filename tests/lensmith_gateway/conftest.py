@@ -112,7 +112,13 @@ async def rig(tmp_path: Path, database: Database, nats_url: str, s3: Bucket) -> 
                 service_keys_dir=keys,
                 nats_url=nats_url,
                 s3_url=s3.url,
-                addresses={"auth": auth.target, "dataset": dataset.target},
+                addresses={
+                    "auth": auth.target,
+                    "dataset": dataset.target,
+                    # Something that is well and knows no models.
+                    "registry": dataset.target,
+                    "inference": dataset.target,
+                },
                 max_upload_bytes=4 * MEBIBYTE,
                 max_file_bytes=MEBIBYTE,
                 max_upload_files=8,

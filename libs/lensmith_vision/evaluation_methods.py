@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.preflight import Finding, Severity
+from lensmith_vision.refit import ClassMemory
 from lensmith_vision.report import Decisions, evaluate
 from lensmith_vision.training import (
     Fitted,
@@ -42,6 +43,7 @@ def fit_and_evaluate(
     method: EvaluationMethod,
     progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    memory: ClassMemory | None = None,
 ) -> Fitted:
     """Train a head and evaluate it as asked.
 
@@ -52,6 +54,7 @@ def fit_and_evaluate(
         method: On which pictures to evaluate.
         progress: Told how far it has come, from the calling thread.
         cancelled: Asked between steps; True ends the training.
+        memory: What an earlier fit of the same, evaluated out of fold, left.
 
     Raises:
         TrainingError: As for `fit`, or ``NO_TEST_IMAGES``.
@@ -63,7 +66,7 @@ def fit_and_evaluate(
     elif method == "split":
         fitted = _on_a_fifth(taught, options, progress, cancelled)
     else:
-        fitted = fit(taught, options, progress, cancelled)
+        fitted = fit(taught, options, progress, cancelled, memory)
     return replace(fitted, left_out={**tests_left_out, **fitted.left_out})
 
 

@@ -18,6 +18,7 @@ from lensmith_platform.bus import Bus, WorkConsumer, connect
 from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.server import Platform
 from lensmith_platform.usage import UsageMeter
+from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.jobs import TrainingJobs
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
@@ -111,6 +112,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         TrainingJobServiceStub(platform.clients.channel("registry")),
         replicas,
         threads,
+        FitMemories(settings.memory_bytes),
         usage,
         metrics,
         trainer=f"{socket.gethostname()}/{os.getpid()}",

@@ -41,6 +41,7 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.service_auth import service_call_app
 from lensmith_platform.usage import UsageMeter
+from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
@@ -94,6 +95,7 @@ class TrainingJobs:
         registry: Who gives and takes them.
         replicas: Training data.
         threads: Where fitting runs, so that the loop stays free for reports.
+        memories: What fits leave for the next one of their model.
         usage: Where trainings are counted for their apps.
         metrics: Where they are counted for operators.
         trainer: Name of this process, for people.
@@ -106,6 +108,7 @@ class TrainingJobs:
         registry: TrainingJobServiceAsyncStub,
         replicas: Replicas,
         threads: Executor,
+        memories: FitMemories,
         usage: UsageMeter,
         metrics: Metrics,
         *,
@@ -116,6 +119,7 @@ class TrainingJobs:
         self._registry = registry
         self._replicas = replicas
         self._threads = threads
+        self._memories = memories
         self._usage = usage
         self._metrics = metrics
         self._trainer = trainer
@@ -215,7 +219,9 @@ class TrainingJobs:
         state.fraction, state.stage, state.message = _FETCHED, "evaluating", f"{len(rows)} labelled images"
         loop = asyncio.get_running_loop()
         with parts.labels("fit").time():
-            request = await loop.run_in_executor(self._threads, _fit, job, rows, state.fitting, state.stop.is_set)
+            request = await loop.run_in_executor(
+                self._threads, _fit, job, rows, self._memories, state.fitting, state.stop.is_set
+            )
         state.fraction, state.stage, state.message = _FITTED, "storing", ""
         return request
 
@@ -284,7 +290,11 @@ class TrainingJobs:
 
 
 def _fit(
-    job: TrainingJob, taken: TrainingRows, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+    job: TrainingJob,
+    taken: TrainingRows,
+    memories: FitMemories,
+    progress: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
 ) -> CompleteModelVersionRequest:
     """Fit a head, in a thread.
 
@@ -294,7 +304,8 @@ def _fit(
     data = training_set_of(job.model, job.space, taken)
     options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
     test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
-    fitted = fit_and_evaluate(data, test, options, method, progress, cancelled)
+    fitted = fit_and_evaluate(data, test, options, method, progress, cancelled, memories.of(job))
+    memories.keep(job, fitted.memory)
     snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, fitted.out_of_fold)
     listing = dataset_snapshot.save(snapshot)
     return CompleteModelVersionRequest(

@@ -27,7 +27,8 @@ class TrainerSettings(ServiceSettings, BusSettings):
     cache_bytes: int = Field(default=20 << 30, ge=0)
     """Most bytes of replicas to keep; the longest unused go first."""
     memory_bytes: int = Field(default=1 << 30, ge=0)
-    """Most bytes of replicas to keep in memory as well, so that a retrain reads nothing again."""
+    """Most bytes of replicas to keep in memory as well, so that a retrain reads nothing again; and as many of what fits
+    leave for the next one of their model."""
     concurrency: int = Field(default=1, ge=1, le=64)
     """Versions trained at once by this process."""
     fit_threads: int = Field(default_factory=_cores, ge=1, le=256)

@@ -85,16 +85,15 @@ class Schemas:
     def field(self, field: FieldDescriptor) -> Schema:
         """The schema of a field with its comment and limits."""
         rules = field.GetOptions().Extensions[access_pb2.rules]
-        value = self._value(field)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             schema: Schema = {
                 "type": "object",
                 "additionalProperties": self._value(field.message_type.fields_by_name["value"]),
             }
         elif field.is_repeated:
-            schema = {"type": "array", "items": value}
+            schema = {"type": "array", "items": self._value(field)}
         else:
-            schema = value
+            schema = self._value(field)
         schema |= _limits(field, rules)
         notes = [self._contract.comment(field.full_name), _choice(field), _bytes_limit(field, rules)]
         if text := " ".join(note for note in notes if note):

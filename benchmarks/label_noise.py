@@ -4,9 +4,11 @@
 
 Trashnet with its official split, features of `mobilenetv2-features` as the platform computes them, one view. A part of
 the training labels is turned into another one, chosen at random. What is flagged follows from the training pictures
-alone, as in the platform: scores out of fold and the most alike pictures. "Accepted" means that every suggestion is
-followed, right or wrong, as one call does. Accuracies are those of a head trained as by default, on the test split,
-which nothing is chosen by. Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
+alone, as in the platform: scores out of fold and the most alike pictures. Accuracies are those on the test split, which
+nothing is chosen by, of heads trained on: the labels as they came; with turned labels; after following in one call
+every suggestion, right or wrong, or only the sure ones (what `lensmith fix --accept-all` does); and after somebody has
+looked at what is flagged, following what is right and dismissing what is not. For both tiers of heads.
+Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
 """
 
 import argparse
@@ -25,45 +27,54 @@ from accuracy import ROOT, Embedder, LabelledSet, load_set, training_set
 from rich.console import Console
 from rich.table import Table
 
+from lensmith_vision.classes import Tier
 from lensmith_vision.curation.neighbours import directions, find_neighbours
 from lensmith_vision.curation.suggestion import Curated
-from lensmith_vision.curation.wrong_labels import LEAST_SCORE, doubted_labels
+from lensmith_vision.curation.wrong_labels import LEAST_SCORE, SURE_SCORE, Doubt, doubted_labels
 from lensmith_vision.folds import groups_of
 from lensmith_vision.training import Fitted, TrainOptions, fit
 
 FLAGGED_TARGET, CLEAN_TARGET = 0.80, 0.08
-SURE = 0.9
 
 Ints = npt.NDArray[np.int64]
 
 
+TIERS: tuple[Tier, ...] = ("linear", "auto")
+STATES = {
+    "clean": "labels as they came",
+    "flipped": "labels turned",
+    "accepted": f"all accepted (score ≥ {LEAST_SCORE})",
+    "accepted_sure": f"sure ones accepted (score ≥ {SURE_SCORE})",
+    "reviewed": "flagged ones looked at",
+}
+
+
 @dataclass(frozen=True)
 class Run:
-    """One seed; parts of 0 to 1, accuracies on the test split."""
+    """One seed; parts of 0 to 1. What is flagged is that of the tier `auto`, which is the default."""
 
     flips: int
     flips_flagged: float
     clean_flagged: float
     precision: float
+    sure_flips_flagged: float
+    sure_precision: float
     corrected: float
     wrong_after: int
-    clean_set_flagged: float
-    accuracy_clean: float
-    accuracy_flipped: float
-    accuracy_accepted: float
-    accuracy_accepted_sure: float
+    wrong_after_sure: int
     seconds: float
+    accuracy: dict[str, dict[str, float]]
 
 
-def trained(data: LabelledSet, classes: Ints) -> tuple[Fitted, float]:
+def trained(data: LabelledSet, classes: Ints, tier: Tier) -> tuple[Fitted, float]:
     """A head as the trainer makes it, and its accuracy."""
-    fitted = fit(training_set(data.train, classes), TrainOptions("multi_class"))
+    fitted = fit(training_set(data.train, classes), TrainOptions("multi_class", tier=tier))
     right = fitted.head.scores(data.test).argmax(axis=1) == data.test_classes
     return fitted, float(right.mean())
 
 
-def doubted(data: LabelledSet, classes: Ints, fitted: Fitted) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
-    """Pictures whose labels are doubted, the suggested classes, and how sure each is."""
+def doubted(data: LabelledSet, classes: Ints, fitted: Fitted) -> Doubt:
+    """The labels that are doubted."""
     given = training_set(data.train, classes)
     curated = Curated(
         type="multi_class",
@@ -76,85 +87,115 @@ def doubted(data: LabelledSet, classes: Ints, fitted: Fitted) -> tuple[Ints, Int
         scores=fitted.out_of_fold.scores,
         labels=given.labels,
     )
-    doubt = doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups))
-    return doubt.rows, doubt.columns, doubt.scores
+    return doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups))
 
 
-def measure(data: LabelledSet, noise: float, seed: int, clean: tuple[Fitted, float]) -> Run:
+def measure(data: LabelledSet, noise: float, seed: int) -> Run:
     """Flip labels, look for them, accept what is suggested."""
     generator = np.random.default_rng(seed)
-    rows, width = len(data.train_classes), int(data.train_classes.max()) + 1
+    truth = data.train_classes
+    rows, width = len(truth), int(truth.max()) + 1
     flipped = np.zeros(rows, dtype=np.bool_)
     flipped[generator.permutation(rows)[: round(noise * rows)]] = True
-    classes = data.train_classes.copy()
+    classes = truth.copy()
     classes[flipped] = (classes[flipped] + generator.integers(1, width, int(flipped.sum()))) % width
-    fitted, accuracy_flipped = trained(data, classes)
-    begun = time.perf_counter()
-    found, suggested, scores = doubted(data, classes, fitted)
-    seconds = time.perf_counter() - begun
-    flagged = np.zeros(rows, dtype=np.bool_)
-    flagged[found] = True
-    accepted, sure = classes.copy(), classes.copy()
-    accepted[found] = suggested
-    sure[found[scores >= SURE]] = suggested[scores >= SURE]
-    clean_found = doubted(data, data.train_classes, clean[0])[0]
+    accuracy: dict[str, dict[str, float]] = {}
+    for tier in TIERS:
+        fitted, at_first = trained(data, classes, tier)
+        begun = time.perf_counter()
+        doubt = doubted(data, classes, fitted)
+        seconds = time.perf_counter() - begun
+        flagged = doubt.of(rows)
+        sure = doubt.scores >= SURE_SCORE
+        accepted, accepted_sure, reviewed = classes.copy(), classes.copy(), classes.copy()
+        accepted[doubt.rows] = doubt.columns
+        accepted_sure[doubt.rows[sure]] = doubt.columns[sure]
+        reviewed[flagged] = truth[flagged]
+        accuracy[tier] = {
+            "flipped": at_first,
+            "accepted": trained(data, accepted, tier)[1],
+            "accepted_sure": trained(data, accepted_sure, tier)[1],
+            "reviewed": trained(data, reviewed, tier)[1],
+        }
     return Run(
         flips=int(flipped.sum()),
         flips_flagged=float(flagged[flipped].mean()),
         clean_flagged=float(flagged[~flipped].mean()),
         precision=float(flipped[flagged].mean()),
-        corrected=float((accepted == data.train_classes)[flipped].mean()),
-        wrong_after=int((accepted != data.train_classes).sum()),
-        clean_set_flagged=len(clean_found) / rows,
-        accuracy_clean=clean[1],
-        accuracy_flipped=accuracy_flipped,
-        accuracy_accepted=trained(data, accepted)[1],
-        accuracy_accepted_sure=trained(data, sure)[1],
+        sure_flips_flagged=float(flipped[doubt.rows[sure]].sum() / flipped.sum()),
+        sure_precision=float(flipped[doubt.rows[sure]].mean()),
+        corrected=float((accepted == truth)[flipped].mean()),
+        wrong_after=int((accepted != truth).sum()),
+        wrong_after_sure=int((accepted_sure != truth).sum()),
         seconds=seconds,
+        accuracy=accuracy,
     )
 
 
-def summary(runs: list[Run], noise: float) -> dict[str, object]:
+def summary(runs: list[Run], clean: dict[str, float], noise: float) -> dict[str, object]:
     """Means and spreads, and the part of the loss that is won back."""
-    means = {key: statistics.mean(getattr(run, key) for run in runs) for key in vars(runs[0])}
-    spreads = {key: statistics.stdev(getattr(run, key) for run in runs) if len(runs) > 1 else 0.0 for key in means}
-    lost = means["accuracy_clean"] - means["accuracy_flipped"]
+    names = [name for name in vars(runs[0]) if name != "accuracy"]
+    result: dict[str, object] = {name: statistics.mean(getattr(run, name) for run in runs) for name in names}
+    spread = statistics.stdev if len(runs) > 1 else lambda values: 0.0
+    result["spreads"] = {name: spread([getattr(run, name) for run in runs]) for name in names}
+    for tier in TIERS:
+        means = {"clean": clean[tier]} | {
+            state: statistics.mean(run.accuracy[tier][state] for run in runs) for state in runs[0].accuracy[tier]
+        }
+        lost = means["clean"] - means["flipped"]
+        for state, mean in means.items():
+            result[f"accuracy_{state}_{tier}"] = mean
+            if state not in ("clean", "flipped"):
+                gains = [run.accuracy[tier][state] - run.accuracy[tier]["flipped"] for run in runs]
+                result[f"gain_{state}_{tier}"] = statistics.mean(gains)
+                result[f"gain_error_{state}_{tier}"] = spread(gains) / len(gains) ** 0.5
+                result[f"won_back_{state}_{tier}"] = statistics.mean(gains) / lost if lost > 0 else None
+    reached = result["flips_flagged"] >= FLAGGED_TARGET and result["clean_flagged"] <= CLEAN_TARGET
     return {
-        **means,
-        "spreads": spreads,
-        "won_back": (means["accuracy_accepted"] - means["accuracy_flipped"]) / lost if lost > 0 else None,
-        "won_back_sure": (means["accuracy_accepted_sure"] - means["accuracy_flipped"]) / lost if lost > 0 else None,
+        **result,
         "noise": noise,
         "seeds": len(runs),
         "targets": {"flips_flagged": FLAGGED_TARGET, "clean_flagged": CLEAN_TARGET},
-        "reached": means["flips_flagged"] >= FLAGGED_TARGET and means["clean_flagged"] <= CLEAN_TARGET,
+        "reached": reached,
         "runs": [vars(run) for run in runs],
     }
 
 
 def show(result: dict[str, object]) -> None:
     """Print for people."""
+    console = Console()
     texts = {
         "flips_flagged": f"wrong labels flagged (target ≥ {FLAGGED_TARGET:.0%})",
         "clean_flagged": f"right labels flagged (target ≤ {CLEAN_TARGET:.0%})",
         "precision": "precision of the flags",
+        "sure_flips_flagged": f"wrong labels flagged for sure (score ≥ {SURE_SCORE})",
+        "sure_precision": "precision of the sure flags",
         "corrected": "wrong labels made right by accepting all",
-        "clean_set_flagged": "flagged where no label was turned",
-        "accuracy_clean": "test accuracy, labels as they came",
-        "accuracy_flipped": "test accuracy, labels turned",
-        "accuracy_accepted": f"test accuracy, all accepted (score ≥ {LEAST_SCORE})",
-        "accuracy_accepted_sure": f"test accuracy, accepted from score {SURE} on",
     }
     shown = Table(title=f"{result['noise']:.0%} of trashnet's training labels turned, {result['seeds']} seeds")
     shown.add_column("")
     shown.add_column("mean ± spread, %", justify="right")
     for key, text in texts.items():
         shown.add_row(text, f"{100 * result[key]:.1f} ± {100 * result['spreads'][key]:.1f}")
-    console = Console()
     console.print(shown)
-    console.print(f"wrong labels: {result['flips']:.0f} before, {result['wrong_after']:.0f} after accepting all")
-    if result["won_back"] is not None:
-        console.print(f"won back of the accuracy lost: [bold]{result['won_back']:.0%}[/]")
+    table = Table(title="Accuracy on the test split, %; gain over turned labels ± its standard error; part won back")
+    table.add_column("")
+    for tier in TIERS:
+        table.add_column(f"tier {tier}", justify="right")
+    for state, text in STATES.items():
+        table.add_row(text, *(_accuracy(result, state, tier) for tier in TIERS))
+    console.print(table)
+    counts = [result[name] for name in ("flips", "wrong_after", "wrong_after_sure")]
+    console.print("wrong labels: {:.0f}; after accepting all {:.0f}, after the sure ones {:.0f}".format(*counts))
+
+
+def _accuracy(result: dict[str, object], state: str, tier: str) -> str:
+    text = f"{100 * result[f'accuracy_{state}_{tier}']:.1f}"
+    if f"gain_{state}_{tier}" in result:
+        gain, error = result[f"gain_{state}_{tier}"], result[f"gain_error_{state}_{tier}"]
+        won = result[f"won_back_{state}_{tier}"]
+        text += f" ({100 * gain:+.1f} ± {100 * error:.1f}{'' if won is None else f', {won:.0%}'})"
+    return text
 
 
 def main() -> int:
@@ -173,9 +214,9 @@ def main() -> int:
         cache = options.cache or Path(scratch)
         cache.mkdir(parents=True, exist_ok=True)
         data = load_set(shared, "trashnet", Embedder(shared, cache))
-    clean = trained(data, data.train_classes)
+    clean = {tier: trained(data, data.train_classes, tier)[1] for tier in TIERS}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    result = summary([measure(data, options.noise, seed, clean) for seed in seeds], options.noise)
+    result = summary([measure(data, options.noise, seed) for seed in seeds], clean, options.noise)
     if options.json:
         print(json.dumps(result))
     else:

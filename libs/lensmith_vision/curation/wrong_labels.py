@@ -15,10 +15,14 @@ import numpy.typing as npt
 from lensmith_vision.curation.neighbours import Neighbours
 from lensmith_vision.curation.suggestion import Bools, Curated, Floats, Ints, Suggestion
 
-__all__ = ["Doubt", "doubted_labels", "wrong_labels", "wrong_numbers"]
+__all__ = ["LEAST_SCORE", "SURE_SCORE", "Doubt", "doubted_labels", "wrong_labels", "wrong_numbers"]
 
 LEAST_SCORE = 0.8
 """A label is doubted when the other answer is four times as likely."""
+
+SURE_SCORE = 0.95
+"""Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are the
+very pictures that a model should learn from."""
 
 _OF_USUAL = 0.5
 """Part of a concept's usual likelihood among its own pictures that the other answer must reach."""

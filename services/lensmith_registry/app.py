@@ -28,6 +28,8 @@ from lensmith_platform.errors import LensmithError, PreconditionError
 from lensmith_platform.outbox import OutboxRelay
 from lensmith_platform.server import Platform
 from lensmith_registry.base_model_service import BaseModelServicer
+from lensmith_registry.evaluation_scores import EvaluationScores
+from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.events import Caretaker
 from lensmith_registry.exports import Exporter
 from lensmith_registry.model_service import ModelServicer
@@ -100,6 +102,7 @@ class RegistryService:
             ConceptServiceStub(dataset),
             VersionInputs(blobs, training_data),
             Exporter(blobs),
+            Evaluations(database, pager, EvaluationScores(blobs)),
             watchers,
             settings.watch_poll_seconds,
         )

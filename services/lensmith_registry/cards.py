@@ -8,12 +8,8 @@ from lensmith_api.v1.evaluation_pb2 import Evaluation
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_registry.base_model_store import BaseModelRow
-from lensmith_registry.converters import (
-    base_model_to_proto,
-    evaluation_to_proto,
-    message_from_json,
-    version_to_proto,
-)
+from lensmith_registry.converters import base_model_to_proto, message_from_json, version_to_proto
+from lensmith_registry.evaluation_converters import evaluation_to_proto
 from lensmith_registry.evaluation_scores import require_ready
 from lensmith_registry.version_store import VersionRow
 from lensmith_vision import evaluation as vision_evaluation

@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from lensmith_api.v1.base_model_pb2 import BaseModel
-from lensmith_api.v1.evaluation_pb2 import ConceptEvaluation, ConfusionCell, Evaluation
 from lensmith_api.v1.model_pb2 import Model, ModelType
 from lensmith_api.v1.model_version_pb2 import (
     EvaluationSummary,
@@ -28,13 +27,11 @@ from lensmith_registry.model_upgrade_store import ModelUpgradeRow
 from lensmith_registry.store import ModelRow
 from lensmith_registry.upgrade_store import UpgradeRow
 from lensmith_registry.version_store import Json, VersionRow
-from lensmith_vision import evaluation as vision_evaluation
 from lensmith_vision import preflight as vision_preflight
 
 __all__ = [
     "MODEL_TYPES",
     "base_model_to_proto",
-    "evaluation_to_proto",
     "finding_to_proto",
     "json_from_message",
     "json_from_messages",
@@ -105,13 +102,22 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         end_time=timestamps.to_proto(row.ended_at),
         upgrade=f"apps/{row.app_name}/upgrades/{row.upgrade}" if row.upgrade else "",
         training=message_from_json(row.training, TrainingSettings()),
-        threshold_aim=None if row.threshold_aim is None else message_from_json(row.threshold_aim, ThresholdAim()),
+        threshold_aim=_threshold_aim(row),
         update_time=timestamps.to_proto(row.updated_at),
         update_actor=row.updated_by,
         etag=row.etag,
         has_evaluation_scores=bool(row.out_of_fold) and row.state == "READY",
         tier=HeadTier.Value(f"HEAD_TIER_{row.tier.upper()}") if row.tier else HeadTier.HEAD_TIER_UNSPECIFIED,
     )
+
+
+def _threshold_aim(row: VersionRow) -> ThresholdAim | None:
+    """What the thresholds were last chosen for; None where they were given one by one, or there are none."""
+    if row.threshold_aim is None:
+        aim = message_from_json(row.training, TrainingSettings()).thresholds
+    else:
+        aim = message_from_json(row.threshold_aim, ThresholdAim())
+    return aim if aim.WhichOneof("aim") else None
 
 
 def base_model_to_proto(row: BaseModelRow) -> BaseModel:
@@ -167,44 +173,6 @@ def upgrade_to_proto(row: UpgradeRow, models: Sequence[ModelUpgradeRow]) -> Upgr
         create_time=timestamps.to_proto(row.created_at),
         switch_time=timestamps.to_proto(row.switched_at),
         end_time=timestamps.to_proto(row.ended_at),
-    )
-
-
-def evaluation_to_proto(name: str, figures: vision_evaluation.Evaluation) -> Evaluation:
-    """Show an evaluation to callers; figures that do not exist stay unset."""
-    return Evaluation(
-        name=name,
-        method=figures.method,
-        input_count=figures.input_count,
-        accuracy=figures.accuracy,
-        top5_accuracy=figures.top5_accuracy,
-        macro_precision=figures.macro_precision,
-        macro_recall=figures.macro_recall,
-        macro_f1=figures.macro_f1,
-        micro_precision=figures.micro_precision,
-        micro_recall=figures.micro_recall,
-        micro_f1=figures.micro_f1,
-        expected_calibration_error=figures.expected_calibration_error,
-        concepts=[
-            ConceptEvaluation(
-                concept=row.concept,
-                positives=row.positives,
-                negatives=row.negatives,
-                precision=row.precision,
-                recall=row.recall,
-                f1=row.f1,
-                roc_auc=row.roc_auc,
-                average_precision=row.average_precision,
-                threshold=row.threshold,
-            )
-            for row in figures.concepts
-        ],
-        confusion=[
-            ConfusionCell(actual=cell.actual, predicted=cell.predicted, count=cell.count) for cell in figures.confusion
-        ],
-        r2=figures.r2,
-        mean_absolute_error=figures.mean_absolute_error,
-        root_mean_squared_error=figures.root_mean_squared_error,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.errors import InternalError, PreconditionError
@@ -15,8 +15,8 @@ from lensmith_vision.out_of_fold import OutOfFoldPredictions
 
 __all__ = ["EvaluationScores", "out_of_fold_key", "require_ready"]
 
-_AT_ONCE = 2
-"""Versions whose scores are in memory at once: those of a large one take 270 MB."""
+_LARGE = 2_000_000
+"""From so many scores on, a version's take up to 270 MB of memory, so that only one is read at a time."""
 
 
 def out_of_fold_key(app_id: int, version_uid: str, sha256: str) -> str:
@@ -37,7 +37,7 @@ def require_ready(row: VersionRow) -> None:
 
 
 class EvaluationScores:
-    """Reads scores, a few at a time.
+    """Reads scores; those of large versions one after the other.
 
     Args:
         blobs: Where they lie.
@@ -45,7 +45,7 @@ class EvaluationScores:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._large = asyncio.Lock()
 
     @asynccontextmanager
     async def of(self, row: VersionRow) -> AsyncIterator[OutOfFoldPredictions]:
@@ -55,7 +55,7 @@ class EvaluationScores:
             PreconditionError: VERSION_NOT_READY, or EVALUATION_SCORES_NOT_STORED.
         """
         self.require(row)
-        async with self._places:
+        async with self._place(row):
             yield await self._read(row)
 
     @asynccontextmanager
@@ -69,9 +69,12 @@ class EvaluationScores:
         """
         self.require(first)
         self.require(other)
-        # One place for both: two callers that wait for their second place would wait for each other.
-        async with self._places:
+        async with self._place(first, other):
             yield await self._read(first), await self._read(other)
+
+    def _place(self, *rows: VersionRow) -> AbstractAsyncContextManager[None]:
+        large = any(row.input_count * len(row.concepts) > _LARGE for row in rows)
+        return self._large if large else nullcontext()
 
     @staticmethod
     def require(row: VersionRow) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,20 +11,27 @@ from google.protobuf.empty_pb2 import Empty
 
 from lensmith_api.v1 import model_service_pb2_grpc
 from lensmith_api.v1.concept_service_pb2 import CreateConceptsRequest, NewConcept
-from lensmith_api.v1.evaluation_pb2 import Evaluation
+from lensmith_api.v1.evaluation_pb2 import Evaluation, VersionComparison
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_service_pb2 import (
     CancelModelVersionRequest,
+    CompareModelVersionsRequest,
     CreateModelRequest,
     DeleteModelRequest,
     DeleteModelVersionRequest,
     ExportModelVersionRequest,
     ExportModelVersionResponse,
+    GetEvaluationCurvesRequest,
+    GetEvaluationCurvesResponse,
     GetEvaluationRequest,
     GetModelCardRequest,
     GetModelRequest,
     GetModelVersionRequest,
+    ListChangedInputsRequest,
+    ListChangedInputsResponse,
+    ListEvaluatedInputsRequest,
+    ListEvaluatedInputsResponse,
     ListModelsRequest,
     ListModelsResponse,
     ListModelVersionInputsRequest,
@@ -35,6 +41,7 @@ from lensmith_api.v1.model_service_pb2 import (
     RollbackModelRequest,
     TrainModelRequest,
     UpdateModelRequest,
+    UpdateModelVersionRequest,
     WatchModelVersionRequest,
     WatchModelVersionResponse,
     WatchSummary,
@@ -57,15 +64,15 @@ from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
 from lensmith_registry import base_model_store, changes, production_store, store, version_state_store, version_store
 from lensmith_registry.cards import card_of
-from lensmith_registry.converters import evaluation_to_proto, model_to_proto, version_to_proto
+from lensmith_registry.converters import model_to_proto, version_to_proto
 from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
+from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.exports import Exporter
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_inputs import VersionInputs
 from lensmith_registry.version_store import VersionRow
 from lensmith_registry.watch import Sight, Watchers, watch
-from lensmith_vision import evaluation as vision_evaluation
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceAsyncStub
@@ -95,6 +102,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         concepts: dataset, which makes negative concepts.
         inputs: Lists what versions were trained on.
         exporter: Makes archives.
+        evaluations: Answers about evaluations.
         watchers: Where news of versions arrives.
         watch_poll_seconds: How often a watch looks without news.
     """
@@ -107,6 +115,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         concepts: ConceptServiceAsyncStub,
         inputs: VersionInputs,
         exporter: Exporter,
+        evaluations: Evaluations,
         watchers: Watchers,
         watch_poll_seconds: float,
     ) -> None:
@@ -116,6 +125,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self._concepts = concepts
         self._inputs = inputs
         self._exporter = exporter
+        self._evaluations = evaluations
         self._watchers = watchers
         self._watch_poll_seconds = watch_poll_seconds
 
@@ -338,17 +348,44 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         return Empty()
 
     async def GetEvaluation(self, request: GetEvaluationRequest, context: object) -> Evaluation:
-        """Return the out-of-fold evaluation of a READY version."""
+        """Return the evaluation of a READY version, also as it would be at other thresholds."""
+        row = await self._version(addressed_app(), _version_name(_EVALUATION, request.name))
+        return await self._evaluations.get(row, request)
+
+    async def GetEvaluationCurves(
+        self, request: GetEvaluationCurvesRequest, context: object
+    ) -> GetEvaluationCurvesResponse:
+        """Return precision-recall and ROC curves of some concepts."""
+        row = await self._version(addressed_app(), _version_name(_EVALUATION, request.name))
+        return await self._evaluations.curves(row, request)
+
+    async def UpdateModelVersion(self, request: UpdateModelVersionRequest, context: object) -> ModelVersion:
+        """Change the thresholds or the note of a version."""
+        call, app = current_call(), addressed_app()
+        row = await self._version(app, _version_name(_VERSION, request.model_version.name, "model_version.name"))
+        return await self._evaluations.update(app, call.principal.actor, row, request)
+
+    async def ListEvaluatedInputs(
+        self, request: ListEvaluatedInputsRequest, context: object
+    ) -> ListEvaluatedInputsResponse:
+        """List what a version answered about each input that it was evaluated on."""
+        row = await self._version(addressed_app(), _version_name(_VERSION, request.parent, "parent"))
+        return await self._evaluations.evaluated_inputs(row, request)
+
+    async def CompareModelVersions(self, request: CompareModelVersionsRequest, context: object) -> VersionComparison:
+        """Compare two versions of a model on the inputs that both were evaluated on."""
+        first, other = await self._two_versions(_version_name(_VERSION, request.name), request.other_version)
+        return await self._evaluations.compare(first, other)
+
+    async def ListChangedInputs(self, request: ListChangedInputsRequest, context: object) -> ListChangedInputsResponse:
+        """List the inputs that two versions of a model answer differently."""
+        name = _version_name(_VERSION, request.parent, "parent")
+        first, other = await self._two_versions(name, request.other_version)
+        return await self._evaluations.changed_inputs(first, other, request)
+
+    async def _two_versions(self, name: _VersionName, other: int) -> tuple[VersionRow, VersionRow]:
         app = addressed_app()
-        row = await self._version(app, _version_name(_EVALUATION, request.name))
-        if row.state != "READY":
-            raise PreconditionError(
-                "VERSION_NOT_READY", f"{row.name} is {row.state}, not READY", metadata={"state": row.state}
-            )
-        if row.evaluation is None:
-            raise NotFoundError("EVALUATION_NOT_FOUND", f"{row.name} came trained: it was not evaluated here")
-        figures = vision_evaluation.Evaluation.from_json(json.dumps(row.evaluation))
-        return evaluation_to_proto(f"{row.name}/evaluation", figures)
+        return await self._version(app, name), await self._version(app, _VersionName(name.model, other))
 
     async def _version(self, app: AppRef, name: _VersionName) -> VersionRow:
         async with self._database.transaction(app.app_id) as connection:
@@ -404,13 +441,13 @@ async def _production_after(connection: Connection, row: ModelRow, model: Model,
     return row.production_version, row.pinned
 
 
-def _version_name(template: str, name: str) -> _VersionName:
-    parts = parse(template, name)
+def _version_name(template: str, name: str, field: str = "name") -> _VersionName:
+    parts = parse(template, name, field=field)
     text = parts["version"]
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InvalidInputError(
             "RESOURCE_NAME_INVALID",
-            f"name ends in a version number such as 3, not {text[:50]!r}",
-            field_violations=[("name", "must end in a version number")],
+            f"{field} ends in a version number such as 3, not {text[:50]!r}",
+            field_violations=[(field, "must end in a version number")],
         )
     return _VersionName(parts["model"], int(text))

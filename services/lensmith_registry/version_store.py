@@ -32,6 +32,7 @@ __all__ = [
     "purge_candidates",
     "remove_version",
     "remove_versions_on",
+    "update_version",
     "version_by_uid",
     "version_on",
 ]
@@ -244,6 +245,23 @@ async def delete_version(connection: Connection, row: VersionRow) -> bool:
              AND m.production_version <> v.number""",
         row.app_id,
         row.uid,
+    )
+
+
+async def update_version(
+    connection: Connection, row: VersionRow, thresholds: Sequence[float], threshold_aim: Json, note: str, actor: str
+) -> None:
+    """Change what may change of a version of a locked model."""
+    await connection.execute(
+        """UPDATE model_versions SET thresholds = $3, threshold_aim = $4, note = $5, updated_at = now(),
+             updated_by = $6, revision = revision + 1
+           WHERE app_id = $1 AND uid = $2 AND deleted_at IS NULL""",
+        row.app_id,
+        row.uid,
+        list(thresholds),
+        threshold_aim,
+        note,
+        actor,
     )
 
 

@@ -21,8 +21,8 @@ LEAST_SCORE = 0.8
 """A label is doubted when the other answer is four times as likely."""
 
 SURE_SCORE = 0.95
-"""Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are the
-very pictures that a model should learn from."""
+"""Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are
+the very pictures that a model should learn from."""
 
 _OF_USUAL = 0.5
 """Part of a concept's usual likelihood among its own pictures that the other answer must reach."""

@@ -255,6 +255,8 @@ def model(message: model_pb2.Model) -> types.Model:
         imported=message.imported,
         created_at=moment(message.create_time),
         training=_training_settings.from_proto(message.training),
+        retrain_after_annotations=message.retrain_after_annotations,
+        retrain_error=error(message.retrain_error),
     )
 
 
@@ -320,6 +322,7 @@ def model_version(message: model_version_pb2.ModelVersion) -> types.ModelVersion
         ended_at=moment(message.end_time),
         training=_training_settings.from_proto(message.training),
         tier=_training_settings.TIER.get(message.tier),
+        dataset_sha256=message.dataset_sha256,
     )
 
 

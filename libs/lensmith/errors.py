@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import grpc
+from google.protobuf import json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -120,6 +121,7 @@ _CLASSES: Final[Mapping[int, type[LensmithError]]] = {
 
 
 # The platform explains every error of its own in details; without any, it was the connection that failed.
+_RETRIED_HTTP: Final = frozenset({502, 503, 504})
 _CONNECTION_CODES: Final = frozenset({code_pb2.INTERNAL, code_pb2.UNKNOWN, code_pb2.CANCELLED})
 
 
@@ -163,6 +165,20 @@ def from_rpc_error(error: grpc.RpcError) -> LensmithError:
         return UnavailableError("UNAVAILABLE", f"the platform cannot be reached: {tried}")
     metadata = {str(key): str(value) for key, value in error.initial_metadata() or ()}
     return from_status(status, metadata.get("x-request-id", ""))
+
+
+def from_http(status_code: int, body: bytes) -> LensmithError:
+    """Rebuilds the error of an answer over plain HTTP, whose body is a status as JSON."""
+    status = status_pb2.Status()
+    try:
+        json_format.Parse(body, status, ignore_unknown_fields=True)
+    except (json_format.ParseError, UnicodeDecodeError):
+        status.Clear()
+    if not status.code:
+        # Whoever stands between here and the platform.
+        cls = UnavailableError if status_code in _RETRIED_HTTP else InternalError
+        return cls("HTTP_STATUS", f"the platform answered with HTTP status {status_code}")
+    return from_status(status)
 
 
 def _known_code(code: int) -> "code_pb2.Code":

@@ -333,6 +333,8 @@ class Model:
     imported: bool
     created_at: datetime | None
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    retrain_after_annotations: int = 0
+    retrain_error: LensmithError | None = None
 
 
 @dataclass(frozen=True)
@@ -382,6 +384,7 @@ class ModelVersion:
     ended_at: datetime | None
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tier: HeadTier | None = None
+    dataset_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from lensmith.errors import (
     LensmithError,
     QuotaExceededError,
     UnavailableError,
+    from_http,
     from_rpc_error,
 )
 
@@ -44,6 +45,7 @@ class AsyncTransport:
         self._timeout = timeout
         self._retries = retries
         self._metadata = (("authorization", f"Key {key}"),) if key else ()
+        self._url = url
         self.channel = _channel(url)
 
     async def close(self) -> None:
@@ -84,6 +86,38 @@ class AsyncTransport:
                     raise error from cause
             attempt += 1
             await asyncio.sleep(wait)
+
+    async def download(self, path: str, query: Mapping[str, str], *, timeout: float) -> str:
+        """Reads a document that the platform serves over plain HTTP.
+
+        Args:
+            path: Path on the platform.
+            query: Of the address.
+            timeout: Seconds for the whole, repetitions included.
+
+        Raises:
+            LensmithError: The platform refused, or cannot be reached.
+        """
+        # Few commands need it, and every one would wait for it.
+        import httpx
+
+        deadline = time.monotonic() + timeout
+        attempt = 0
+        async with httpx.AsyncClient(base_url=self._url, headers=dict(self._metadata)) as client:
+            while True:
+                left = max(deadline - time.monotonic(), 0.001)
+                try:
+                    answer = await client.get(path, params=dict(query), timeout=left)
+                    if answer.is_success:
+                        return answer.text
+                    error = from_http(answer.status_code, answer.content)
+                except httpx.TransportError as cause:
+                    error = UnavailableError("UNAVAILABLE", f"the platform cannot be reached: {cause}")
+                wait = _wait_before_retry(error, attempt)
+                if attempt >= self._retries or wait is None or wait >= deadline - time.monotonic():
+                    raise error
+                attempt += 1
+                await asyncio.sleep(wait)
 
     async def stream(
         self, method: "grpc.aio.UnaryStreamMultiCallable[Request, Response]", request: Request, *, timeout: float

@@ -8,16 +8,18 @@ from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lensmith import _convert, _training_settings, types
+from lensmith import _convert, _convert_versions, _training_settings, types
 from lensmith._sync import exports
 from lensmith._sync.transport import Transport, new_request_id
 from lensmith.errors import InternalError, PreconditionError, UnavailableError, from_status
+from lensmith.version_types import ModelCard, ModelVersionInput
 from lensmith_api.v1 import base_model_service_pb2, model_service_pb2
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_service_pb2_grpc import ModelServiceStub
 
 PAGE: Final = 1000
+REPORT_SECONDS: Final = 120.0
 WATCH_SECONDS: Final = 24 * 3600.0
 UPLOAD_SECONDS: Final = 3600.0
 CHUNK_BYTES: Final = 1024 * 1024
@@ -44,10 +46,12 @@ class Models:
         min_value: float | None = None,
         max_value: float | None = None,
         training: types.TrainingSettings | None = None,
+        retrain_after_annotations: int = 0,
     ) -> types.Model:
         """Creates a model. Without `concepts` it takes every concept of the app at the time of training.
 
-        `training` says how its versions are trained, unless `train` says otherwise.
+        `training` says how its versions are trained, unless `train` says otherwise. With `retrain_after_annotations`
+        it is trained by itself after so many new annotations of its concepts.
         """
         return _convert.model(
             self._transport.call(
@@ -64,6 +68,7 @@ class Models:
                         min_value=min_value,
                         max_value=max_value,
                         training=_training_settings.to_proto(training),
+                        retrain_after_annotations=retrain_after_annotations,
                     ),
                     request_id=new_request_id(),
                 ),
@@ -108,6 +113,26 @@ class Models:
         """Puts a version into production and keeps it there."""
         message = Model(name=model_name(self._app, model), production_version=version)
         return self._update(message, _convert.mask(production_version=version))
+
+    def rollback(self, model: str, version: int = 0) -> types.Model:
+        """Puts a version into production that was there before, and keeps it there.
+
+        Args:
+            model: Own id of the model.
+            version: Its number; 0: the one that was in production before the present one.
+
+        Raises:
+            PreconditionError: `NO_VERSION_BEFORE`, or the version is not ready.
+        """
+        request = model_service_pb2.RollbackModelRequest(
+            name=model_name(self._app, model), version=version, request_id=new_request_id()
+        )
+        return _convert.model(self._transport.call(self._stub.RollbackModel, request))
+
+    def retrain_after(self, model: str, annotations: int) -> types.Model:
+        """Trains the model by itself after so many new annotations of its concepts; 0: never."""
+        message = Model(name=model_name(self._app, model), retrain_after_annotations=annotations)
+        return self._update(message, FieldMask(paths=["retrain_after_annotations"]))
 
     def unpin(self, model: str) -> types.Model:
         """Lets production follow the newest success again."""
@@ -252,6 +277,40 @@ class Models:
         request = model_service_pb2.ExportModelVersionRequest(name=self._version_name(model, number))
         parts = self._transport.stream(self._stub.ExportModelVersion, request, timeout=UPLOAD_SECONDS)
         return exports.save(parts, None if output is None else Path(output))
+
+    def list_version_inputs(self, model: str, version: int) -> Iterator[ModelVersionInput]:
+        """Yields the inputs that a version was trained on, in order of uid, as they were then.
+
+        `version_types.inputs_sha256` of all of them is the version's `dataset_sha256`.
+        """
+        token = ""
+        while True:
+            request = model_service_pb2.ListModelVersionInputsRequest(
+                parent=self._version_name(model, version), page_size=PAGE, page_token=token
+            )
+            page = self._transport.call(self._stub.ListModelVersionInputs, request)
+            for message in page.inputs:
+                yield _convert_versions.version_input(message)
+            if not (token := page.next_page_token):
+                return
+
+    def card(self, model: str, version: int) -> ModelCard:
+        """Returns all that is known of how a ready version came about."""
+        request = model_service_pb2.GetModelCardRequest(name=f"{self._version_name(model, version)}/card")
+        return _convert_versions.card(self._transport.call(self._stub.GetModelCard, request))
+
+    def report(self, model: str, version: int, *, as_json: bool = False, pictures: bool = True) -> str:
+        """Makes the report of a ready version: one page of HTML that needs nothing else, or the same as JSON.
+
+        Args:
+            model: Own id of the model.
+            version: Its number.
+            as_json: JSON rather than HTML.
+            pictures: Whether to show pictures; without them it is small and quick.
+        """
+        query = {"format": "json" if as_json else "html", "pictures": "true" if pictures else "false"}
+        path = f"/v1/{self._version_name(model, version)}/report"
+        return self._transport.download(path, query, timeout=REPORT_SECONDS)
 
     def _version_name(self, model: str, version: int) -> str:
         return f"{model_name(self._app, model)}/versions/{version}"

@@ -17,6 +17,7 @@ from lensmith.cli import (
     platform,
     suggestions,
     upgrades,
+    versions,
 )
 from lensmith.cli.output import errors, print_error
 from lensmith.cli.session import Session
@@ -35,6 +36,7 @@ demo.add_to(app)
 apps.add_to(app)
 dataset.add_to(app)
 models.add_to(app)
+versions.add_to(app)
 suggestions.add_to(app)
 inference.add_to(app)
 explaining.add_to(app)

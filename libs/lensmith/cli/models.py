@@ -50,11 +50,20 @@ def create_model(
     closed: Annotated[bool, typer.Option(help="Multi-label: what is not annotated counts as negative.")] = False,
     min_value: Annotated[float | None, typer.Option(help="Regression: smallest number to answer.")] = None,
     max_value: Annotated[float | None, typer.Option(help="Regression: largest number to answer.")] = None,
+    retrain_after: Annotated[
+        int, typer.Option(min=0, help="Train by itself after so many new annotations; 0: never.")
+    ] = 0,
 ) -> None:
     """Create a model."""
     with context.obj.client() as client:
         client.models.create(
-            model, type, concepts=concept or (), closed_environment=closed, min_value=min_value, max_value=max_value
+            model,
+            type,
+            concepts=concept or (),
+            closed_environment=closed,
+            min_value=min_value,
+            max_value=max_value,
+            retrain_after_annotations=retrain_after,
         )
     console.print(f"created model [bold]{safe(model)}[/]")
 

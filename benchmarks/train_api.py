@@ -31,6 +31,9 @@ from running_platform import RunningPlatform
 
 NEW = 10
 ROUNDS = 5
+NEW_PICTURES = NEW * ROUNDS
+"""Pictures that are annotated after the first training."""
+
 CHUNK = 5000
 MODEL = "bench"
 
@@ -46,11 +49,13 @@ class Training:
         seconds: From the call of TrainModel to READY, as the client sees it.
         queued: What TrainModel itself took: counting, preflight, one transaction.
         parts: Seconds in the trainer: `fetch`, `fit`, `hand_in`.
+        cpu: Processor seconds of each process meanwhile, which a busy machine changes less.
     """
 
     seconds: float
     queued: float
     parts: dict[str, float]
+    cpu: dict[str, float]
 
 
 @dataclass
@@ -163,9 +168,9 @@ async def _write(
     return own_ids
 
 
-async def train(client: lensmith.AsyncClient, loader: Loader) -> Training:
+async def train(client: lensmith.AsyncClient, loader: Loader, running: RunningPlatform) -> Training:
     """Train once, and wait as a client waits."""
-    before = loader.parts()
+    before, cpu = loader.parts(), running.cpu_seconds()
     begin = time.perf_counter()
     version = await client.models.train(MODEL)
     queued = time.perf_counter() - begin
@@ -173,8 +178,13 @@ async def train(client: lensmith.AsyncClient, loader: Loader) -> Training:
     seconds = time.perf_counter() - begin
     if done.state is not lensmith.VersionState.READY:
         sys.exit(f"the training ended as {done.state}: {done.error}")
-    after = loader.parts()
-    return Training(seconds, queued, {name: value - before.get(name, 0.0) for name, value in after.items()})
+    after, cpu_after = loader.parts(), running.cpu_seconds()
+    return Training(
+        seconds,
+        queued,
+        {name: value - before.get(name, 0.0) for name, value in after.items()},
+        {name: value - cpu[name] for name, value in cpu_after.items()},
+    )
 
 
 async def measure_api(running: RunningPlatform, base_model: str, features: Floats, classes: Ints) -> ApiResult:
@@ -183,10 +193,10 @@ async def measure_api(running: RunningPlatform, base_model: str, features: Float
     Args:
         running: The platform.
         base_model: Whose vectors they are.
-        features: [n + ROUNDS * NEW, d].
+        features: [n + NEW_PICTURES, d].
         classes: Of each.
     """
-    rows, width = len(features) - ROUNDS * NEW, int(classes.max()) + 1
+    rows, width = len(features) - NEW_PICTURES, int(classes.max()) + 1
     app = f"bench-{rows}-{width}"
     async with lensmith.AsyncClient(running.url, running.key) as operator:
         _, key = await operator.apps.create(app, base_model=base_model)
@@ -196,13 +206,13 @@ async def measure_api(running: RunningPlatform, base_model: str, features: Float
         space = (await client.embed([_picture()])).space
         loader = Loader(running)
         ids = await loader.load(app, space, features, classes, rows)
-        result = ApiResult(rows, width, await train(client, loader))
-        result.again = [await train(client, loader) for _ in range(2)]
+        result = ApiResult(rows, width, await train(client, loader, running))
+        result.again = [await train(client, loader, running) for _ in range(2)]
         for start in range(rows, len(features), NEW):
             said = {ids[row]: [lensmith.Annotation(f"c{classes[row]:03d}")] for row in range(start, start + NEW)}
             if refused := await client.annotations.merge(said):
                 sys.exit(f"annotations were refused: {refused}")
-            result.ten_new.append(await train(client, loader))
+            result.ten_new.append(await train(client, loader, running))
         version = await client.models.get_version(MODEL, 1)
         result.accuracy = version.summary.accuracy or 0.0
     result.trainer_peak_over_matrix = _peak_bytes(running.parts["trainer"]) / features[:rows].nbytes

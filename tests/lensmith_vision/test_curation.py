@@ -1,0 +1,158 @@
+"""What is found to fix in training sets whose faults are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lensmith_vision.curation.curate import suggest
+from lensmith_vision.curation.suggestion import Curated, Pictures, Suggestion
+from lensmith_vision.errors import TrainingError
+from lensmith_vision.folds import groups_of
+from lensmith_vision.heads import Head
+from lensmith_vision.training import TrainingSet, TrainOptions, fit
+
+Floats = npt.NDArray[np.float32]
+DIM = 32
+CONCEPTS = ("glass", "metal", "paper")
+EACH = 40
+
+
+def _features(seed: int, each: int = EACH) -> Floats:
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((len(CONCEPTS), DIM))
+    rows = np.repeat(centres, each, axis=0) + 0.6 * random.standard_normal((len(CONCEPTS) * each, DIM))
+    return rows.astype(np.float32)
+
+
+def _classes(classes: npt.NDArray[np.int64], features: Floats) -> tuple[Curated, Head]:
+    """A trained multi-class set; pictures are called 0, 1, 2 and so on."""
+    ids = tuple(str(row) for row in range(len(classes)))
+    labels = np.eye(len(CONCEPTS), dtype=np.float32)[classes]
+    fitted = fit(TrainingSet("space", CONCEPTS, ids, features, ids, labels), TrainOptions("multi_class"))
+    given = [{CONCEPTS[one]: True} for one in classes]
+    scores, groups = fitted.out_of_fold.scores, groups_of(features, ids)
+    return Curated("multi_class", CONCEPTS, ids, features, ids, groups, given, scores, labels), fitted.head
+
+
+def _of(found: list[Suggestion], kind: str) -> list[Suggestion]:
+    return [one for one in found if one.kind == kind]
+
+
+def test_turned_labels_are_found_with_the_right_concept_when_classes_are_clear() -> None:
+    classes = np.repeat(np.arange(3), EACH)
+    turned = np.array([1, 5, 44, 61, 90, 119])
+    given = classes.copy()
+    given[turned] = (classes[turned] + 1) % 3
+    data, head = _classes(given, _features(0))
+
+    wrong = _of(suggest(data, head), "WRONG_LABEL")
+
+    assert {int(one.picture) for one in wrong} == set(turned.tolist())
+    for one in wrong:
+        right = CONCEPTS[classes[int(one.picture)]]
+        assert (one.other, dict(one.desired)) == (right, {right: True})
+        assert dict(one.current) == {one.concept: True}
+    # Pictures that were never held out are judged by what they look like alone.
+    blind = replace(data, scores=np.full_like(data.scores, np.nan))
+    assert {one.picture for one in _of(suggest(blind, head), "WRONG_LABEL")} >= {str(row) for row in turned[:4]}
+
+
+def test_one_kind_of_fault_is_not_taken_for_another() -> None:
+    features, classes = _features(1), np.repeat(np.arange(3), EACH)
+    # A copy of a picture of glass that is labelled paper; one of metal that is like nothing else; little paper.
+    features[119] = features[0]
+    features[50] = -4 * features[40:80].mean(axis=0)
+    keep = np.ones(len(classes), dtype=np.bool_)
+    keep[85:115] = False
+    data, head = _classes(classes[keep], features[keep])
+    copy, stranger = len(data.ids) - 1, 50
+
+    found = suggest(data, head)
+
+    [contrary] = _of(found, "DUPLICATE")
+    assert (contrary.picture, contrary.related, contrary.concept) == (str(copy), ("0",), "paper")
+    assert dict(contrary.desired) == {}
+    assert str(stranger) in {one.picture for one in _of(found, "OUTLIER") + _of(found, "WRONG_LABEL")}
+    [few] = _of(found, "FEW_IMAGES")
+    assert (few.concept, few.picture) == ("paper", "")
+    assert "15 more" in few.message
+
+
+def test_both_sides_of_a_label_are_judged_when_concepts_overlap() -> None:
+    features = _features(2)
+    shown = np.repeat(np.eye(3, dtype=np.float32), EACH, axis=0)
+    labels = shown.copy()
+    labels[3, 0], labels[70, 2] = 0.0, 1.0
+    labels[100, 1] = np.nan
+    ids = tuple(str(row) for row in range(len(features)))
+    fitted = fit(TrainingSet("space", CONCEPTS, ids, features, ids, labels), TrainOptions("multi_label"))
+    given = [
+        {concept: bool(value) for concept, value in zip(CONCEPTS, row, strict=True) if np.isfinite(value)}
+        for row in labels
+    ]
+    given[3] = {"none": True}
+    scores, groups = fitted.out_of_fold.scores, groups_of(features, ids)
+    data = Curated("multi_label", CONCEPTS, ids, features, ids, groups, given, scores, labels, negative="none")
+
+    wrong = {one.picture: one for one in _of(suggest(data, fitted.head), "WRONG_LABEL")}
+
+    assert wrong.keys() == {"3", "70"}
+    assert dict(wrong["70"].desired) == {"paper": False}
+    # What shows a concept is no longer "none of these".
+    assert (dict(wrong["3"].current), dict(wrong["3"].desired)) == ({"none": True}, {"glass": True})
+
+
+def test_a_number_far_off_is_found_with_what_it_looks_like() -> None:
+    random = np.random.default_rng(3)
+    features = random.standard_normal((80, DIM)).astype(np.float32)
+    numbers = (features @ random.standard_normal(DIM)).astype(np.float32)
+    typed = numbers.copy()
+    typed[7] += 60
+    ids = tuple(str(row) for row in range(80))
+    fitted = fit(TrainingSet("space", ("size",), ids, features, ids, targets=typed), TrainOptions("regression"))
+    given = [{"size": float(value)} for value in typed]
+    scores, groups = fitted.out_of_fold.scores, groups_of(features, ids)
+    data = Curated("regression", ("size",), ids, features, ids, groups, given, scores, targets=typed)
+
+    first = _of(suggest(data, fitted.head), "WRONG_LABEL")[0]
+
+    assert first.picture == "7"
+    assert abs(float(first.desired["size"]) - float(numbers[7])) < 20
+
+
+def test_pictures_to_label_next_are_unsure_and_unlike_each_other() -> None:
+    data, head = _classes(np.repeat(np.arange(3), EACH), _features(4))
+    centres = np.random.default_rng(99).standard_normal((len(CONCEPTS), DIM)).astype(np.float32)
+    between = (centres[0] + centres[1]) / 2
+    clear, copies = centres[[0, 1, 2]], np.stack([between, between, between])
+    features = np.concatenate([clear, copies]).astype(np.float32)
+    ids = [*(f"clear-{concept}" for concept in CONCEPTS), "between-1", "between-2", "between-3"]
+    pictures = Pictures(ids, features, ids, [{} for _ in ids])
+
+    chosen = _of(suggest(data, head, unlabelled=pictures), "LABEL_NEXT")
+
+    assert chosen[0].picture.startswith("between")
+    # A copy of what is chosen already teaches nothing more.
+    assert sum(one.picture.startswith("between") for one in chosen) == 1
+    assert all(not one.current and len(one.desired) == 1 for one in chosen)
+
+
+def test_training_pictures_with_a_copy_among_the_tests_are_told() -> None:
+    data, head = _classes(np.repeat(np.arange(3), EACH), _features(5))
+    tests = Pictures(["test"], data.features[[17]], [data.group_ids[17]], [{"glass": True}])
+
+    [leak] = _of(suggest(data, head, tests=tests), "DUPLICATE")
+
+    assert (leak.picture, leak.related, leak.score) == ("17", ("test",), 1.0)
+
+
+def test_parts_that_do_not_fit_together_are_refused() -> None:
+    data, _ = _classes(np.repeat(np.arange(3), EACH), _features(6))
+    with pytest.raises(TrainingError):
+        replace(data, scores=data.scores[:-1])
+    with pytest.raises(TrainingError):
+        replace(data, labels=None)

@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from lensmith_api.v1 import training_settings_pb2 as lensmith_dot_v1_dot_training__settings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clensmith/v1/evaluation.proto\x12\x0blensmith.v1\x1a#lensmith/v1/training_settings.proto\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xef\x02\n\x11\x43onceptEvaluation\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x11\n\tpositives\x18\x02 \x01(\x03\x12\x11\n\tnegatives\x18\x03 \x01(\x03\x12\x11\n\tprecision\x18\x04 \x01(\x01\x12\x0e\n\x06recall\x18\x05 \x01(\x01\x12\n\n\x02\x66\x31\x18\x06 \x01(\x01\x12\x14\n\x07roc_auc\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11\x61verage_precision\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tthreshold\x18\t \x01(\x01\x12@\n\tintervals\x18\n \x03(\x0b\x32-.lensmith.v1.ConceptEvaluation.IntervalsEntry\x1aG\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.lensmith.v1.Interval:\x02\x38\x01\x42\n\n\x08_roc_aucB\x14\n\x12_average_precision\"A\n\rConfusionCell\x12\x0e\n\x06\x61\x63tual\x18\x01 \x01(\t\x12\x11\n\tpredicted\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"Z\n\x10\x43ooccurrenceCell\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x17\n\x0fpredicted_count\x18\x04 \x01(\x03\"`\n\x0e\x43\x61librationBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01\"7\n\x0bResidualBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\xff\t\n\nEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x13\n\x0binput_count\x18\x03 \x01(\x03\x12\x15\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtop5_accuracy\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fmacro_precision\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cmacro_recall\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x15\n\x08macro_f1\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x1c\n\x0fmicro_precision\x18\t \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0cmicro_recall\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x15\n\x08micro_f1\x18\x0b \x01(\x01H\x07\x88\x01\x01\x12\'\n\x1a\x65xpected_calibration_error\x18\x0c \x01(\x01H\x08\x88\x01\x01\x12\x30\n\x08\x63oncepts\x18\r \x03(\x0b\x32\x1e.lensmith.v1.ConceptEvaluation\x12-\n\tconfusion\x18\x0e \x03(\x0b\x32\x1a.lensmith.v1.ConfusionCell\x12\x0f\n\x02r2\x18\x0f \x01(\x01H\t\x88\x01\x01\x12 \n\x13mean_absolute_error\x18\x10 \x01(\x01H\n\x88\x01\x01\x12$\n\x17root_mean_squared_error\x18\x11 \x01(\x01H\x0b\x88\x01\x01\x12\x38\n\x11\x65valuation_method\x18\x12 \x01(\x0e\x32\x1d.lensmith.v1.EvaluationMethod\x12\x1a\n\rmacro_roc_auc\x18\x13 \x01(\x01H\x0c\x88\x01\x01\x12$\n\x17macro_average_precision\x18\x14 \x01(\x01H\r\x88\x01\x01\x12\x39\n\tintervals\x18\x15 \x03(\x0b\x32&.lensmith.v1.Evaluation.IntervalsEntry\x12\x11\n\tresamples\x18\x16 \x01(\x05\x12\x30\n\x0b\x63\x61libration\x18\x17 \x03(\x0b\x32\x1b.lensmith.v1.CalibrationBin\x12\x33\n\x0c\x63ooccurrence\x18\x18 \x03(\x0b\x32\x1d.lensmith.v1.CooccurrenceCell\x12+\n\tresiduals\x18\x19 \x03(\x0b\x32\x18.lensmith.v1.ResidualBin\x12\"\n\x15median_absolute_error\x18\x1a \x01(\x01H\x0e\x88\x01\x01\x12\x18\n\x10other_thresholds\x18\x1b \x01(\x08\x1aG\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.lensmith.v1.Interval:\x02\x38\x01\x42\x0b\n\t_accuracyB\x10\n\x0e_top5_accuracyB\x12\n\x10_macro_precisionB\x0f\n\r_macro_recallB\x0b\n\t_macro_f1B\x12\n\x10_micro_precisionB\x0f\n\r_micro_recallB\x0b\n\t_micro_f1B\x1d\n\x1b_expected_calibration_errorB\x05\n\x03_r2B\x16\n\x14_mean_absolute_errorB\x1a\n\x18_root_mean_squared_errorB\x10\n\x0e_macro_roc_aucB\x1a\n\x18_macro_average_precisionB\x18\n\x16_median_absolute_error\"_\n\nCurvePoint\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12\x11\n\tprecision\x18\x02 \x01(\x01\x12\x0e\n\x06recall\x18\x03 \x01(\x01\x12\x1b\n\x13\x66\x61lse_positive_rate\x18\x04 \x01(\x01\"H\n\x0c\x43onceptCurve\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\'\n\x06points\x18\x02 \x03(\x0b\x32\x17.lensmith.v1.CurvePoint\"\x96\x02\n\x0e\x45valuatedInput\x12\r\n\x05input\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tual_concepts\x18\x02 \x03(\t\x12\x1a\n\x12predicted_concepts\x18\x03 \x03(\t\x12\x0f\n\x07\x63orrect\x18\x04 \x01(\x08\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12+\n\x06scores\x18\x06 \x03(\x0b\x32\x1b.lensmith.v1.EvaluatedScore\x12\x1a\n\ractual_number\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10predicted_number\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04\x66old\x18\t \x01(\x05\x42\x10\n\x0e_actual_numberB\x13\n\x11_predicted_number\"0\n\x0e\x45valuatedScore\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x89\x01\n\x11\x43onceptComparison\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x11\n\tpositives\x18\x02 \x01(\x03\x12\n\n\x02\x66\x31\x18\x03 \x01(\x01\x12\x10\n\x08other_f1\x18\x04 \x01(\x01\x12\x32\n\x13\x64ifference_interval\x18\x05 \x01(\x0b\x32\x15.lensmith.v1.Interval\"\x97\x03\n\x11VersionComparison\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x1b\n\x13other_model_version\x18\x02 \x01(\t\x12\x13\n\x0binput_count\x18\x03 \x01(\x03\x12\x18\n\x10only_first_count\x18\x04 \x01(\x03\x12\x18\n\x10only_other_count\x18\x05 \x01(\x03\x12\x0e\n\x06\x66igure\x18\x06 \x01(\t\x12\r\n\x05value\x18\x07 \x01(\x01\x12\x13\n\x0bother_value\x18\x08 \x01(\x01\x12\x32\n\x13\x64ifference_interval\x18\t \x01(\x0b\x32\x15.lensmith.v1.Interval\x12\x0f\n\x07p_value\x18\n \x01(\x01\x12/\n\x07verdict\x18\x0b \x01(\x0e\x32\x1e.lensmith.v1.ComparisonVerdict\x12\x13\n\x0b\x66ixed_count\x18\x0c \x01(\x03\x12\x14\n\x0c\x62roken_count\x18\r \x01(\x03\x12\x30\n\x08\x63oncepts\x18\x0e \x03(\x0b\x32\x1e.lensmith.v1.ConceptComparison\"\x90\x01\n\x0c\x43hangedInput\x12(\n\x06\x63hange\x18\x01 \x01(\x0e\x32\x18.lensmith.v1.InputChange\x12*\n\x05\x66irst\x18\x02 \x01(\x0b\x32\x1b.lensmith.v1.EvaluatedInput\x12*\n\x05other\x18\x03 \x01(\x0b\x32\x1b.lensmith.v1.EvaluatedInput*\x96\x01\n\x11\x43omparisonVerdict\x12\"\n\x1e\x43OMPARISON_VERDICT_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43OMPARISON_VERDICT_BETTER\x10\x01\x12\x1c\n\x18\x43OMPARISON_VERDICT_WORSE\x10\x02\x12 \n\x1c\x43OMPARISON_VERDICT_UNDECIDED\x10\x03*\\\n\x0bInputChange\x12\x1c\n\x18INPUT_CHANGE_UNSPECIFIED\x10\x00\x12\x16\n\x12INPUT_CHANGE_FIXED\x10\x01\x12\x17\n\x13INPUT_CHANGE_BROKEN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clensmith/v1/evaluation.proto\x12\x0blensmith.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a#lensmith/v1/training_settings.proto\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xef\x02\n\x11\x43onceptEvaluation\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x11\n\tpositives\x18\x02 \x01(\x03\x12\x11\n\tnegatives\x18\x03 \x01(\x03\x12\x11\n\tprecision\x18\x04 \x01(\x01\x12\x0e\n\x06recall\x18\x05 \x01(\x01\x12\n\n\x02\x66\x31\x18\x06 \x01(\x01\x12\x14\n\x07roc_auc\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11\x61verage_precision\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tthreshold\x18\t \x01(\x01\x12@\n\tintervals\x18\n \x03(\x0b\x32-.lensmith.v1.ConceptEvaluation.IntervalsEntry\x1aG\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.lensmith.v1.Interval:\x02\x38\x01\x42\n\n\x08_roc_aucB\x14\n\x12_average_precision\"A\n\rConfusionCell\x12\x0e\n\x06\x61\x63tual\x18\x01 \x01(\t\x12\x11\n\tpredicted\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"Z\n\x10\x43ooccurrenceCell\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\r\n\x05other\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x17\n\x0fpredicted_count\x18\x04 \x01(\x03\"`\n\x0e\x43\x61librationBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x12\n\nconfidence\x18\x04 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x05 \x01(\x01\"7\n\x0bResidualBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"\xff\t\n\nEvaluation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x13\n\x0binput_count\x18\x03 \x01(\x03\x12\x15\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rtop5_accuracy\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fmacro_precision\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cmacro_recall\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x15\n\x08macro_f1\x18\x08 \x01(\x01H\x04\x88\x01\x01\x12\x1c\n\x0fmicro_precision\x18\t \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0cmicro_recall\x18\n \x01(\x01H\x06\x88\x01\x01\x12\x15\n\x08micro_f1\x18\x0b \x01(\x01H\x07\x88\x01\x01\x12\'\n\x1a\x65xpected_calibration_error\x18\x0c \x01(\x01H\x08\x88\x01\x01\x12\x30\n\x08\x63oncepts\x18\r \x03(\x0b\x32\x1e.lensmith.v1.ConceptEvaluation\x12-\n\tconfusion\x18\x0e \x03(\x0b\x32\x1a.lensmith.v1.ConfusionCell\x12\x0f\n\x02r2\x18\x0f \x01(\x01H\t\x88\x01\x01\x12 \n\x13mean_absolute_error\x18\x10 \x01(\x01H\n\x88\x01\x01\x12$\n\x17root_mean_squared_error\x18\x11 \x01(\x01H\x0b\x88\x01\x01\x12\x38\n\x11\x65valuation_method\x18\x12 \x01(\x0e\x32\x1d.lensmith.v1.EvaluationMethod\x12\x1a\n\rmacro_roc_auc\x18\x13 \x01(\x01H\x0c\x88\x01\x01\x12$\n\x17macro_average_precision\x18\x14 \x01(\x01H\r\x88\x01\x01\x12\x39\n\tintervals\x18\x15 \x03(\x0b\x32&.lensmith.v1.Evaluation.IntervalsEntry\x12\x11\n\tresamples\x18\x16 \x01(\x05\x12\x30\n\x0b\x63\x61libration\x18\x17 \x03(\x0b\x32\x1b.lensmith.v1.CalibrationBin\x12\x33\n\x0c\x63ooccurrence\x18\x18 \x03(\x0b\x32\x1d.lensmith.v1.CooccurrenceCell\x12+\n\tresiduals\x18\x19 \x03(\x0b\x32\x18.lensmith.v1.ResidualBin\x12\"\n\x15median_absolute_error\x18\x1a \x01(\x01H\x0e\x88\x01\x01\x12\x18\n\x10other_thresholds\x18\x1b \x01(\x08\x1aG\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.lensmith.v1.Interval:\x02\x38\x01\x42\x0b\n\t_accuracyB\x10\n\x0e_top5_accuracyB\x12\n\x10_macro_precisionB\x0f\n\r_macro_recallB\x0b\n\t_macro_f1B\x12\n\x10_micro_precisionB\x0f\n\r_micro_recallB\x0b\n\t_micro_f1B\x1d\n\x1b_expected_calibration_errorB\x05\n\x03_r2B\x16\n\x14_mean_absolute_errorB\x1a\n\x18_root_mean_squared_errorB\x10\n\x0e_macro_roc_aucB\x1a\n\x18_macro_average_precisionB\x18\n\x16_median_absolute_error\"_\n\nCurvePoint\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12\x11\n\tprecision\x18\x02 \x01(\x01\x12\x0e\n\x06recall\x18\x03 \x01(\x01\x12\x1b\n\x13\x66\x61lse_positive_rate\x18\x04 \x01(\x01\"H\n\x0c\x43onceptCurve\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\'\n\x06points\x18\x02 \x03(\x0b\x32\x17.lensmith.v1.CurvePoint\"\x96\x02\n\x0e\x45valuatedInput\x12\r\n\x05input\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tual_concepts\x18\x02 \x03(\t\x12\x1a\n\x12predicted_concepts\x18\x03 \x03(\t\x12\x0f\n\x07\x63orrect\x18\x04 \x01(\x08\x12\x12\n\nconfidence\x18\x05 \x01(\x01\x12+\n\x06scores\x18\x06 \x03(\x0b\x32\x1b.lensmith.v1.EvaluatedScore\x12\x1a\n\ractual_number\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10predicted_number\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04\x66old\x18\t \x01(\x05\x42\x10\n\x0e_actual_numberB\x13\n\x11_predicted_number\"0\n\x0e\x45valuatedScore\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x89\x01\n\x11\x43onceptComparison\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x11\n\tpositives\x18\x02 \x01(\x03\x12\n\n\x02\x66\x31\x18\x03 \x01(\x01\x12\x10\n\x08other_f1\x18\x04 \x01(\x01\x12\x32\n\x13\x64ifference_interval\x18\x05 \x01(\x0b\x32\x15.lensmith.v1.Interval\"\x97\x03\n\x11VersionComparison\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x1b\n\x13other_model_version\x18\x02 \x01(\t\x12\x13\n\x0binput_count\x18\x03 \x01(\x03\x12\x18\n\x10only_first_count\x18\x04 \x01(\x03\x12\x18\n\x10only_other_count\x18\x05 \x01(\x03\x12\x0e\n\x06\x66igure\x18\x06 \x01(\t\x12\r\n\x05value\x18\x07 \x01(\x01\x12\x13\n\x0bother_value\x18\x08 \x01(\x01\x12\x32\n\x13\x64ifference_interval\x18\t \x01(\x0b\x32\x15.lensmith.v1.Interval\x12\x0f\n\x07p_value\x18\n \x01(\x01\x12/\n\x07verdict\x18\x0b \x01(\x0e\x32\x1e.lensmith.v1.ComparisonVerdict\x12\x13\n\x0b\x66ixed_count\x18\x0c \x01(\x03\x12\x14\n\x0c\x62roken_count\x18\r \x01(\x03\x12\x30\n\x08\x63oncepts\x18\x0e \x03(\x0b\x32\x1e.lensmith.v1.ConceptComparison\"\x90\x01\n\x0c\x43hangedInput\x12(\n\x06\x63hange\x18\x01 \x01(\x0e\x32\x18.lensmith.v1.InputChange\x12*\n\x05\x66irst\x18\x02 \x01(\x0b\x32\x1b.lensmith.v1.EvaluatedInput\x12*\n\x05other\x18\x03 \x01(\x0b\x32\x1b.lensmith.v1.EvaluatedInput\"Y\n\x12LearningCurvePoint\x12\x0e\n\x06images\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01\x12$\n\x05range\x18\x03 \x01(\x0b\x32\x15.lensmith.v1.Interval\"\x8b\x01\n\x14\x43onceptLearningCurve\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12/\n\x06points\x18\x02 \x03(\x0b\x32\x1f.lensmith.v1.LearningCurvePoint\x12\x31\n\x08\x65xpected\x18\x03 \x03(\x0b\x32\x1f.lensmith.v1.LearningCurvePoint\"\xf8\x02\n\rLearningCurve\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.lensmith.v1.LearningCurveState\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0e\n\x06\x66igure\x18\x04 \x01(\t\x12/\n\x06points\x18\x05 \x03(\x0b\x32\x1f.lensmith.v1.LearningCurvePoint\x12\x31\n\x08\x65xpected\x18\x06 \x03(\x0b\x32\x1f.lensmith.v1.LearningCurvePoint\x12\x33\n\x08\x63oncepts\x18\x07 \x03(\x0b\x32!.lensmith.v1.ConceptLearningCurve\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x96\x01\n\x11\x43omparisonVerdict\x12\"\n\x1e\x43OMPARISON_VERDICT_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43OMPARISON_VERDICT_BETTER\x10\x01\x12\x1c\n\x18\x43OMPARISON_VERDICT_WORSE\x10\x02\x12 \n\x1c\x43OMPARISON_VERDICT_UNDECIDED\x10\x03*\\\n\x0bInputChange\x12\x1c\n\x18INPUT_CHANGE_UNSPECIFIED\x10\x00\x12\x16\n\x12INPUT_CHANGE_FIXED\x10\x01\x12\x17\n\x13INPUT_CHANGE_BROKEN\x10\x02*\x9c\x01\n\x12LearningCurveState\x12$\n LEARNING_CURVE_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bLEARNING_CURVE_STATE_QUEUED\x10\x01\x12\x1e\n\x1aLEARNING_CURVE_STATE_READY\x10\x02\x12\x1f\n\x1bLEARNING_CURVE_STATE_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,40 +38,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONCEPTEVALUATION_INTERVALSENTRY']._serialized_options = b'8\001'
   _globals['_EVALUATION_INTERVALSENTRY']._loaded_options = None
   _globals['_EVALUATION_INTERVALSENTRY']._serialized_options = b'8\001'
-  _globals['_COMPARISONVERDICT']._serialized_start=3287
-  _globals['_COMPARISONVERDICT']._serialized_end=3437
-  _globals['_INPUTCHANGE']._serialized_start=3439
-  _globals['_INPUTCHANGE']._serialized_end=3531
-  _globals['_INTERVAL']._serialized_start=82
-  _globals['_INTERVAL']._serialized_end=119
-  _globals['_CONCEPTEVALUATION']._serialized_start=122
-  _globals['_CONCEPTEVALUATION']._serialized_end=489
-  _globals['_CONCEPTEVALUATION_INTERVALSENTRY']._serialized_start=384
-  _globals['_CONCEPTEVALUATION_INTERVALSENTRY']._serialized_end=455
-  _globals['_CONFUSIONCELL']._serialized_start=491
-  _globals['_CONFUSIONCELL']._serialized_end=556
-  _globals['_COOCCURRENCECELL']._serialized_start=558
-  _globals['_COOCCURRENCECELL']._serialized_end=648
-  _globals['_CALIBRATIONBIN']._serialized_start=650
-  _globals['_CALIBRATIONBIN']._serialized_end=746
-  _globals['_RESIDUALBIN']._serialized_start=748
-  _globals['_RESIDUALBIN']._serialized_end=803
-  _globals['_EVALUATION']._serialized_start=806
-  _globals['_EVALUATION']._serialized_end=2085
-  _globals['_EVALUATION_INTERVALSENTRY']._serialized_start=384
-  _globals['_EVALUATION_INTERVALSENTRY']._serialized_end=455
-  _globals['_CURVEPOINT']._serialized_start=2087
-  _globals['_CURVEPOINT']._serialized_end=2182
-  _globals['_CONCEPTCURVE']._serialized_start=2184
-  _globals['_CONCEPTCURVE']._serialized_end=2256
-  _globals['_EVALUATEDINPUT']._serialized_start=2259
-  _globals['_EVALUATEDINPUT']._serialized_end=2537
-  _globals['_EVALUATEDSCORE']._serialized_start=2539
-  _globals['_EVALUATEDSCORE']._serialized_end=2587
-  _globals['_CONCEPTCOMPARISON']._serialized_start=2590
-  _globals['_CONCEPTCOMPARISON']._serialized_end=2727
-  _globals['_VERSIONCOMPARISON']._serialized_start=2730
-  _globals['_VERSIONCOMPARISON']._serialized_end=3137
-  _globals['_CHANGEDINPUT']._serialized_start=3140
-  _globals['_CHANGEDINPUT']._serialized_end=3284
+  _globals['_COMPARISONVERDICT']._serialized_start=3957
+  _globals['_COMPARISONVERDICT']._serialized_end=4107
+  _globals['_INPUTCHANGE']._serialized_start=4109
+  _globals['_INPUTCHANGE']._serialized_end=4201
+  _globals['_LEARNINGCURVESTATE']._serialized_start=4204
+  _globals['_LEARNINGCURVESTATE']._serialized_end=4360
+  _globals['_INTERVAL']._serialized_start=140
+  _globals['_INTERVAL']._serialized_end=177
+  _globals['_CONCEPTEVALUATION']._serialized_start=180
+  _globals['_CONCEPTEVALUATION']._serialized_end=547
+  _globals['_CONCEPTEVALUATION_INTERVALSENTRY']._serialized_start=442
+  _globals['_CONCEPTEVALUATION_INTERVALSENTRY']._serialized_end=513
+  _globals['_CONFUSIONCELL']._serialized_start=549
+  _globals['_CONFUSIONCELL']._serialized_end=614
+  _globals['_COOCCURRENCECELL']._serialized_start=616
+  _globals['_COOCCURRENCECELL']._serialized_end=706
+  _globals['_CALIBRATIONBIN']._serialized_start=708
+  _globals['_CALIBRATIONBIN']._serialized_end=804
+  _globals['_RESIDUALBIN']._serialized_start=806
+  _globals['_RESIDUALBIN']._serialized_end=861
+  _globals['_EVALUATION']._serialized_start=864
+  _globals['_EVALUATION']._serialized_end=2143
+  _globals['_EVALUATION_INTERVALSENTRY']._serialized_start=442
+  _globals['_EVALUATION_INTERVALSENTRY']._serialized_end=513
+  _globals['_CURVEPOINT']._serialized_start=2145
+  _globals['_CURVEPOINT']._serialized_end=2240
+  _globals['_CONCEPTCURVE']._serialized_start=2242
+  _globals['_CONCEPTCURVE']._serialized_end=2314
+  _globals['_EVALUATEDINPUT']._serialized_start=2317
+  _globals['_EVALUATEDINPUT']._serialized_end=2595
+  _globals['_EVALUATEDSCORE']._serialized_start=2597
+  _globals['_EVALUATEDSCORE']._serialized_end=2645
+  _globals['_CONCEPTCOMPARISON']._serialized_start=2648
+  _globals['_CONCEPTCOMPARISON']._serialized_end=2785
+  _globals['_VERSIONCOMPARISON']._serialized_start=2788
+  _globals['_VERSIONCOMPARISON']._serialized_end=3195
+  _globals['_CHANGEDINPUT']._serialized_start=3198
+  _globals['_CHANGEDINPUT']._serialized_end=3342
+  _globals['_LEARNINGCURVEPOINT']._serialized_start=3344
+  _globals['_LEARNINGCURVEPOINT']._serialized_end=3433
+  _globals['_CONCEPTLEARNINGCURVE']._serialized_start=3436
+  _globals['_CONCEPTLEARNINGCURVE']._serialized_end=3575
+  _globals['_LEARNINGCURVE']._serialized_start=3578
+  _globals['_LEARNINGCURVE']._serialized_end=3954
 # @@protoc_insertion_point(module_scope)

@@ -6,8 +6,10 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from lensmith_api.v1 import training_settings_pb2 as _training_settings_pb2
 import builtins as _builtins
 import sys
@@ -71,6 +73,34 @@ INPUT_CHANGE_FIXED: InputChange.ValueType  # 1
 INPUT_CHANGE_BROKEN: InputChange.ValueType  # 2
 """Right before, wrong now (regression: farther off)."""
 Global___InputChange: _TypeAlias = InputChange  # noqa: Y015
+
+class _LearningCurveState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LearningCurveStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LearningCurveState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEARNING_CURVE_STATE_UNSPECIFIED: _LearningCurveState.ValueType  # 0
+    """Not a state."""
+    LEARNING_CURVE_STATE_QUEUED: _LearningCurveState.ValueType  # 1
+    """Waits for a trainer, or is being computed. Next: READY or FAILED."""
+    LEARNING_CURVE_STATE_READY: _LearningCurveState.ValueType  # 2
+    """Computed."""
+    LEARNING_CURVE_STATE_FAILED: _LearningCurveState.ValueType  # 3
+    """Could not be computed; `error` says why."""
+
+class LearningCurveState(_LearningCurveState, metaclass=_LearningCurveStateEnumTypeWrapper):
+    """How far a learning curve has come."""
+
+LEARNING_CURVE_STATE_UNSPECIFIED: LearningCurveState.ValueType  # 0
+"""Not a state."""
+LEARNING_CURVE_STATE_QUEUED: LearningCurveState.ValueType  # 1
+"""Waits for a trainer, or is being computed. Next: READY or FAILED."""
+LEARNING_CURVE_STATE_READY: LearningCurveState.ValueType  # 2
+"""Computed."""
+LEARNING_CURVE_STATE_FAILED: LearningCurveState.ValueType  # 3
+"""Could not be computed; `error` says why."""
+Global___LearningCurveState: _TypeAlias = LearningCurveState  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):
@@ -848,3 +878,135 @@ class ChangedInput(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangedInput: _TypeAlias = ChangedInput  # noqa: Y015
+
+@_typing.final
+class LearningCurvePoint(_message.Message):
+    """How good a model is with so many images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    """Images learnt from: all of them, or those that show the concept."""
+    value: _builtins.float
+    """The figure on images that were not learnt from; a mean over several draws, or what is expected."""
+    @_builtins.property
+    def range(self) -> Global___Interval:
+        """From the lowest to the highest draw; of an expected value, what is plausible."""
+
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        value: _builtins.float = ...,
+        range: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "range", b"range", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearningCurvePoint: _TypeAlias = LearningCurvePoint  # noqa: Y015
+
+@_typing.final
+class ConceptLearningCurve(_message.Message):
+    """What more images of one concept would bring."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    concept: _builtins.str
+    """Own id of the concept."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearningCurvePoint]:
+        """F1 as measured on parts of the images there are."""
+
+    @_builtins.property
+    def expected(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearningCurvePoint]:
+        """F1 as expected with two and four times as many."""
+
+    def __init__(
+        self,
+        *,
+        concept: _builtins.str = ...,
+        points: _abc.Iterable[Global___LearningCurvePoint] | None = ...,
+        expected: _abc.Iterable[Global___LearningCurvePoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "expected", b"expected", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConceptLearningCurve: _TypeAlias = ConceptLearningCurve  # noqa: Y015
+
+@_typing.final
+class LearningCurve(_message.Message):
+    """What if there were more images: a model is trained on parts of those there are, and what that shows is continued."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    FIGURE_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    CONCEPTS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`apps/{app}/models/{model}/versions/{version}/learningCurve`."""
+    state: Global___LearningCurveState.ValueType
+    """How far it has come."""
+    figure: _builtins.str
+    """Which figure `points` and `expected` tell: `accuracy`, `macro_f1` or `mean_absolute_error`."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it failed, when FAILED."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearningCurvePoint]:
+        """As measured on parts of the images there are."""
+
+    @_builtins.property
+    def expected(self) -> _containers.RepeatedCompositeFieldContainer[Global___LearningCurvePoint]:
+        """As expected with two and four times as many images."""
+
+    @_builtins.property
+    def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptLearningCurve]:
+        """Each concept by itself, those that gain most from more images first; none for a regression."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last asked for."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was READY or FAILED."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___LearningCurveState.ValueType = ...,
+        error: _status_pb2.Status | None = ...,
+        figure: _builtins.str = ...,
+        points: _abc.Iterable[Global___LearningCurvePoint] | None = ...,
+        expected: _abc.Iterable[Global___LearningCurvePoint] | None = ...,
+        concepts: _abc.Iterable[Global___ConceptLearningCurve] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concepts", b"concepts", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expected", b"expected", "figure", b"figure", "name", b"name", "points", b"points", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearningCurve: _TypeAlias = LearningCurve  # noqa: Y015

@@ -697,6 +697,50 @@ class CompareModelVersionsRequest(_message.Message):
 Global___CompareModelVersionsRequest: _TypeAlias = CompareModelVersionsRequest  # noqa: Y015
 
 @_typing.final
+class ComputeLearningCurveRequest(_message.Message):
+    """Request of ComputeLearningCurve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`apps/{app}/models/{model}/versions/{version}`, a READY one."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComputeLearningCurveRequest: _TypeAlias = ComputeLearningCurveRequest  # noqa: Y015
+
+@_typing.final
+class GetLearningCurveRequest(_message.Message):
+    """Request of GetLearningCurve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`apps/{app}/models/{model}/versions/{version}/learningCurve`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLearningCurveRequest: _TypeAlias = GetLearningCurveRequest  # noqa: Y015
+
+@_typing.final
 class ListChangedInputsRequest(_message.Message):
     """Request of ListChangedInputs."""
 

@@ -135,6 +135,16 @@ class ModelServiceStub:
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.CompareModelVersionsRequest.SerializeToString,
                 response_deserializer=lensmith_dot_v1_dot_evaluation__pb2.VersionComparison.FromString,
                 _registered_method=True)
+        self.ComputeLearningCurve = channel.unary_unary(
+                '/lensmith.v1.ModelService/ComputeLearningCurve',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.ComputeLearningCurveRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_evaluation__pb2.LearningCurve.FromString,
+                _registered_method=True)
+        self.GetLearningCurve = channel.unary_unary(
+                '/lensmith.v1.ModelService/GetLearningCurve',
+                request_serializer=lensmith_dot_v1_dot_model__service__pb2.GetLearningCurveRequest.SerializeToString,
+                response_deserializer=lensmith_dot_v1_dot_evaluation__pb2.LearningCurve.FromString,
+                _registered_method=True)
         self.ListChangedInputs = channel.unary_unary(
                 '/lensmith.v1.ModelService/ListChangedInputs',
                 request_serializer=lensmith_dot_v1_dot_model__service__pb2.ListChangedInputsRequest.SerializeToString,
@@ -284,6 +294,21 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ComputeLearningCurve(self, request, context):
+        """Has a trainer find out what more images would bring, from the data as it is now. Asking while that is under way changes
+        nothing; later it is computed anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLearningCurve(self, request, context):
+        """Returns what ComputeLearningCurve found, or how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListChangedInputs(self, request, context):
         """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly.
         """
@@ -396,6 +421,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.CompareModelVersions,
                     request_deserializer=lensmith_dot_v1_dot_model__service__pb2.CompareModelVersionsRequest.FromString,
                     response_serializer=lensmith_dot_v1_dot_evaluation__pb2.VersionComparison.SerializeToString,
+            ),
+            'ComputeLearningCurve': grpc.unary_unary_rpc_method_handler(
+                    servicer.ComputeLearningCurve,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.ComputeLearningCurveRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_evaluation__pb2.LearningCurve.SerializeToString,
+            ),
+            'GetLearningCurve': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLearningCurve,
+                    request_deserializer=lensmith_dot_v1_dot_model__service__pb2.GetLearningCurveRequest.FromString,
+                    response_serializer=lensmith_dot_v1_dot_evaluation__pb2.LearningCurve.SerializeToString,
             ),
             'ListChangedInputs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChangedInputs,
@@ -922,6 +957,60 @@ class ModelService:
             '/lensmith.v1.ModelService/CompareModelVersions',
             lensmith_dot_v1_dot_model__service__pb2.CompareModelVersionsRequest.SerializeToString,
             lensmith_dot_v1_dot_evaluation__pb2.VersionComparison.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComputeLearningCurve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/ComputeLearningCurve',
+            lensmith_dot_v1_dot_model__service__pb2.ComputeLearningCurveRequest.SerializeToString,
+            lensmith_dot_v1_dot_evaluation__pb2.LearningCurve.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLearningCurve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.v1.ModelService/GetLearningCurve',
+            lensmith_dot_v1_dot_model__service__pb2.GetLearningCurveRequest.SerializeToString,
+            lensmith_dot_v1_dot_evaluation__pb2.LearningCurve.FromString,
             options,
             channel_credentials,
             insecure,

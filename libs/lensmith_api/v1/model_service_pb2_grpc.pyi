@@ -76,6 +76,12 @@ class ModelServiceStub:
     """Lists what a version answered about each input that it was evaluated on."""
     CompareModelVersions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CompareModelVersionsRequest, _evaluation_pb2.VersionComparison]
     """Compares two versions of a model on the inputs that both were evaluated on."""
+    ComputeLearningCurve: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ComputeLearningCurveRequest, _evaluation_pb2.LearningCurve]
+    """Has a trainer find out what more images would bring, from the data as it is now. Asking while that is under way changes
+    nothing; later it is computed anew.
+    """
+    GetLearningCurve: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetLearningCurveRequest, _evaluation_pb2.LearningCurve]
+    """Returns what ComputeLearningCurve found, or how far it is."""
     ListChangedInputs: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListChangedInputsRequest, _model_service_pb2.ListChangedInputsResponse]
     """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly."""
     ExportModelVersion: _grpc.UnaryStreamMultiCallable[_model_service_pb2.ExportModelVersionRequest, _model_service_pb2.ExportModelVersionResponse]
@@ -126,6 +132,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists what a version answered about each input that it was evaluated on."""
     CompareModelVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CompareModelVersionsRequest, _evaluation_pb2.VersionComparison]  # type: ignore[assignment]
     """Compares two versions of a model on the inputs that both were evaluated on."""
+    ComputeLearningCurve: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ComputeLearningCurveRequest, _evaluation_pb2.LearningCurve]  # type: ignore[assignment]
+    """Has a trainer find out what more images would bring, from the data as it is now. Asking while that is under way changes
+    nothing; later it is computed anew.
+    """
+    GetLearningCurve: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetLearningCurveRequest, _evaluation_pb2.LearningCurve]  # type: ignore[assignment]
+    """Returns what ComputeLearningCurve found, or how far it is."""
     ListChangedInputs: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListChangedInputsRequest, _model_service_pb2.ListChangedInputsResponse]  # type: ignore[assignment]
     """Lists the inputs that two versions of a model answer differently: one rightly, one wrongly."""
     ExportModelVersion: _aio.UnaryStreamMultiCallable[_model_service_pb2.ExportModelVersionRequest, _model_service_pb2.ExportModelVersionResponse]  # type: ignore[assignment]
@@ -287,6 +299,24 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.VersionComparison, _abc.Awaitable[_evaluation_pb2.VersionComparison]]:
         """Compares two versions of a model on the inputs that both were evaluated on."""
+
+    @_abc_1.abstractmethod
+    def ComputeLearningCurve(
+        self,
+        request: _model_service_pb2.ComputeLearningCurveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.LearningCurve, _abc.Awaitable[_evaluation_pb2.LearningCurve]]:
+        """Has a trainer find out what more images would bring, from the data as it is now. Asking while that is under way changes
+        nothing; later it is computed anew.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLearningCurve(
+        self,
+        request: _model_service_pb2.GetLearningCurveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluation_pb2.LearningCurve, _abc.Awaitable[_evaluation_pb2.LearningCurve]]:
+        """Returns what ComputeLearningCurve found, or how far it is."""
 
     @_abc_1.abstractmethod
     def ListChangedInputs(

@@ -38,6 +38,7 @@ class Event(_message.Message):
     MODEL_VERSION_COMPLETED_FIELD_NUMBER: _builtins.int
     UPGRADE_CHANGED_FIELD_NUMBER: _builtins.int
     APP_SPACE_CHANGED_FIELD_NUMBER: _builtins.int
+    LEARNING_CURVE_QUEUED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique id (UUID v4); a repeated delivery has the same."""
     app_id: _builtins.int
@@ -84,6 +85,10 @@ class Event(_message.Message):
     def app_space_changed(self) -> Global___AppSpaceChanged:
         """`apps.space_changed`: an app has another base model; whoever knew the one before asks again."""
 
+    @_builtins.property
+    def learning_curve_queued(self) -> Global___LearningCurveQueued:
+        """`models.learning_curve_queued`: a learning curve waits for a trainer."""
+
     def __init__(
         self,
         *,
@@ -100,12 +105,13 @@ class Event(_message.Message):
         model_version_completed: Global___ModelVersionCompleted | None = ...,
         upgrade_changed: Global___UpgradeChanged | None = ...,
         app_space_changed: Global___AppSpaceChanged | None = ...,
+        learning_curve_queued: Global___LearningCurveQueued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "inputs_created", b"inputs_created", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "inputs_created", b"inputs_created", "learning_curve_queued", b"learning_curve_queued", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_id", b"app_id", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "id", b"id", "inputs_created", b"inputs_created", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "traceparent", b"traceparent", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_id", b"app_id", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "id", b"id", "inputs_created", b"inputs_created", "learning_curve_queued", b"learning_curve_queued", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "traceparent", b"traceparent", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inputs_created", "model_version_queued", "model_version_changed", "model_changed", "app_deleted", "usage_recorded", "model_version_completed", "upgrade_changed", "app_space_changed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inputs_created", "model_version_queued", "model_version_changed", "model_changed", "app_deleted", "usage_recorded", "model_version_completed", "upgrade_changed", "app_space_changed", "learning_curve_queued"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -200,6 +206,28 @@ class ModelVersionCompleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersionCompleted: _TypeAlias = ModelVersionCompleted  # noqa: Y015
+
+@_typing.final
+class LearningCurveQueued(_message.Message):
+    """A learning curve was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_UID_FIELD_NUMBER: _builtins.int
+    version_uid: _builtins.str
+    """uid of its version."""
+    def __init__(
+        self,
+        *,
+        version_uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version_uid", b"version_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LearningCurveQueued: _TypeAlias = LearningCurveQueued  # noqa: Y015
 
 @_typing.final
 class UpgradeChanged(_message.Message):

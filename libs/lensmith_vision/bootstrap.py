@@ -86,7 +86,9 @@ def interval_of(draws: Doubles, trials: int | None = None) -> Interval | None:
     if len(known) * 2 < len(draws) or not len(known):
         return None
     tail = (1 - _COVERAGE) / 2
-    low, high = (float(value) for value in np.quantile(known, [tail, 1 - tail]))
+    # As np.quantile has it, at a fraction of the cost: a large version asks some thousand times.
+    last = len(known) - 1
+    low, high = np.interp([tail * last, (1 - tail) * last], np.arange(last + 1), np.sort(known)).tolist()
     if trials and low == high and low in (0.0, 1.0):
         bound = tail ** (1 / trials)
         return (min(bound, low), 1.0) if low == 1.0 else (0.0, 1 - bound)

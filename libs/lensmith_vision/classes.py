@@ -53,7 +53,7 @@ _ALL_PAIRS = 1024
 """Up to so many pictures, all that is held out follows from inner products of pictures."""
 _SAMPLE = 512
 _OF_EACH = 4
-_BLOCK = 2048
+_BLOCK = 1024
 _MOST_TO_CALIBRATE, _LOGITS_TO_CALIBRATE = 4096, 500_000
 _GAIN = 0.01
 """Chance to be right that the kernel tier must win out of fold to be worth its cost."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,8 @@ _FEW_TO_CALIBRATE = 20
 _MOST_CELLS = 10_000
 _FEWEST_BLOCKS, _MOST_BLOCKS = 32, 128
 _BLOCK_DRAWS = 4_000_000
+_COLUMNS = 16
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +94,32 @@ def thresholds_of(
     labels = decisions.labels
     if labels is None:
         raise ValueError("thresholds need labels")
-    chosen = np.ones(len(labels), dtype=np.bool_) if rows is None else rows
 
-    def threshold(column: int) -> float:
-        known = chosen & np.isfinite(labels[:, column])
-        truth = labels[known, column] == 1
-        ranking = metrics.Ranking(truth, decisions.scores[known, column])
+    def threshold(_column: int, own: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> float:
+        known = np.isfinite(own) if rows is None else rows & np.isfinite(own)
+        ranking = metrics.Ranking(own[known] == 1, scores[known])
         if aim.least_precision is not None:
             return ranking.threshold_of_precision(aim.least_precision)
         if aim.least_recall is not None:
             return ranking.threshold_of_recall(aim.least_recall)
         return ranking.best_f1_threshold()
 
-    return np.asarray(in_threads(threshold, range(labels.shape[1])), dtype=np.float32)
+    return np.asarray(_by_column(threshold, labels, decisions.scores), dtype=np.float32)
+
+
+def _by_column(
+    work: Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]], _Result],
+    labels: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+) -> list[_Result]:
+    """Work on each column's labels and scores, in threads, some columns laid out at a time: in rows they are far."""
+
+    def on_some(start: int) -> list[_Result]:
+        own = np.ascontiguousarray(labels[:, start : start + _COLUMNS].T)
+        scored = np.ascontiguousarray(scores[:, start : start + _COLUMNS].T)
+        return [work(start + turn, *pair) for turn, pair in enumerate(zip(own, scored, strict=True))]
+
+    return [result for some in in_threads(on_some, range(0, labels.shape[1], _COLUMNS)) for result in some]
 
 
 def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim) -> Evaluation:
@@ -120,18 +137,19 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
     blocks = _BLOCK_DRAWS // (2 * resamples.count * max(1, len(head.concepts)))
     blocks = max(_FEWEST_BLOCKS, min(_MOST_BLOCKS, blocks))
 
-    def judged(column: int) -> tuple[metrics.Binary, ConceptEvaluation]:
-        known = np.isfinite(labels[:, column])
-        truth = labels[known, column] == 1
+    def judged(
+        column: int, own: npt.NDArray[np.float32], all_scores: npt.NDArray[np.float32]
+    ) -> tuple[metrics.Binary, ConceptEvaluation]:
+        known = np.isfinite(own)
+        truth, scores = own[known] == 1, all_scores[known]
         count = metrics.binary(truth, predicted[known, column])
-        scores = decisions.scores[known, column]
         concept = _concept(head.concepts[column], truth, scores, count, float(head.thresholds[column]))
         figures = (_or_nan(concept.roc_auc), _or_nan(concept.average_precision))
         ranks = rank_intervals(truth, scores, figures, resamples, column, blocks)
         both = {"roc_auc": ranks.roc_auc, "average_precision": ranks.average_precision}
         return count, replace(concept, intervals=_known(intervals.concepts[column] | both))
 
-    each = in_threads(judged, range(len(head.concepts)))
+    each = _by_column(judged, labels, decisions.scores)
     counts, concepts = [count for count, _ in each], [concept for _, concept in each]
     together = sum(counts[1:], counts[0])
     whole = _whole(head, decisions, labels, resamples)

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_BLOCK = 2048
+_BLOCK = 1024
 
 
 @dataclass(eq=False)
@@ -110,7 +110,11 @@ class SufficientStatistics:
         self.origin = origin
         self._sides = sides
         self._lock = threading.Lock()
-        self._folds = [Moments.zero(len(origin), max(sides, 1), concepts) for _ in range(folds)]
+        dim, rows = len(origin), max(sides, 1)
+        # In one piece each, so that their memory goes back to the system as a whole.
+        grams, sums = np.zeros((folds, dim, dim)), np.zeros((folds, rows, concepts, dim))
+        counts = np.zeros((folds, rows, concepts))
+        self._folds = [Moments(0, np.zeros(dim), *parts) for parts in zip(grams, counts, sums, strict=True)]
 
     def __len__(self) -> int:
         """How many pictures are in it."""

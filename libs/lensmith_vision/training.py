@@ -38,6 +38,8 @@ __all__ = [
     "take_part",
 ]
 
+_BLOCK = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
@@ -152,9 +154,13 @@ def preflight(data: TrainingSet, type: HeadType, *, closed_environment: bool = F
     Raises:
         TrainingError: The set has no labels of the kind that the type needs.
     """
-    taken, left_out = take_part(data, TrainOptions(type, closed_environment))
-    counts = _counts(taken)
-    findings = check_counts(type, counts, closed_environment=closed_environment, images=len(taken.ids))
+    options = TrainOptions(type, closed_environment)
+    return _judged(*take_part(data, options), options)
+
+
+def _judged(taken: TrainingSet, left_out: dict[str, str], options: TrainOptions) -> list[Finding]:
+    environment, images = options.closed_environment, len(taken.ids)
+    findings = check_counts(options.type, _counts(taken), closed_environment=environment, images=images)
     return findings + _left_out_findings(left_out) + _duplicate_findings(taken)
 
 
@@ -186,11 +192,11 @@ def fit(
 
 
 def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: ClassMemory | None) -> Fitted:
-    findings = preflight(data, options.type, closed_environment=options.closed_environment)
+    taken, left_out = take_part(data, options)
+    findings = _judged(taken, left_out, options)
     if has_errors(findings):
         first = next(finding for finding in findings if finding.severity is Severity.ERROR)
         raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
-    taken, left_out = take_part(data, options)
     report(0.02, "evaluating")
     if memory is not None and taken.labels is not None:
         classes = taken.labels.argmax(axis=1)
@@ -248,7 +254,7 @@ def _fit_classes(
         transform=fitted.transform,
         kernel=fitted.kernel,
     )
-    decisions = Decisions(head.activate(fitted.logits), folds, labels=data.labels)
+    decisions = Decisions(_scores(head, fitted.logits), folds, labels=data.labels)
     head = replace(head, thresholds=thresholds_of(decisions, options.thresholds))
     evaluation = evaluate(head, replace(decisions, groups=groups), fitted.shrinkage, options.thresholds)
     head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
@@ -289,6 +295,13 @@ def _fitted_again(
     report(1.0, "fitting")
     predictions = predictions_of(data, head, decisions)
     return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, again.memory)
+
+
+def _scores(head: Head, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Turn logits into scores where they stand: of many pictures and concepts there is no room for a copy."""
+    for start in range(0, len(logits), _BLOCK):
+        logits[start : start + _BLOCK] = head.activate(logits[start : start + _BLOCK])
+    return logits
 
 
 def _head(
@@ -359,7 +372,9 @@ def take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, di
             reasons = np.where(known, "", "NO_LABEL")
     left_out = {data.ids[row]: str(reasons[row]) for row in np.flatnonzero(~known)}
     taken = data.rows(known)
-    if taken.labels is not None and (options.type == "multi_class" or options.closed_environment):
+    closed = options.type == "multi_class" or options.closed_environment
+    # A second copy of many labels of many concepts is only made where it says something else.
+    if taken.labels is not None and closed and np.isnan(taken.labels).any():
         taken = replace(taken, labels=np.nan_to_num(taken.labels, nan=0.0))
     return taken, left_out
 

@@ -15,4 +15,4 @@ CREATE TABLE learning_curves (
   CONSTRAINT learning_curves_version_fkey FOREIGN KEY (app_id, version_id) REFERENCES model_versions (app_id, id)
     ON DELETE CASCADE
 );
-SELECT lensmith.protect('learning_curves');
+SELECT protect('learning_curves');

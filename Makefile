@@ -63,6 +63,11 @@ chart: setup ## Lint and render the Helm chart, lint the Dockerfile
 	@$(BIN)/python deploy/helm/generate.py --check
 	@$(BIN)/pytest -q tests/chart
 
+fine-tune: setup ## Install PyTorch (large) and run what needs it: its types, its tests
+	@$(BIN)/python -c "import lightning" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[finetune]'
+	@$(BIN)/mypy -p lensmith_vision.fine_tune
+	@$(BIN)/pytest -n $(WORKERS) tests/lensmith_vision/fine_tune $(ARGS)
+
 check: lint types protos chart ## What CI checks besides the tests
 
 bench: setup ## Run all benchmarks
@@ -72,4 +77,4 @@ bench: setup ## Run all benchmarks
 clean: ## Remove what was built
 	@rm -rf .build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help setup demo up test test-long gen fmt lint types protos-deps protos release-protos chart check bench clean
+.PHONY: help setup demo up test test-long gen fmt lint types protos-deps protos release-protos chart fine-tune check bench clean

@@ -24,6 +24,7 @@ from lensmith_vision.kernel import KernelPart
 from lensmith_vision.pack import builtin_pack, golden_images, load_card, space_of
 from lensmith_vision.resize import ResizePolicy, apply
 from lensmith_vision.transforms import transformed
+from tests.lensmith_vision.test_decode import linear_profile
 
 PACK = builtin_pack("starter")
 CARD = load_card(PACK)
@@ -39,7 +40,7 @@ def engine() -> OnnxRuntimeEngine:
 
 @pytest.fixture(scope="module")
 def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Photographs of several shapes and formats, one large, one turned by EXIF."""
+    """Photographs of several shapes, formats and colour profiles, one large, one turned by EXIF."""
     folder = tmp_path_factory.mktemp("photos")
     found = sorted((shared / "datasets" / "trashnet").rglob("*.jpg"))[::500]
     found += sorted((shared / "datasets" / "bccd" / "JPEGImages").glob("*.jpg"))[:2]
@@ -49,6 +50,8 @@ def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
         photo.resize((1700, 1100)).save(folder / "turned.jpg", exif=exif)
         photo.resize((333, 500)).save(folder / "lossless.png")
         photo.convert("L").save(folder / "grey.webp")
+        photo.save(folder / "of-other-colours.jpg", icc_profile=linear_profile())
+        photo.save(folder / "with-a-broken-profile.jpg", icc_profile=b"no profile at all" * 9)
     return [*found, *sorted(folder.iterdir())]
 
 

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 
 from lensmith_api.v1.evaluation_pb2 import EvaluatedInput, Evaluation, Interval
 from lensmith_api.v1.model_pb2 import ModelType
-from lensmith_api.v1.model_version_pb2 import FindingSeverity
-from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, SuggestionState
 from lensmith_api.v1.training_settings_pb2 import HeadTier
 from lensmith_gateway.report import words
+from lensmith_gateway.report.advice import advice, groups
 from lensmith_gateway.report.content import (
-    Advice,
     Calibration,
     CalibrationBin,
     ConceptRow,
@@ -34,12 +32,6 @@ _READABLE = 16
 _PAIRS = 8
 _FEW_CONCEPTS = 10
 """Up to so many, being among the five likeliest means little."""
-_ADVICE_INPUTS = 12
-_SEVERITIES = {
-    FindingSeverity.FINDING_SEVERITY_ERROR: "error",
-    FindingSeverity.FINDING_SEVERITY_WARNING: "warning",
-    FindingSeverity.FINDING_SEVERITY_HINT: "hint",
-}
 # Name in the evaluation, name in the trade, what it means.
 _PARTS = (
     ("accuracy", "accuracy", "of all pictures, so many got the right answer"),
@@ -56,14 +48,6 @@ _NUMBERS = (
     ("median_absolute_error", "median error", "half of its answers are off by less"),
     ("root_mean_squared_error", "root mean squared error", "as the mean error, but large mistakes weigh more"),
 )
-_KINDS = {
-    SuggestionKind.SUGGESTION_KIND_WRONG_LABEL: "pictures whose label is likely wrong",
-    SuggestionKind.SUGGESTION_KIND_CONFUSED_CONCEPTS: "pairs of concepts that are often confused",
-    SuggestionKind.SUGGESTION_KIND_FEW_IMAGES: "concepts with too few pictures",
-    SuggestionKind.SUGGESTION_KIND_DUPLICATE: "copies of one picture that contradict each other",
-    SuggestionKind.SUGGESTION_KIND_OUTLIER: "pictures that are unlike the others of their concept",
-    SuggestionKind.SUGGESTION_KIND_LABEL_NEXT: "pictures without a label that would teach it most",
-}
 
 
 def compose(material: Material) -> Report:
@@ -89,7 +73,7 @@ def compose(material: Material) -> Report:
         confusion=_confusion(evaluation, version.concepts, names) if evaluation else None,
         calibration=_calibration(evaluation) if evaluation else None,
         residuals=tuple(Residual(one.low, one.high, one.count) for one in evaluation.residuals) if evaluation else (),
-        advice=tuple(_advice(material)),
+        advice=tuple(advice(groups(material.suggestions), version.findings, _uris(material.pictures))),
         wrong=tuple(_example(one, names, material.pictures) for one in material.wrong),
         right=tuple(_example(one, names, material.pictures) for one in material.right),
         cautions=tuple(card.cautions),
@@ -191,24 +175,8 @@ def _calibration(evaluation: Evaluation) -> Calibration | None:
     return Calibration(error, words.calibration_words(error), bins)
 
 
-def _advice(material: Material) -> Iterable[Advice]:
-    """What to fix: first what was suggested, kind by kind, then what was noticed in training."""
-    by_kind: dict[SuggestionKind.ValueType, list[Suggestion]] = {}
-    for one in material.suggestions.suggestions if material.suggestions else ():
-        if one.state == SuggestionState.SUGGESTION_STATE_OPEN:
-            by_kind.setdefault(one.kind, []).append(one)
-    totals = {one.kind: one.open for one in material.suggestions.counts} if material.suggestions else {}
-    for kind, found in by_kind.items():
-        count = max(totals.get(kind, 0), len(found))
-        kind_name = SuggestionKind.Name(kind).removeprefix("SUGGESTION_KIND_")
-        first = found[0].message
-        message = f"{count} {_KINDS.get(kind, 'things to look at')}. The first: {first}" if count > 1 else first
-        inputs = tuple(dict.fromkeys(name for one in found for name in (one.input, *one.related_inputs) if name))
-        yield Advice(kind_name, "warning", message, count, inputs[:_ADVICE_INPUTS])
-    for finding in material.card.model_version.findings:
-        if finding.reason == "FEW_IMAGES" and SuggestionKind.SUGGESTION_KIND_FEW_IMAGES in by_kind:
-            continue
-        yield Advice(finding.reason, _SEVERITIES.get(finding.severity, "hint"), finding.message)
+def _uris(pictures: Mapping[str, Seen]) -> dict[str, str]:
+    return {name: seen.picture.uri for name, seen in pictures.items() if seen.picture}
 
 
 def _example(one: EvaluatedInput, names: Mapping[str, str], pictures: Mapping[str, Seen]) -> Example:

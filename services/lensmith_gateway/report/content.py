@@ -14,6 +14,7 @@ __all__ = [
     "ConfusionPair",
     "Example",
     "Figure",
+    "Look",
     "Range",
     "Report",
     "Residual",
@@ -141,6 +142,21 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """A picture worth a look.
+
+    Attributes:
+        input: resource name.
+        sentence: what there is to see; empty where that was said of all.
+        picture: data URI of the picture, small; empty where it could not be had.
+    """
+
+    input: str
+    sentence: str
+    picture: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Advice:
     """Something to fix or to know about the data.
 
@@ -149,14 +165,14 @@ class Advice:
         severity: `error`, `warning` or `hint`.
         message: one sentence.
         count: how many there are of the kind.
-        inputs: resource names of pictures to look at.
+        looks: some of the pictures.
     """
 
     kind: str
     severity: str
     message: str
     count: int = 1
-    inputs: tuple[str, ...] = ()
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from lensmith_api.v1.model_pb2 import ModelType
 from lensmith_api.v1.model_service_pb2 import GetEvaluationRequest, GetModelCardRequest, ListEvaluatedInputsRequest
 from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsRequest, ListSuggestionsResponse
 from lensmith_gateway.images import ImageLinkReader
+from lensmith_gateway.report.advice import groups
 from lensmith_gateway.report.pictures import Thumbnail, shrink
 from lensmith_platform.errors import LensmithError, from_rpc_error
 
@@ -179,8 +180,10 @@ class Sources:
                 material.notes.append("The data is still being looked through: more may be found to fix.")
 
     async def _all_pictures(self, material: Material) -> None:
-        examples = {one.input: one for one in [*material.wrong, *material.right]}
-        seen = await asyncio.gather(*(self._seen(material, one) for one in examples.values()))
+        looks = [name for group in groups(material.suggestions) for name, _ in group.looks]
+        examples: dict[str, EvaluatedInput | None] = dict.fromkeys(looks)
+        examples.update({one.input: one for one in [*material.wrong, *material.right]})
+        seen = await asyncio.gather(*(self._seen(material, name, one) for name, one in examples.items()))
         material.pictures = dict(zip(examples, seen, strict=True))
         gone = sum(one.picture is None for one in seen)
         if gone:
@@ -188,14 +191,15 @@ class Sources:
                 f"{gone} of the pictures below cannot be shown: they were deleted since, for example."
             )
 
-    async def _seen(self, material: Material, example: EvaluatedInput) -> Seen:
+    async def _seen(self, material: Material, name: str, example: EvaluatedInput | None) -> Seen:
+        """Fetch a picture, and where it is an example of an answer, what spoke for that."""
         async with self._places:
             try:
-                data = await self._bytes(example.input)
+                data = await self._bytes(name)
             except LensmithError:
                 return Seen()
             picture = await asyncio.to_thread(shrink, data, _SHOWN_SIDE)
-            if picture is None or not self._explains:
+            if picture is None or example is None or not self._explains:
                 return Seen(picture)
             larger = await asyncio.to_thread(shrink, data, _EXPLAINED_SIDE)
             return Seen(picture, None if larger is None else await self._heat_map(material, example, larger))

@@ -33,6 +33,8 @@ _WELL_CALIBRATED = 0.05
 def percent(value: float) -> str:
     """`84 %`, with a digit more where two would say 0 or 100."""
     rounded = round(100 * value)
+    if 0.9995 <= value < 1:
+        return "over 99.9 %"
     exact = 0 < value < 0.01 or 0.99 < value < 1
     return f"{100 * value:.1f} %" if exact else f"{rounded} %"
 
@@ -88,8 +90,11 @@ def single_verdict(accuracy: float, interval: Range | None, base: float, examine
     """
     level = _level((accuracy - base) / (1 - base) if base < 1 else 0.0)
     sentences = [_LEVEL_WORDS[level]]
-    sentences.append(f"Who always said the most frequent thing would be right on {of_hundred(base)}.")
-    return Verdict(level, f"Right on {share(accuracy, examined)} pictures{_margin(interval)}", tuple(sentences))
+    if interval is not None:
+        low, high = round(100 * interval.low), round(100 * interval.high)
+        sentences.append(f"With other pictures of the same kind, it could have come out between {low} and {high}.")
+    sentences.append(f"Always saying the most frequent thing would be right on {of_hundred(base)}.")
+    return Verdict(level, f"Right on {share(accuracy, examined)} pictures", tuple(sentences))
 
 
 def several_verdict(precision: float, recall: float, f1: float) -> Verdict:
@@ -126,13 +131,6 @@ def calibration_words(error: float) -> str:
 
 def _level(gain: float) -> str:
     return next((name for least, name in _LEVELS if gain >= least), "guessing")
-
-
-def _margin(interval: Range | None) -> str:
-    if interval is None:
-        return ""
-    low, high = round(100 * interval.low), round(100 * interval.high)
-    return f" (with other pictures it could have been {low} to {high} of 100)"
 
 
 def _number(value: float) -> str:

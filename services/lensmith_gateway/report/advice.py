@@ -1,0 +1,96 @@
+"""What to fix: suggestions kind by kind with pictures to look at, then what was noticed in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lensmith_api.v1.model_version_pb2 import Finding, FindingSeverity
+from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, SuggestionState
+from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsResponse
+from lensmith_gateway.report.content import Advice, Look
+
+__all__ = ["Group", "advice", "groups"]
+
+_LOOKS = 6
+_SEVERITIES = {
+    FindingSeverity.FINDING_SEVERITY_ERROR: "error",
+    FindingSeverity.FINDING_SEVERITY_WARNING: "warning",
+    FindingSeverity.FINDING_SEVERITY_HINT: "hint",
+}
+# One of a kind tells of itself; of several, so many are told of together.
+_TOGETHER = {
+    SuggestionKind.SUGGESTION_KIND_WRONG_LABEL: "{} pictures have a label that is likely wrong",
+    SuggestionKind.SUGGESTION_KIND_DUPLICATE: "{} times copies of one picture contradict each other",
+    SuggestionKind.SUGGESTION_KIND_OUTLIER: "{} pictures are unlike the others of their concept",
+    SuggestionKind.SUGGESTION_KIND_LABEL_NEXT: "{} pictures without a label would teach it most: label these next",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Open suggestions that are told of together.
+
+    Attributes:
+        count: how many there are, those that are not listed here among them.
+        looks: inputs to show, each with what is said of it; empty where the group's message says it.
+    """
+
+    kind: SuggestionKind.ValueType
+    message: str
+    count: int
+    looks: tuple[tuple[str, str], ...]
+
+
+def groups(listed: ListSuggestionsResponse | None) -> list[Group]:
+    """Put the open suggestions together, in the order of the list."""
+    if listed is None:
+        return []
+    by_kind: dict[SuggestionKind.ValueType, list[Suggestion]] = {}
+    for one in listed.suggestions:
+        if one.state == SuggestionState.SUGGESTION_STATE_OPEN:
+            by_kind.setdefault(one.kind, []).append(one)
+    totals = {one.kind: one.open for one in listed.counts}
+    found = []
+    for kind, members in by_kind.items():
+        together = _TOGETHER.get(kind)
+        if together is None:
+            found += [Group(kind, one.message, 1, _related(one)) for one in members]
+            continue
+        count = max(totals.get(kind, 0), len(members))
+        looks = tuple((one.input, one.message) for one in members if one.input)[:_LOOKS]
+        message = together.format(count) if count > 1 else members[0].message
+        found.append(Group(kind, message, count, looks))
+    return found
+
+
+def _related(one: Suggestion) -> tuple[tuple[str, str], ...]:
+    names = [name for name in (one.input, *one.related_inputs) if name]
+    return tuple((name, "") for name in names[:_LOOKS])
+
+
+def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mapping[str, str]) -> list[Advice]:
+    """Say what to fix.
+
+    Args:
+        found: of `groups`.
+        findings: what was noticed in training.
+        pictures: data URIs by resource name of the input.
+    """
+    told = [
+        Advice(
+            kind=SuggestionKind.Name(group.kind).removeprefix("SUGGESTION_KIND_"),
+            severity="warning",
+            message=group.message,
+            count=group.count,
+            looks=tuple(Look(name, sentence, pictures.get(name, "")) for name, sentence in group.looks),
+        )
+        for group in found
+    ]
+    kinds = {one.kind for one in told}
+    told += [
+        Advice(finding.reason, _SEVERITIES.get(finding.severity, "hint"), finding.message)
+        for finding in findings
+        if finding.reason not in kinds
+    ]
+    return told

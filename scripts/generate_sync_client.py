@@ -17,7 +17,7 @@ REPLACEMENTS = (
     (r"\blensmith\._async\b", "lensmith._sync"),
     (r"lensmith\.AsyncClient", "lensmith.Client"),
     (
-        r"\bAsync(Client|Transport|Apps|Keys|Usage|Inputs|Concepts|Annotations|Models|BaseModels|Upgrades|Suggestions)\b",
+        r"\bAsync(Client|Transport|Apps|Keys|Usage|Inputs|Concepts|Annotations|Models|BaseModels|Upgrades|Suggestions|Evaluations)\b",
         r"\1",
     ),
     (r"\bAsyncIterator\b", "Iterator"),

@@ -24,6 +24,7 @@ from lensmith.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from lensmith.evaluation_types import ComparisonVerdict, InputChange, LearningCurveState
 from lensmith.types import (
     Annotation,
     EvaluationMethod,
@@ -45,10 +46,13 @@ __all__ = [
     "Client",
     "AsyncClient",
     "Annotation",
+    "ComparisonVerdict",
     "EvaluationMethod",
     "HeadTier",
     "HeatMapMethod",
+    "InputChange",
     "InputStatus",
+    "LearningCurveState",
     "ModelType",
     "NewInput",
     "SuggestionAction",

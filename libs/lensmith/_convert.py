@@ -20,7 +20,6 @@ from lensmith_api.v1 import (
     base_model_pb2,
     concept_pb2,
     concept_score_pb2,
-    evaluation_pb2,
     inference_service_pb2,
     input_pb2,
     input_service_pb2,
@@ -388,43 +387,6 @@ def upgrade_check(message: upgrade_service_pb2.CheckUpgradeResponse) -> types.Up
         best_base_model=base_model(message.best_base_model) if message.HasField("best_base_model") else None,
         upgradable=message.upgradable,
         running=int(last_part(message.running) or 0),
-    )
-
-
-def concept_evaluation(message: evaluation_pb2.ConceptEvaluation) -> types.ConceptEvaluation:
-    """How good one concept is."""
-    return types.ConceptEvaluation(
-        concept=message.concept,
-        positives=message.positives,
-        negatives=message.negatives,
-        precision=message.precision,
-        recall=message.recall,
-        f1=message.f1,
-        roc_auc=optional(message, "roc_auc"),
-        average_precision=optional(message, "average_precision"),
-        threshold=message.threshold,
-    )
-
-
-def evaluation(message: evaluation_pb2.Evaluation) -> types.Evaluation:
-    """How good a version is."""
-    return types.Evaluation(
-        method=message.method,
-        input_count=message.input_count,
-        accuracy=optional(message, "accuracy"),
-        top5_accuracy=optional(message, "top5_accuracy"),
-        macro_precision=optional(message, "macro_precision"),
-        macro_recall=optional(message, "macro_recall"),
-        macro_f1=optional(message, "macro_f1"),
-        expected_calibration_error=optional(message, "expected_calibration_error"),
-        concepts=tuple(concept_evaluation(item) for item in message.concepts),
-        confusion=tuple(
-            types.ConfusionCell(actual=cell.actual, predicted=cell.predicted, count=cell.count)
-            for cell in message.confusion
-        ),
-        r2=optional(message, "r2"),
-        mean_absolute_error=optional(message, "mean_absolute_error"),
-        root_mean_squared_error=optional(message, "root_mean_squared_error"),
     )
 
 

@@ -1,6 +1,6 @@
 """What is told of how a version came about, from messages to values."""
 
-from lensmith import _convert
+from lensmith import _convert, _evaluations
 from lensmith.version_types import ModelCard, ModelVersionInput
 from lensmith_api.v1 import model_card_pb2, model_version_input_pb2
 
@@ -24,6 +24,6 @@ def card(message: model_card_pb2.ModelCard) -> ModelCard:
         model=_convert.model(message.model) if message.HasField("model") else None,
         display_names=tuple(message.display_names),
         base_model=_convert.base_model(message.base_model) if message.HasField("base_model") else None,
-        evaluation=_convert.evaluation(message.evaluation) if message.HasField("evaluation") else None,
+        evaluation=_evaluations.evaluation(message.evaluation) if message.HasField("evaluation") else None,
         cautions=tuple(message.cautions),
     )

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from lensmith.errors import LensmithError
+from lensmith.evaluation_types import CalibrationBin, CooccurrenceCell, Interval, ResidualBin
 
 Json = object
 """Anything that JSON can say."""
@@ -505,6 +506,7 @@ class ConceptEvaluation:
     roc_auc: float | None
     average_precision: float | None
     threshold: float
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -518,7 +520,12 @@ class ConfusionCell:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a version is on pictures that it was not fitted on."""
+    """How good a version is on pictures that it was not fitted on.
+
+    Attributes:
+        intervals: 95 % intervals by the name of the figure, from drawing the pictures anew `resamples` times.
+        other_thresholds: Whether it was computed at thresholds other than those of the training.
+    """
 
     method: str
     input_count: int
@@ -533,6 +540,19 @@ class Evaluation:
     r2: float | None
     mean_absolute_error: float | None
     root_mean_squared_error: float | None
+    evaluation_method: EvaluationMethod | None = None
+    micro_precision: float | None = None
+    micro_recall: float | None = None
+    micro_f1: float | None = None
+    macro_roc_auc: float | None = None
+    macro_average_precision: float | None = None
+    median_absolute_error: float | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    resamples: int = 0
+    calibration: tuple[CalibrationBin, ...] = ()
+    cooccurrence: tuple[CooccurrenceCell, ...] = ()
+    residuals: tuple[ResidualBin, ...] = ()
+    other_thresholds: bool = False
 
 
 @dataclass(frozen=True)

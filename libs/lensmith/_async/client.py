@@ -7,6 +7,7 @@ from typing import Final, Self
 from lensmith import _convert, _convert_explanation, types
 from lensmith._async.apps import AsyncApps, AsyncKeys, AsyncUsage
 from lensmith._async.dataset import AsyncAnnotations, AsyncConcepts, AsyncInputs
+from lensmith._async.evaluations import AsyncEvaluations
 from lensmith._async.models import AsyncBaseModels, AsyncModels, model_name
 from lensmith._async.suggestions import AsyncSuggestions
 from lensmith._async.transport import AsyncTransport
@@ -123,6 +124,11 @@ class AsyncClient:
     def models(self) -> AsyncModels:
         """Models of the app."""
         return AsyncModels(self._transport, self.app)
+
+    @property
+    def evaluations(self) -> AsyncEvaluations:
+        """How good versions are: at other thresholds, input by input, side by side, and with more images."""
+        return AsyncEvaluations(self._transport, self.app)
 
     @property
     def suggestions(self) -> AsyncSuggestions:

@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lensmith import _convert, _convert_versions, _training_settings, types
+from lensmith import _convert, _convert_versions, _evaluations, _training_settings, types
 from lensmith._async import exports
 from lensmith._async.transport import AsyncTransport, new_request_id
 from lensmith.errors import InternalError, PreconditionError, UnavailableError, from_status
@@ -250,7 +250,7 @@ class AsyncModels:
 
     async def evaluation(self, model: str, version: int) -> types.Evaluation:
         """Returns the out-of-fold evaluation of a ready version."""
-        return _convert.evaluation(
+        return _evaluations.evaluation(
             await self._transport.call(
                 self._stub.GetEvaluation,
                 model_service_pb2.GetEvaluationRequest(name=f"{self._version_name(model, version)}/evaluation"),

@@ -8,6 +8,7 @@ from typing import Final, Self
 from lensmith import _convert, _convert_explanation, types
 from lensmith._sync.apps import Apps, Keys, Usage
 from lensmith._sync.dataset import Annotations, Concepts, Inputs
+from lensmith._sync.evaluations import Evaluations
 from lensmith._sync.models import BaseModels, Models, model_name
 from lensmith._sync.suggestions import Suggestions
 from lensmith._sync.transport import Transport
@@ -124,6 +125,11 @@ class Client:
     def models(self) -> Models:
         """Models of the app."""
         return Models(self._transport, self.app)
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """How good versions are: at other thresholds, input by input, side by side, and with more images."""
+        return Evaluations(self._transport, self.app)
 
     @property
     def suggestions(self) -> Suggestions:

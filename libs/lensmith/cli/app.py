@@ -11,6 +11,7 @@ from lensmith.cli import (
     base_models,
     dataset,
     demo,
+    evaluations,
     explaining,
     inference,
     models,
@@ -37,6 +38,7 @@ apps.add_to(app)
 dataset.add_to(app)
 models.add_to(app)
 versions.add_to(app)
+evaluations.add_to(app)
 suggestions.add_to(app)
 inference.add_to(app)
 explaining.add_to(app)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lensmith import Client
+from lensmith.cli.figures import print_evaluation
 from lensmith.cli.options import Json, Yes, confirm
 from lensmith.cli.output import console, counted, print_findings, print_json, print_table, safe, summary_text
 from lensmith.cli.progress import fraction_progress
@@ -28,7 +29,6 @@ ModelArgument = Annotated[str, typer.Argument(help="Own id of the model.")]
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
 PLAIN = "plain"
 """The base model that ships with the platform and has learnt nothing."""
-FEW_CONCEPTS = 10
 """Up to so many, being among the five likeliest means little."""
 STATE_STYLE = {VersionState.READY: "green", VersionState.FAILED: "red", VersionState.CANCELLED: "yellow"}
 
@@ -37,7 +37,6 @@ def add_to(app: typer.Typer) -> None:
     """Adds these commands."""
     app.command()(train)
     app.command()(watch)
-    app.command()(evaluate)
     app.add_typer(models, name="models")
 
 
@@ -259,24 +258,6 @@ def watch(
     _finish(done, evaluation, as_json=as_json)
 
 
-def evaluate(
-    context: typer.Context,
-    model: ModelArgument,
-    version: Annotated[int | None, typer.Option(min=1, help="The one in production by default.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show how good a version is on pictures that it was not fitted on."""
-    with context.obj.client() as client:
-        number = version or client.models.get(model).production_version
-        if not number:
-            raise InvalidInputError("MODEL_HAS_NO_TRAINED_VERSION", f"model {model} has no trained version yet")
-        evaluation = client.models.evaluation(model, number)
-    if as_json:
-        print_json(evaluation)
-    else:
-        print_evaluation(evaluation)
-
-
 def _finish(version: ModelVersion, evaluation: Evaluation | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"version": version, "evaluation": evaluation})
@@ -302,30 +283,3 @@ def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
     print_findings(version.findings)
     if evaluation:
         print_evaluation(evaluation)
-
-
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Shows an evaluation: the figures over all, each concept, and what is confused."""
-    figures = [
-        ("accuracy", evaluation.accuracy),
-        ("top-5 accuracy", evaluation.top5_accuracy if len(evaluation.concepts) > FEW_CONCEPTS else None),
-        ("mean F1", evaluation.macro_f1),
-        ("mean precision", evaluation.macro_precision),
-        ("mean recall", evaluation.macro_recall),
-        ("calibration error", evaluation.expected_calibration_error),
-        ("R²", evaluation.r2),
-        ("mean absolute error", evaluation.mean_absolute_error),
-        ("root mean squared error", evaluation.root_mean_squared_error),
-    ]
-    title = (
-        f"tested on {counted(evaluation.input_count, 'picture')}, each by a model that had not seen it "
-        f"({evaluation.method})"
-    )
-    print_table(title, ["", "#"], [(name, value) for name, value in figures if value is not None])
-    if evaluation.concepts:
-        rows = [(c.concept, c.positives, c.precision, c.recall, c.f1, c.threshold) for c in evaluation.concepts]
-        print_table("", ["concept", "#pictures", "#precision", "#recall", "#F1", "#threshold"], rows)
-    confused = sorted((c for c in evaluation.confusion if c.actual != c.predicted), key=lambda c: -c.count)[:5]
-    if confused:
-        rows_confused = [(cell.actual, cell.predicted, cell.count) for cell in confused]
-        print_table("most confused", ["is", "taken for", "#pictures"], rows_confused)

@@ -21,7 +21,7 @@ from lensmith_vision.folds import NEAR_DUPLICATE_COSINE
 from lensmith_vision.statistics import Moments
 from lensmith_vision.transforms import Transform, transformed
 
-__all__ = ["ClassMemory", "ClassSums", "Pictures", "Refitted", "refit_classes"]
+__all__ = ["ClassMemory", "ClassSums", "Pictures", "Refitted", "is_large", "refit_classes"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -29,6 +29,9 @@ Ints = npt.NDArray[np.int64]
 
 _MOST_CHANGED = 0.05
 """Part of the pictures that may have changed since the last whole fit."""
+_LARGE = 4_000_000
+_MOST_UNEVALUATED = 0.002
+"""Part of the pictures that an evaluation may lack."""
 _SHORTEST = 1e-6
 _BLOCK = 4096
 
@@ -74,7 +77,7 @@ class ClassSums:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The pictures of a fit, in the order of their rows.
+    """The pictures of a fit, in the order in which they came.
 
     Attributes:
         ids: Of each.
@@ -82,7 +85,7 @@ class Pictures:
         classes: [n].
         groups: [n], near duplicates share a number.
         folds: [n]; a group is never in two.
-        scores: [n, c], out of fold.
+        scores: [n or more, c], out of fold; there is room for pictures to come.
     """
 
     ids: Sequence[str]
@@ -95,19 +98,23 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class ClassMemory:
-    """What a fit leaves behind for the next one.
+    """What a fit leaves behind for the next one; one fit at most may go on from it.
 
     Attributes:
         sums: It worked with.
         pictures: It was about.
         familiarity: Of its training pictures.
+        thresholds: [c], of its concepts.
         changed: Pictures that changed since the last whole fit.
+        unevaluated: Pictures that are not in its evaluation yet.
     """
 
     sums: ClassSums
     pictures: Pictures
     familiarity: Familiarity
+    thresholds: Floats
     changed: int = 0
+    unevaluated: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -119,11 +126,22 @@ class ClassMemory:
 
 @dataclass(frozen=True, eq=False)
 class Refitted:
-    """A head's numbers, and what they leave behind."""
+    """A head's numbers, and what they leave behind.
+
+    Attributes:
+        weights: [d, c].
+        bias: [c].
+        places: [n], where each picture of the fit stands among those of the memory.
+        memory: For the next fit, whose evaluation is still the one before.
+        carries: Whether that evaluation may stand for this head: so few pictures are new, and of so many, that its
+            figures cannot differ, while computing them again would take most of the time.
+    """
 
     weights: Floats
     bias: Floats
+    places: Ints
     memory: ClassMemory
+    carries: bool
 
 
 def refit_classes(
@@ -132,7 +150,7 @@ def refit_classes(
     """Fit to pictures that are nearly those of an earlier fit; None: they differ too much, a whole fit is due.
 
     Args:
-        memory: Of the earlier fit. It stays as it is.
+        memory: Of the earlier fit.
         ids: Of the pictures.
         group_ids: Equal for pictures of equal bytes.
         features: [n, d].
@@ -140,32 +158,57 @@ def refit_classes(
     """
     before = memory.pictures
     known = {picture: row for row, picture in enumerate(before.ids)}
-    old = np.fromiter((known.get(picture, -1) for picture in ids), np.int64, len(ids))
-    stayed = old >= 0
+    places = np.fromiter((known.get(picture, -1) for picture in ids), np.int64, len(ids))
+    stayed = places >= 0
     # The features of what is gone would be needed to take it out of the sums.
-    if int(stayed.sum()) < len(before.ids) or not _same_bytes(before, group_ids, old):
+    if int(stayed.sum()) < len(before.ids) or not _same_bytes(before, group_ids, places):
         return None
-    relabelled = np.flatnonzero(stayed)[before.classes[old[stayed]] != classes[stayed]]
     new = np.flatnonzero(~stayed)
+    relabelled = np.flatnonzero(stayed & (before.classes[places] != classes))
     changed = memory.changed + len(new) + len(relabelled)
     if changed > _MOST_CHANGED * len(ids):
         return None
-    groups, folds = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
-    groups[stayed], folds[stayed] = before.groups[old[stayed]], before.folds[old[stayed]]
+    groups, folds = before.groups[places], before.folds[places]
     if not _place(new, group_ids, features, classes, groups, folds, len(memory.sums.without)):
         return None
-    sums = replace(memory.sums, total=_added(memory.sums, features, classes, before.classes[old], new, relabelled))
-    scores = np.empty((len(ids), before.scores.shape[1]), np.float32)
-    scores[stayed] = before.scores[old[stayed]]
+    sums = replace(memory.sums, total=_added(memory.sums, features, classes, before.classes[places], new, relabelled))
+    places[new] = len(before.ids) + np.arange(len(new))
+    own = before.classes.copy()
+    own[places[relabelled]] = classes[relabelled]
+    pictures = Pictures(
+        [*before.ids, *(ids[row] for row in new.tolist())],
+        [*before.group_ids, *(group_ids[row] for row in new.tolist())],
+        np.append(own, classes[new]),
+        np.append(before.groups, groups[new]),
+        np.append(before.folds, folds[new]),
+        _with_room(before.scores, len(before.ids), len(ids)),
+    )
     if len(new):
-        scores[new] = _softmax(memory.sums.held_out(features[new], folds[new]))
-    pictures = Pictures(ids, group_ids, classes, groups, folds, scores)
-    return Refitted(*sums.final(), replace(memory, sums=sums, pictures=pictures, changed=changed))
+        pictures.scores[len(before.ids) : len(ids)] = _softmax(memory.sums.held_out(features[new], folds[new]))
+    unevaluated = memory.unevaluated + len(new)
+    large = is_large(len(ids), len(memory.thresholds))
+    after = replace(memory, sums=sums, pictures=pictures, changed=changed, unevaluated=unevaluated)
+    carries = large and not len(relabelled) and unevaluated <= _MOST_UNEVALUATED * len(ids)
+    return Refitted(*sums.final(), places, after, carries)
 
 
-def _same_bytes(before: Pictures, group_ids: Sequence[str], old: Ints) -> bool:
+def is_large(pictures: int, concepts: int) -> bool:
+    """Whether the evaluation takes longer than all else."""
+    return pictures * concepts >= _LARGE
+
+
+def _with_room(scores: Floats, used: int, needed: int) -> Floats:
+    """The same array where it has room for more rows, so that a hundred megabytes are not copied for ten of them."""
+    if len(scores) >= needed:
+        return scores
+    grown = np.empty((needed + int(_MOST_CHANGED * needed), scores.shape[1]), np.float32)
+    grown[:used] = scores[:used]
+    return grown
+
+
+def _same_bytes(before: Pictures, group_ids: Sequence[str], places: Ints) -> bool:
     return all(
-        place < 0 or group == before.group_ids[place] for group, place in zip(group_ids, old.tolist(), strict=True)
+        place < 0 or group == before.group_ids[place] for group, place in zip(group_ids, places.tolist(), strict=True)
     )
 
 

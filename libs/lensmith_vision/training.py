@@ -15,23 +15,26 @@ from lensmith_vision.classes import Tier, fit_classes
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_of
-from lensmith_vision.fitting import OutOfFold, Problem, search_penalty
 from lensmith_vision.folds import groups_of, stratified_group_folds
 from lensmith_vision.heads import INTERVAL_COVERAGE, Head, HeadType
+from lensmith_vision.labels import fit_labels
+from lensmith_vision.numbers import fit_numbers
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
-from lensmith_vision.refit import ClassMemory, Pictures, Refitted, refit_classes
-from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
-from lensmith_vision.solvers import Basis
+from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, refit_classes
+from lensmith_vision.report import Decisions, ThresholdAim, evaluate, thresholds_of
+from lensmith_vision.ridge import RidgeFit
 from lensmith_vision.transforms import transformed
 
 __all__ = [
     "Fitted",
+    "HeadAgain",
     "Progress",
     "TrainOptions",
     "TrainingSet",
     "deal_folds",
     "fit",
+    "fit_head_again",
     "group_copies",
     "predictions_of",
     "preflight",
@@ -191,12 +194,61 @@ def fit(
         return _fit(data, options, _Reporter(progress, cancelled), memory)
 
 
-def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: ClassMemory | None) -> Fitted:
-    taken, left_out = take_part(data, options)
-    findings = _judged(taken, left_out, options)
+@dataclass(frozen=True)
+class HeadAgain:
+    """A head for which the evaluation and the thresholds of the one before still stand.
+
+    Attributes:
+        head: Fitted on all pictures that took part.
+        findings: What preflight said, warnings and hints only.
+        input_count: Pictures that took part.
+        left_out: Reason for each picture that took no part, by its id.
+        memory: For the next fit.
+    """
+
+    head: Head
+    findings: tuple[Finding, ...]
+    input_count: int
+    left_out: dict[str, str]
+    memory: ClassMemory
+
+
+def fit_head_again(data: TrainingSet, options: TrainOptions, memory: ClassMemory) -> HeadAgain | None:
+    """Fit a head to many pictures of which very few are new; None: its evaluation has to be made anew, see `fit`.
+
+    Raises:
+        TrainingError: Refused by preflight, with the reason of the first error.
+    """
+    if not is_large(len(data.ids), len(data.concepts)):
+        return None
+    with threadpool_limits(1, user_api="blas"):
+        taken, left_out = take_part(data, options)
+        findings = _allowed(_judged(taken, left_out, options))
+        if taken.labels is None:
+            return None
+        classes = taken.labels.argmax(axis=1)
+        again = refit_classes(memory, taken.ids, taken.group_ids, taken.features, classes)
+        if again is None or not again.carries:
+            return None
+        head = _head_again(taken, options, again, again.memory.thresholds)
+    return HeadAgain(head, tuple(findings), len(taken.ids), left_out, again.memory)
+
+
+def _allowed(findings: list[Finding]) -> list[Finding]:
+    """Return findings without errors.
+
+    Raises:
+        TrainingError: There is one.
+    """
     if has_errors(findings):
         first = next(finding for finding in findings if finding.severity is Severity.ERROR)
         raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
+    return findings
+
+
+def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: ClassMemory | None) -> Fitted:
+    taken, left_out = take_part(data, options)
+    findings = _allowed(_judged(taken, left_out, options))
     report(0.02, "evaluating")
     if memory is not None and taken.labels is not None:
         classes = taken.labels.argmax(axis=1)
@@ -208,13 +260,10 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: Cl
     report(0.08, "evaluating")
     if options.type == "multi_class":
         return _fit_classes(taken, options, groups, folds, findings, left_out, report)
-    problem = Problem(options.type, Basis.of(taken.features), taken.labels, taken.targets)
-    found = search_penalty(problem, folds, lambda part: report(0.1 + 0.7 * part, "evaluating"))
+    fitted = _fit_ridge(taken, groups, folds, options.seed, report)
     report(0.8, "fitting")
-    weights = problem.solve(found.penalty)
-    report(0.95, "fitting")
-    head, decisions = _head(taken, options, problem, weights, found, folds)
-    evaluation = evaluate(head, replace(decisions, groups=groups), found.penalty, options.thresholds)
+    head, decisions = _head(taken, options, fitted, folds)
+    evaluation = evaluate(head, replace(decisions, groups=groups), fitted.shrinkage, options.thresholds)
     head = replace(head, familiarity=_familiarity(taken, head, folds, options.seed))
     report(1.0, "fitting")
     predictions = predictions_of(taken, head, replace(decisions, groups=groups))
@@ -264,7 +313,7 @@ def _fit_classes(
     if fitted.sums is not None and head.familiarity is not None:
         classes = data.labels.argmax(axis=1)
         pictures = Pictures(data.ids, data.group_ids, classes, groups, folds, decisions.scores)
-        memory = ClassMemory(fitted.sums, pictures, head.familiarity)
+        memory = ClassMemory(fitted.sums, pictures, head.familiarity, head.thresholds)
     return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, memory)
 
 
@@ -278,23 +327,17 @@ def _fitted_again(
 ) -> Fitted:
     """Make a head and its evaluation of a small fit."""
     report(0.5, "evaluating")
-    sums, pictures = again.memory.sums, again.memory.pictures
-    decisions = Decisions(pictures.scores, pictures.folds, labels=data.labels, groups=pictures.groups)
-    head = Head(
-        options.type,
-        data.space,
-        data.concepts,
-        again.weights,
-        again.bias,
-        thresholds_of(decisions, options.thresholds),
-        transform=sums.transform,
-        familiarity=again.memory.familiarity,
+    sums, pictures, places = again.memory.sums, again.memory.pictures, again.places
+    decisions = Decisions(
+        pictures.scores[places], pictures.folds[places], labels=data.labels, groups=pictures.groups[places]
     )
+    head = _head_again(data, options, again, thresholds_of(decisions, options.thresholds))
     report(0.8, "evaluating")
     evaluation = evaluate(head, decisions, sums.shrinkage, options.thresholds)
     report(1.0, "fitting")
     predictions = predictions_of(data, head, decisions)
-    return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, again.memory)
+    memory = replace(again.memory, thresholds=head.thresholds, unevaluated=0)
+    return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, memory)
 
 
 def _scores(head: Head, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -304,31 +347,51 @@ def _scores(head: Head, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float
     return logits
 
 
-def _head(
-    data: TrainingSet,
-    options: TrainOptions,
-    problem: Problem,
-    weights: npt.NDArray[np.float32],
-    found: OutOfFold,
-    folds: npt.NDArray[np.int64],
-) -> tuple[Head, Decisions]:
-    """Fold calibration into the weights, and choose thresholds on calibrated out-of-fold scores."""
-    raw, bias = problem.basis.unfold(weights[:-1], weights[-1])
-    width = len(data.concepts)
+def _head_again(data: TrainingSet, options: TrainOptions, again: Refitted, thresholds: npt.NDArray[np.float32]) -> Head:
+    return Head(
+        options.type,
+        data.space,
+        data.concepts,
+        again.weights,
+        again.bias,
+        thresholds,
+        transform=again.memory.sums.transform,
+        familiarity=again.memory.familiarity,
+    )
+
+
+def _fit_ridge(
+    data: TrainingSet, groups: npt.NDArray[np.int64], folds: npt.NDArray[np.int64], seed: int, report: _Reporter
+) -> RidgeFit:
+    def step(part: float) -> None:
+        report(0.1 + 0.7 * part, "evaluating")
+
     if data.targets is not None:
-        low, high = options.value_range or (float(data.targets.min()), float(data.targets.max()))
-        plain = Head(options.type, data.space, data.concepts, raw, bias, np.zeros(width, np.float32), (low, high))
-        decisions = Decisions(plain.activate(found.logits), folds, targets=data.targets)
-        residuals = np.sort(np.abs(decisions.scores[:, 0] - data.targets))
-        # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
-        rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
-        return replace(plain, interval=float(residuals[rank - 1])), decisions
-    temperature = fit_temperature(options.type, found.logits, problem.labels)
-    raw, bias = (raw / temperature).astype(np.float32), (bias / temperature).astype(np.float32)
-    head = Head(options.type, data.space, data.concepts, raw, bias, np.full(width, 0.5, np.float32))
-    scores = head.activate((found.logits / temperature).astype(np.float32))
-    decisions = Decisions(scores, folds, labels=problem.labels)
-    return replace(head, thresholds=thresholds_of(decisions, options.thresholds)), decisions
+        return fit_numbers(data.features, data.targets, groups, folds, seed=seed, step=step)
+    if data.labels is None:
+        raise TrainingError("TRAINING_SET_INVALID", "a training set needs labels or targets")
+    return fit_labels(data.features, data.labels, groups, folds, seed=seed, step=step)
+
+
+def _head(
+    data: TrainingSet, options: TrainOptions, fitted: RidgeFit, folds: npt.NDArray[np.int64]
+) -> tuple[Head, Decisions]:
+    """Make a head of a fit, its thresholds (or its interval) chosen on what was held out."""
+    weights, bias = fitted.weights.astype(np.float32), fitted.bias.astype(np.float32)
+    width = len(data.concepts)
+    if data.targets is None:
+        half = np.full(width, 0.5, np.float32)
+        head = Head(options.type, data.space, data.concepts, weights, bias, half, transform=fitted.transform)
+        decisions = Decisions(_scores(head, fitted.values), folds, labels=data.labels)
+        return replace(head, thresholds=thresholds_of(decisions, options.thresholds)), decisions
+    limits = options.value_range or (float(data.targets.min()), float(data.targets.max()))
+    none = np.zeros(width, np.float32)
+    head = Head(options.type, data.space, data.concepts, weights, bias, none, limits, transform=fitted.transform)
+    decisions = Decisions(head.activate(fitted.values), folds, targets=data.targets)
+    residuals = np.sort(np.abs(decisions.scores[:, 0] - data.targets))
+    # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
+    rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
+    return replace(head, interval=float(residuals[rank - 1])), decisions
 
 
 def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:

@@ -6,20 +6,32 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from lensmith_api.internal.v1.training_job_service_pb2 import TrainingJob
+from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
 from lensmith_vision.refit import ClassMemory
 
-__all__ = ["FitMemories"]
+__all__ = ["FitMemories", "Kept"]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    asked: bytes
+class Kept:
+    """What a training left.
+
+    Attributes:
+        memory: Of its fit.
+        handed_in: Its result, whose evaluation is the last one of the memory.
+    """
+
     memory: ClassMemory
+    handed_in: CompleteModelVersionRequest
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its numbers."""
+        return self.memory.nbytes + len(self.handed_in.out_of_fold) + len(self.handed_in.head)
 
 
 class FitMemories:
-    """Memories of the models trained last. Safe to use from several threads.
+    """What the models trained last left. Safe to use from several threads.
 
     Losing one costs time and nothing else: the next training of its model is a whole one.
 
@@ -30,24 +42,23 @@ class FitMemories:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[bytes, Kept]] = OrderedDict()
 
-    def of(self, job: TrainingJob) -> ClassMemory | None:
-        """Return what the last training of the model left, if it was asked for the same in the same space."""
+    def take(self, job: TrainingJob) -> Kept | None:
+        """Take out what the last training of the model left, if it was asked for the same in the same space."""
         with self._lock:
-            kept = self._kept.get(job.model.uid)
-            return kept.memory if kept is not None and kept.asked == _asked(job) else None
+            asked, kept = self._kept.pop(job.model.uid, (b"", None))
+            return kept if asked == _asked(job) else None
 
-    def keep(self, job: TrainingJob, memory: ClassMemory | None) -> None:
-        """Keep what a training left, None: nothing; those unused for longest go when there is no room."""
+    def keep(self, job: TrainingJob, kept: Kept) -> None:
+        """Keep what a training left; of what there is no room for, that unused for longest goes."""
         with self._lock:
-            self._kept.pop(job.model.uid, None)
-            if memory is not None:
-                self._kept[job.model.uid] = _Kept(_asked(job), memory)
-            total = sum(kept.memory.nbytes for kept in self._kept.values())
+            self._kept[job.model.uid] = _asked(job), kept
+            self._kept.move_to_end(job.model.uid)
+            total = sum(one.nbytes for _, one in self._kept.values())
             while total > self._most_bytes:
-                _, dropped = self._kept.popitem(last=False)
-                total -= dropped.memory.nbytes
+                _, (_, dropped) = self._kept.popitem(last=False)
+                total -= dropped.nbytes
 
 
 def _asked(job: TrainingJob) -> bytes:

@@ -9,12 +9,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.internal.v1.training_job_service_pb2 import (
@@ -24,7 +21,7 @@ from lensmith_api.internal.v1.training_job_service_pb2 import (
     ReportProgressRequest,
     TrainingJob,
 )
-from lensmith_api.v1.model_version_pb2 import EvaluationSummary, Finding, FindingSeverity, TrainingProgress
+from lensmith_api.v1.model_version_pb2 import TrainingProgress
 from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import (
     AlreadyExistsError,
@@ -42,14 +39,13 @@ from lensmith_platform.errors import (
 from lensmith_platform.service_auth import service_call_app
 from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.fit_memory import FitMemories
+from lensmith_trainer.fitting import fit_job
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
-from lensmith_trainer.training_set import labels_needed, method_of, options_of, snapshot_of, training_set_of
-from lensmith_vision import dataset_snapshot, heads, out_of_fold
+from lensmith_trainer.training_set import labels_needed, method_of
 from lensmith_vision.errors import TrainingError
-from lensmith_vision.evaluation_methods import fit_and_evaluate
-from lensmith_vision.training import Fitted, Progress
+from lensmith_vision.training import Progress
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceAsyncStub
@@ -220,7 +216,7 @@ class TrainingJobs:
         loop = asyncio.get_running_loop()
         with parts.labels("fit").time():
             request = await loop.run_in_executor(
-                self._threads, _fit, job, rows, self._memories, state.fitting, state.stop.is_set
+                self._threads, fit_job, job, rows, self._memories, state.fitting, state.stop.is_set
             )
         state.fraction, state.stage, state.message = _FITTED, "storing", ""
         return request
@@ -287,51 +283,3 @@ class TrainingJobs:
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
             else:
                 return
-
-
-def _fit(
-    job: TrainingJob,
-    taken: TrainingRows,
-    memories: FitMemories,
-    progress: Callable[[Progress], None],
-    cancelled: Callable[[], bool],
-) -> CompleteModelVersionRequest:
-    """Fit a head, in a thread.
-
-    Raises:
-        TrainingError: The data cannot be trained on, or the training was stopped.
-    """
-    data = training_set_of(job.model, job.space, taken)
-    options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
-    test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
-    fitted = fit_and_evaluate(data, test, options, method, progress, cancelled, memories.of(job))
-    memories.keep(job, fitted.memory)
-    snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, fitted.out_of_fold)
-    listing = dataset_snapshot.save(snapshot)
-    return CompleteModelVersionRequest(
-        app_id=job.app_id,
-        version_uid=job.version_uid,
-        lease=job.lease,
-        head=heads.save(fitted.head),
-        evaluation_json=fitted.evaluation.to_json().encode(),
-        concepts=fitted.head.concepts,
-        thresholds=fitted.head.thresholds.tolist(),
-        input_count=fitted.input_count,
-        dataset_sha256=snapshot.sha256(),
-        findings=_findings(fitted),
-        summary=EvaluationSummary(**fitted.evaluation.summary()),
-        out_of_fold=out_of_fold.save(fitted.out_of_fold),
-        dataset_snapshot=listing if len(listing) <= dataset_snapshot.MOST_BYTES else b"",
-    )
-
-
-def _findings(fitted: Fitted) -> list[Finding]:
-    return [
-        Finding(
-            reason=finding.reason,
-            severity=FindingSeverity.Value(f"FINDING_SEVERITY_{finding.severity.value}"),
-            message=finding.message,
-            concept=finding.concept or "",
-        )
-        for finding in fitted.findings
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from lensmith_trainer.holding import Row, TrainingRows
 from lensmith_vision.classes import Tier
 from lensmith_vision.dataset_snapshot import DatasetSnapshot, take
 from lensmith_vision.heads import HeadType
-from lensmith_vision.out_of_fold import EvaluationMethod, OutOfFoldPredictions
+from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.report import ThresholdAim
 from lensmith_vision.training import TrainingSet, TrainOptions
 
@@ -101,10 +101,9 @@ def training_set_of(model: Model, space: str, taken: TrainingRows) -> TrainingSe
 
 
 def snapshot_of(
-    model: Model, rows: Sequence[Row], left_out: Collection[str], scores: OutOfFoldPredictions
+    model: Model, rows: Sequence[Row], left_out: Collection[str], folds: Mapping[str, int]
 ) -> DatasetSnapshot:
     """Take down the inputs that took part, and in which fold each was held out."""
-    folds = dict(zip(scores.ids, scores.folds.tolist(), strict=True)) if scores.method == "out_of_fold" else {}
     inputs = ((row.uid, row.sha256, row.labels) for row in rows if row.uid not in left_out)
     return take(inputs, labels_needed(model), folds)
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensmith_vision.refit import refit_classes
+from lensmith_vision.classes import statistics_of
+from lensmith_vision.discriminant import solve
+from lensmith_vision.refit import ClassMemory, ClassSums, Pictures, refit_classes
 from lensmith_vision.statistics import Moments, SufficientStatistics
 from lensmith_vision.training import Fitted, TrainingSet, TrainOptions, fit
 from lensmith_vision.transforms import transformed
@@ -84,7 +86,8 @@ def test_new_pictures_are_scored_by_a_fit_that_has_not_seen_their_near_copies(be
     placed = again.memory.pictures
     assert placed.folds[-2:].tolist() == known.folds[[3, 4]].tolist()
     assert placed.groups[-2:].tolist() == known.groups[[3, 4]].tolist()
-    np.testing.assert_allclose(placed.scores[-2:], known.scores[[3, 4]], atol=0.02)
+    scores = placed.scores[again.places[-2:]]
+    np.testing.assert_allclose(scores, known.scores[[3, 4]], atol=0.02)
 
 
 def test_whole_fit_is_due_when_pictures_are_gone_or_many_are_new(data: TrainingSet, before: Fitted) -> None:
@@ -97,3 +100,31 @@ def test_whole_fit_is_due_when_pictures_are_gone_or_many_are_new(data: TrainingS
     assert refit_classes(old, *everything) is None
     assert fit(data, OPTIONS, memory=old).memory.changed == 0
     assert refit_classes(before.memory, *everything) is not None
+
+
+def test_evaluation_stands_when_very_few_of_very_many_pictures_are_new_and_none_has_another_label(
+    before: Fitted,
+) -> None:
+    rows, width = 4010, 1000
+    random = np.random.RandomState(0)
+    features, classes = random.rand(rows, 8).astype(np.float32), np.arange(rows) % width
+    ids = [f"{row:05d}" for row in range(rows)]
+    folds = np.arange(rows) // width % 4
+    sums = statistics_of(features[:-10], classes[:-10], width, folds[:-10], "none")
+    without = [solve(sums.total() - sums.fold(fold), 1.0) for fold in range(4)]
+    known = Pictures(ids[:-10], ids[:-10], classes[:-10], np.arange(rows - 10), folds[:-10], np.zeros((4000, width)))
+    memory = ClassMemory(
+        ClassSums("none", sums.origin, sums.total(), without, 1.0, 1.0),
+        replace(known, scores=known.scores.astype(np.float32)),
+        before.memory.familiarity,
+        np.full(width, 0.5, np.float32),
+    )
+    assert not refit_classes(memory, ids, ids, features, classes).carries
+    few = refit_classes(memory, ids[:-3], ids[:-3], features[:-3], classes[:-3])
+    assert (few.carries, few.memory.unevaluated) == (True, 7)
+    assert np.isfinite(few.weights).all()
+    # They count as long as they are not evaluated, and a label that was mended is to be seen at once.
+    assert not refit_classes(few.memory, ids, ids, features, classes).carries
+    mended = classes[:-3].copy()
+    mended[5] += 1
+    assert not refit_classes(memory, ids[:-3], ids[:-3], features[:-3], mended).carries

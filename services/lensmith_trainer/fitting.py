@@ -1,0 +1,99 @@
+"""From the data of a job to what is handed in. Blocking: it runs in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
+from lensmith_api.v1.model_version_pb2 import EvaluationSummary, Finding, FindingSeverity
+from lensmith_trainer.fit_memory import FitMemories, Kept
+from lensmith_trainer.holding import TrainingRows
+from lensmith_trainer.training_set import method_of, options_of, snapshot_of, training_set_of
+from lensmith_vision import dataset_snapshot, heads, out_of_fold, preflight
+from lensmith_vision.dataset_snapshot import DatasetSnapshot
+from lensmith_vision.evaluation_methods import fit_and_evaluate
+from lensmith_vision.training import Progress, TrainingSet, fit_head_again
+
+__all__ = ["fit_job"]
+
+
+def fit_job(
+    job: TrainingJob,
+    taken: TrainingRows,
+    memories: FitMemories,
+    progress: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
+) -> CompleteModelVersionRequest:
+    """Fit a head and evaluate it, or go on from the last fit of the model where little changed.
+
+    Raises:
+        TrainingError: The data cannot be trained on, or the training was stopped.
+    """
+    data = training_set_of(job.model, job.space, taken)
+    kept = memories.take(job)
+    if kept is not None and not any(row.test for row in taken.rows):
+        request = _again(job, data, taken, kept, memories)
+        if request is not None:
+            return request
+    options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
+    test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
+    fitted = fit_and_evaluate(data, test, options, method, progress, cancelled, kept.memory if kept else None)
+    scores = fitted.out_of_fold
+    folds = dict(zip(scores.ids, scores.folds.tolist(), strict=True)) if scores.method == "out_of_fold" else {}
+    request = CompleteModelVersionRequest(
+        app_id=job.app_id,
+        version_uid=job.version_uid,
+        lease=job.lease,
+        head=heads.save(fitted.head),
+        evaluation_json=fitted.evaluation.to_json().encode(),
+        concepts=fitted.head.concepts,
+        thresholds=fitted.head.thresholds.tolist(),
+        input_count=fitted.input_count,
+        findings=_findings(fitted.findings),
+        summary=EvaluationSummary(**fitted.evaluation.summary()),
+        out_of_fold=out_of_fold.save(scores),
+    )
+    _take_down(request, snapshot_of(job.model, taken.rows, fitted.left_out, folds))
+    if fitted.memory is not None and method == "out_of_fold":
+        memories.keep(job, Kept(fitted.memory, request))
+    return request
+
+
+def _again(
+    job: TrainingJob, data: TrainingSet, taken: TrainingRows, kept: Kept, memories: FitMemories
+) -> CompleteModelVersionRequest | None:
+    """Fit the head alone where the last evaluation still stands; None: it does not."""
+    again = fit_head_again(data, options_of(job.model, job.training, job.seed), kept.memory)
+    if again is None:
+        return None
+    request = CompleteModelVersionRequest()
+    request.CopyFrom(kept.handed_in)
+    request.version_uid, request.lease = job.version_uid, job.lease
+    request.head, request.input_count = heads.save(again.head), again.input_count
+    del request.findings[:]
+    request.findings.extend(_findings(again.findings))
+    pictures = again.memory.pictures
+    folds: Mapping[str, int] = dict(zip(pictures.ids, pictures.folds.tolist(), strict=True))
+    _take_down(request, snapshot_of(job.model, taken.rows, again.left_out, folds))
+    memories.keep(job, Kept(again.memory, request))
+    return request
+
+
+def _take_down(request: CompleteModelVersionRequest, snapshot: DatasetSnapshot) -> None:
+    request.dataset_sha256 = snapshot.sha256()
+    listing = dataset_snapshot.save(snapshot)
+    request.dataset_snapshot = listing if len(listing) <= dataset_snapshot.MOST_BYTES else b""
+
+
+def _findings(findings: Iterable[preflight.Finding]) -> list[Finding]:
+    return [
+        Finding(
+            reason=finding.reason,
+            severity=FindingSeverity.Value(f"FINDING_SEVERITY_{finding.severity.value}"),
+            message=finding.message,
+            concept=finding.concept or "",
+        )
+        for finding in findings
+    ]

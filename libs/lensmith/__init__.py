@@ -25,11 +25,11 @@ from lensmith.errors import (
     UnavailableError,
 )
 from lensmith.evaluation_types import ComparisonVerdict, InputChange, LearningCurveState
+from lensmith.explanation_types import HeatMapMethod
 from lensmith.types import (
     Annotation,
     EvaluationMethod,
     HeadTier,
-    HeatMapMethod,
     InputStatus,
     ModelType,
     NewInput,

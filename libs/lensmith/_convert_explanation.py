@@ -1,6 +1,6 @@
 """Explanations between the wire and the SDK's own types."""
 
-from lensmith import types
+from lensmith import explanation_types as types
 from lensmith._convert import annotation, concept_score, error, optional
 from lensmith_api.v1 import inference_service_pb2 as pb
 

@@ -14,6 +14,7 @@ from lensmith._async.transport import AsyncTransport
 from lensmith._async.upgrades import AsyncUpgrades
 from lensmith.config import Config
 from lensmith.errors import PreconditionError
+from lensmith.explanation_types import Explanations
 from lensmith_api.v1 import inference_service_pb2, key_service_pb2
 from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceStub
 from lensmith_api.v1.key_service_pb2_grpc import KeyServiceStub
@@ -198,7 +199,7 @@ class AsyncClient:
         overlay: bool = False,
         nearest: int = 0,
         timeout: float | None = None,
-    ) -> types.Explanations:
+    ) -> Explanations:
         """Asks a model why it answers as it does about at most 8 pictures: URLs, paths or bytes.
 
         Args:

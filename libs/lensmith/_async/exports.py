@@ -5,12 +5,12 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from lensmith import types
 from lensmith.errors import InternalError, from_status
+from lensmith.explanation_types import ExportedVersion
 from lensmith_api.v1.model_service_pb2 import ExportModelVersionResponse, ExportSummary
 
 
-async def save(parts: AsyncIterator[ExportModelVersionResponse], output: Path | None) -> types.ExportedVersion:
+async def save(parts: AsyncIterator[ExportModelVersionResponse], output: Path | None) -> ExportedVersion:
     """Writes an archive; the file appears complete or not at all.
 
     Args:
@@ -42,4 +42,4 @@ async def save(parts: AsyncIterator[ExportModelVersionResponse], output: Path | 
         part_file.replace(target)
     finally:
         part_file.unlink(missing_ok=True)
-    return types.ExportedVersion(path=target, size_bytes=size, sha256=summary.sha256)
+    return ExportedVersion(path=target, size_bytes=size, sha256=summary.sha256)

@@ -11,6 +11,7 @@ from lensmith import _convert, _convert_versions, _evaluations, _training_settin
 from lensmith._async import exports
 from lensmith._async.transport import AsyncTransport, new_request_id
 from lensmith.errors import InternalError, PreconditionError, UnavailableError, from_status
+from lensmith.explanation_types import ExportedVersion
 from lensmith.version_types import ModelCard, ModelVersionInput
 from lensmith_api.v1 import base_model_service_pb2, model_service_pb2
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
@@ -259,7 +260,7 @@ class AsyncModels:
 
     async def export(
         self, model: str, output: str | PathLike[str] | None = None, *, version: int = 0
-    ) -> types.ExportedVersion:
+    ) -> ExportedVersion:
         """Saves a version as one archive that answers without the platform: ONNX, labels, card, example.
 
         Args:

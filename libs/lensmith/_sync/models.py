@@ -12,6 +12,7 @@ from lensmith import _convert, _convert_versions, _evaluations, _training_settin
 from lensmith._sync import exports
 from lensmith._sync.transport import Transport, new_request_id
 from lensmith.errors import InternalError, PreconditionError, UnavailableError, from_status
+from lensmith.explanation_types import ExportedVersion
 from lensmith.version_types import ModelCard, ModelVersionInput
 from lensmith_api.v1 import base_model_service_pb2, model_service_pb2
 from lensmith_api.v1.base_model_service_pb2_grpc import BaseModelServiceStub
@@ -258,9 +259,7 @@ class Models:
             )
         )
 
-    def export(
-        self, model: str, output: str | PathLike[str] | None = None, *, version: int = 0
-    ) -> types.ExportedVersion:
+    def export(self, model: str, output: str | PathLike[str] | None = None, *, version: int = 0) -> ExportedVersion:
         """Saves a version as one archive that answers without the platform: ONNX, labels, card, example.
 
         Args:

@@ -10,7 +10,7 @@ from lensmith.cli.asking import Question, ask
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, errors, print_json, print_table, safe
 from lensmith.errors import NotFoundError
-from lensmith.types import ConceptExplanation, Explanation, Explanations
+from lensmith.explanation_types import ConceptExplanation, Explanation, Explanations
 
 MAIN = "main/"
 _GENERAL = ("general", "main/general")

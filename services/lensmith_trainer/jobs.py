@@ -57,6 +57,7 @@ _TRANSIENT = (DependencyUnavailableError, DeadlineExceededError, QuotaExceededEr
 _FETCHED, _FITTED = 0.1, 0.95
 """Parts of the work that are done after fetching and after fitting."""
 
+_FIRST_REPORT_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 5.0
 _PATIENCE_SECONDS = 600.0
@@ -250,6 +251,8 @@ class TrainingJobs:
         Raises:
             LensmithError: The lease is lost, or the version is gone.
         """
+        # A retrain may be over before anybody could read of it.
+        await asyncio.sleep(min(_FIRST_REPORT_SECONDS, self._report_seconds))
         while True:
             try:
                 answer = await self._registry.ReportProgress(

@@ -152,6 +152,15 @@ def test_training_pictures_stay_hidden_when_the_key_may_only_predict(
         assert refused.value.metadata["scope"] == "Inputs:Get"
         with pytest.raises(lensmith.ForbiddenError):
             browser.models.export("linear", version=1)
+    answer = httpx.post(
+        f"{platform.url}/v1/apps/why/models/linear:explain",
+        headers={"Authorization": f"Key {made.secret}"},
+        json={"inputs": [{"image": {"content": base64.b64encode(unseen[0].read_bytes()).decode()}}], "maxConcepts": 2},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["method"] == "HEAT_MAP_METHOD_SHARED_CONTRIBUTION"
+    assert len(answer.json()["explanations"][0]["concepts"]) == 2
 
 
 def test_the_command_line_explains_and_exports(

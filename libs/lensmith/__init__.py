@@ -26,6 +26,7 @@ from lensmith.errors import (
 )
 from lensmith.evaluation_types import ComparisonVerdict, InputChange, LearningCurveState
 from lensmith.explanation_types import HeatMapMethod
+from lensmith.suggestion_types import SuggestionAction, SuggestionKind, SuggestionState
 from lensmith.types import (
     Annotation,
     EvaluationMethod,
@@ -33,9 +34,6 @@ from lensmith.types import (
     InputStatus,
     ModelType,
     NewInput,
-    SuggestionAction,
-    SuggestionKind,
-    SuggestionState,
     TrainingMode,
     TrainingSettings,
     UpgradeState,

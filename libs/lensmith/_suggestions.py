@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from datetime import UTC
 
-from lensmith import types
+from lensmith import suggestion_types as types
 from lensmith.errors import from_status
 from lensmith_api.v1 import suggestion_pb2 as pb
 from lensmith_api.v1 import suggestion_service_pb2 as service_pb

@@ -5,10 +5,12 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
-from lensmith import _suggestions, types
+from lensmith import _suggestions
+from lensmith import suggestion_types as types
 from lensmith._async.models import PAGE, AsyncModels, model_name
 from lensmith._async.transport import AsyncTransport
 from lensmith.errors import PreconditionError
+from lensmith.types import VersionState
 from lensmith_api.v1 import suggestion_service_pb2 as pb
 from lensmith_api.v1.suggestion_pb2 import SUGGESTION_KIND_UNSPECIFIED, SUGGESTION_STATE_UNSPECIFIED
 from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
@@ -117,7 +119,7 @@ class AsyncSuggestions:
     async def _parent(self, model: str, version: int) -> str:
         if not version:
             async for found in AsyncModels(self._transport, self._app).list_versions(model):
-                if found.state is types.VersionState.READY:
+                if found.state is VersionState.READY:
                     version = found.number
                     break
             else:

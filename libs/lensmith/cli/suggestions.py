@@ -9,7 +9,7 @@ from lensmith import Client
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
 from lensmith.errors import InvalidInputError
-from lensmith.types import (
+from lensmith.suggestion_types import (
     DecidedSuggestion,
     Suggestion,
     SuggestionAction,

@@ -1,0 +1,95 @@
+"""What the SDK says of suggestions: what to fix in the data of a model, and what became of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from lensmith.errors import LensmithError
+
+
+class SuggestionKind(StrEnum):
+    """What a suggestion is about."""
+
+    WRONG_LABEL = "wrong-label"
+    CONFUSED_CONCEPTS = "confused-concepts"
+    FEW_IMAGES = "few-images"
+    DUPLICATE = "duplicate"
+    OUTLIER = "outlier"
+    LABEL_NEXT = "label-next"
+
+
+class SuggestionState(StrEnum):
+    """What became of a suggestion; `stale`: the picture or its labels changed before anybody decided."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    DISMISSED = "dismissed"
+    STALE = "stale"
+
+
+class SuggestionAction(StrEnum):
+    """What to do about a suggestion: what it says, take the labels in doubt away, or leave everything as it is."""
+
+    APPLY = "apply"
+    REMOVE_LABELS = "remove-labels"
+    DISMISS = "dismiss"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Something to fix in the data of a version, or to add to it.
+
+    Attributes:
+        number: 1, 2, 3 and so on within the version, the most useful of each kind first.
+        score: How sure it is, or how much it would help, 0 to 1; to be compared within one kind.
+        other_concept: The suggested concept, or the one that it is confused with; empty: none.
+        input: Own id of the picture whose labels would change; empty: none would.
+        related_inputs: Own ids of other pictures to look at.
+        current: The labels in doubt, as the version saw them: whether it shows a concept, or the number.
+        desired: What they become when it is applied.
+        actions: What may be done about it.
+        actor: Who decided; empty: nobody yet.
+    """
+
+    name: str
+    number: int
+    kind: SuggestionKind
+    message: str
+    score: float
+    concept: str
+    other_concept: str
+    input: str
+    related_inputs: tuple[str, ...]
+    current: Mapping[str, bool | float]
+    desired: Mapping[str, bool | float]
+    actions: tuple[SuggestionAction, ...]
+    state: SuggestionState
+    actor: str
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SuggestionCount:
+    """How many suggestions of a kind a version has, and how many of them nobody has decided on yet."""
+
+    kind: SuggestionKind
+    open: int
+    total: int
+
+
+@dataclass(frozen=True)
+class SuggestionOverview:
+    """What a version suggests; `pending`: its data is still being looked through."""
+
+    pending: bool
+    counts: tuple[SuggestionCount, ...]
+
+
+@dataclass(frozen=True)
+class DecidedSuggestion:
+    """What became of one suggestion; `error`: why nothing was done about it."""
+
+    name: str
+    state: SuggestionState | None
+    error: LensmithError | None

@@ -67,7 +67,7 @@ class UsageRow(_message.Message):
     day: _builtins.str
     """Day in UTC, `2026-11-22`."""
     operation: _builtins.str
-    """Kind of operation: `predict`, `embed`, `upload`, `train`."""
+    """Kind of operation: `predict`, `embed`, `explain`, `upload`, `train`."""
     model: _builtins.str
     """Model used, `apps/{app}/models/{model}`; empty where none was."""
     key_uid: _builtins.str

@@ -360,7 +360,7 @@ class UsageEntry(_message.Message):
     app_id: _builtins.int
     """Number of the app that pays."""
     operation: _builtins.str
-    """Kind of operation: `predict`, `embed`, `upload`, `train`."""
+    """Kind of operation: `predict`, `embed`, `explain`, `upload`, `train`."""
     model: _builtins.str
     """Model used; empty where none was."""
     key_uid: _builtins.str

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc.aio
 
 from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
+from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import LearningCurveJobServiceStub
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
@@ -20,6 +21,7 @@ from lensmith_platform.server import Platform
 from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.jobs import TrainingJobs
+from lensmith_trainer.learning_curves import LearningCurveJobs
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.settings import TrainerSettings
@@ -29,6 +31,7 @@ __all__ = ["TrainerService", "build"]
 
 _MAX_DELIVER = 20
 _STOP_SECONDS = 3.0
+_SUGGESTED_AT_ONCE = 4
 
 
 class TrainerService:
@@ -38,6 +41,7 @@ class TrainerService:
         bus: Where versions are announced.
         jobs: Who trains them.
         suggestions: Who looks through their data afterwards.
+        learning_curves: Who finds out what more images would bring.
         usage: Where trainings are counted.
         concurrency: Versions trained at once.
     """
@@ -46,7 +50,13 @@ class TrainerService:
     service_names: Sequence[str] = ()
 
     def __init__(
-        self, bus: Bus, jobs: TrainingJobs, suggestions: SuggestionJobs, usage: UsageMeter, concurrency: int
+        self,
+        bus: Bus,
+        jobs: TrainingJobs,
+        suggestions: SuggestionJobs,
+        learning_curves: LearningCurveJobs,
+        usage: UsageMeter,
+        concurrency: int,
     ) -> None:
         self._bus = bus
         self._usage = usage
@@ -61,7 +71,10 @@ class TrainerService:
             grace=_STOP_SECONDS,
         )
         self._suggesting = WorkConsumer(
-            bus, "trainer--suggest", "models.version_completed", suggestions.start, 1, _MAX_DELIVER
+            bus, "trainer--suggest", "models.version_completed", suggestions.start, _SUGGESTED_AT_ONCE, _MAX_DELIVER
+        )
+        self._continuing = WorkConsumer(
+            bus, "trainer--learning-curve", "models.learning_curve_queued", learning_curves.start, 1, _MAX_DELIVER
         )
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -81,6 +94,7 @@ class TrainerService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._consumer.run())
             group.create_task(self._suggesting.run())
+            group.create_task(self._continuing.run())
             group.create_task(self._usage.run())
 
     async def close(self) -> None:
@@ -127,4 +141,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         replicas,
         spare,
     )
-    return TrainerService(bus, jobs, suggestions, usage, settings.concurrency)
+    learning_curves = LearningCurveJobs(
+        LearningCurveJobServiceStub(platform.clients.channel("registry")), replicas, spare
+    )
+    return TrainerService(bus, jobs, suggestions, learning_curves, usage, settings.concurrency)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the generated stubs name these classes for type checkers on
 __all__ = ["SuggestionJobs", "be_nice", "suggestions_of"]
 
 _NICENESS = 10
+_PAUSE_SECONDS = 1.0
 _STREAM_SECONDS = 120.0
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class SuggestionJobs:
             LensmithError: registry or dataset is away; try again later.
         """
         uid = event.model_version_completed.version_uid
+        # Whoever labels a few pictures and trains again is not to wait for this; the next version has its turn then.
+        await asyncio.sleep(_PAUSE_SECONDS)
         with service_call_app(event.app_id):
             try:
                 job = await self._registry.GetSuggestionJob(
@@ -87,7 +90,7 @@ class SuggestionJobs:
                 _LOG.info("nothing is suggested for %s: %s", uid, error)
                 return
             needed = labels_needed(job.model)
-            rows = await self._replicas.rows(event.app_id, job.space, needed, lambda received: None)
+            rows = await self._replicas.rows(event.app_id, job.space, needed, lambda received: None, tests=True)
             unlabelled = await self._unlabelled(event.app_id, job, needed)
             work = asyncio.get_running_loop().run_in_executor(self._threads, suggestions_of, job, rows, unlabelled)
             request = PutSuggestionsRequest(app_id=event.app_id, version_uid=uid, suggestions=await work)
@@ -118,18 +121,31 @@ def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[Tra
         VisionError: What registry has of the version is damaged.
     """
     scores = out_of_fold.load(job.out_of_fold)
-    data = training_set_of(job.model, job.space, taken)
-    curated = _curated(data, taken, scores, job.model.negative_concept, closed=job.model.closed_environment)
+    tested = np.asarray([row.test for row in taken.rows], dtype=np.bool_)
+    fitted, tests = _chosen(taken, ~tested), _chosen(taken, tested)
+    data = training_set_of(job.model, job.space, fitted)
+    curated = _curated(data, fitted, scores, job.model.negative_concept, closed=job.model.closed_environment)
     if len(curated.ids) == 0:
         return []
-    pictures = Pictures(
-        ids=[one.input_uid for one in unlabelled],
-        features=_features(unlabelled, data.features.shape[1]),
-        group_ids=[one.sha256.hex() for one in unlabelled],
-        given=[{} for _ in unlabelled],
+    found = suggest(
+        curated,
+        heads.load(job.head),
+        unlabelled=Pictures(
+            ids=[one.input_uid for one in unlabelled],
+            features=_features(unlabelled, data.features.shape[1]),
+            group_ids=[one.sha256.hex() for one in unlabelled],
+        ),
+        tests=Pictures([row.uid for row in tests.rows], tests.features, [row.sha256 for row in tests.rows]),
+        seed=job.seed,
     )
-    found = suggest(curated, heads.load(job.head), unlabelled=pictures, seed=job.seed)
     return [_suggestion_to_proto(one) for one in found]
+
+
+def _chosen(taken: TrainingRows, chosen: npt.NDArray[np.bool_]) -> TrainingRows:
+    """The inputs that a mask chooses."""
+    if chosen.all():
+        return taken
+    return TrainingRows([taken.rows[row] for row in np.flatnonzero(chosen).tolist()], taken.features[chosen])
 
 
 def _curated(

@@ -131,7 +131,7 @@ def test_pictures_to_label_next_are_unsure_and_unlike_each_other() -> None:
     clear, copies = centres[[0, 1, 2]], np.stack([between, between, between])
     features = np.concatenate([clear, copies]).astype(np.float32)
     ids = [*(f"clear-{concept}" for concept in CONCEPTS), "between-1", "between-2", "between-3"]
-    pictures = Pictures(ids, features, ids, [{} for _ in ids])
+    pictures = Pictures(ids, features, ids)
 
     chosen = _of(suggest(data, head, unlabelled=pictures), "LABEL_NEXT")
 
@@ -143,7 +143,7 @@ def test_pictures_to_label_next_are_unsure_and_unlike_each_other() -> None:
 
 def test_training_pictures_with_a_copy_among_the_tests_are_told() -> None:
     data, head = _classes(np.repeat(np.arange(3), EACH), _features(5))
-    tests = Pictures(["test"], data.features[[17]], [data.group_ids[17]], [{"glass": True}])
+    tests = Pictures(["test"], data.features[[17]], [data.group_ids[17]])
 
     [leak] = _of(suggest(data, head, tests=tests), "DUPLICATE")
 

@@ -57,13 +57,11 @@ class Pictures:
         ids: Id of each.
         features: [n, d].
         group_ids: Equal for pictures of equal bytes.
-        given: Labels of each.
     """
 
     ids: Sequence[str]
     features: Floats
     group_ids: Sequence[str]
-    given: Sequence[Labels]
 
 
 @dataclass(frozen=True, eq=False)

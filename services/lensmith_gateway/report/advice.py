@@ -9,6 +9,7 @@ from lensmith_api.v1.model_version_pb2 import Finding, FindingSeverity
 from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, SuggestionState
 from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsResponse
 from lensmith_gateway.report.content import Advice, Look
+from lensmith_gateway.report.pictures import Seen
 
 __all__ = ["Group", "advice", "groups"]
 
@@ -69,13 +70,13 @@ def _related(one: Suggestion) -> tuple[tuple[str, str], ...]:
     return tuple((name, "") for name in names[:_LOOKS])
 
 
-def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mapping[str, str]) -> list[Advice]:
+def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mapping[str, Seen]) -> list[Advice]:
     """Say what to fix.
 
     Args:
         found: of `groups`.
         findings: what was noticed in training.
-        pictures: data URIs by resource name of the input.
+        pictures: by resource name of the input.
     """
     told = [
         Advice(
@@ -83,7 +84,7 @@ def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mappin
             severity="warning",
             message=group.message,
             count=group.count,
-            looks=tuple(Look(name, sentence, pictures.get(name, "")) for name, sentence in group.looks),
+            looks=tuple(_look(name, sentence, pictures.get(name, Seen())) for name, sentence in group.looks),
         )
         for group in found
     ]
@@ -94,3 +95,7 @@ def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mappin
         if finding.reason not in kinds
     ]
     return told
+
+
+def _look(name: str, sentence: str, seen: Seen) -> Look:
+    return Look(seen.name or name, sentence, seen.picture.uri if seen.picture else "")

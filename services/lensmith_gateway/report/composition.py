@@ -23,7 +23,8 @@ from lensmith_gateway.report.content import (
     Residual,
     Verdict,
 )
-from lensmith_gateway.report.sources import Material, Seen
+from lensmith_gateway.report.pictures import Seen
+from lensmith_gateway.report.sources import Material
 
 __all__ = ["compose"]
 
@@ -73,7 +74,7 @@ def compose(material: Material) -> Report:
         confusion=_confusion(evaluation, version.concepts, names) if evaluation else None,
         calibration=_calibration(evaluation) if evaluation else None,
         residuals=tuple(Residual(one.low, one.high, one.count) for one in evaluation.residuals) if evaluation else (),
-        advice=tuple(advice(groups(material.suggestions), version.findings, _uris(material.pictures))),
+        advice=tuple(advice(groups(material.suggestions), version.findings, material.pictures)),
         wrong=tuple(_example(one, names, material.pictures) for one in material.wrong),
         right=tuple(_example(one, names, material.pictures) for one in material.right),
         cautions=tuple(card.cautions),
@@ -175,17 +176,13 @@ def _calibration(evaluation: Evaluation) -> Calibration | None:
     return Calibration(error, words.calibration_words(error), bins)
 
 
-def _uris(pictures: Mapping[str, Seen]) -> dict[str, str]:
-    return {name: seen.picture.uri for name, seen in pictures.items() if seen.picture}
-
-
 def _example(one: EvaluatedInput, names: Mapping[str, str], pictures: Mapping[str, Seen]) -> Example:
     seen = pictures.get(one.input, Seen())
     actual = tuple(names.get(concept) or concept for concept in one.actual_concepts)
     predicted = tuple(names.get(concept) or concept for concept in one.predicted_concepts)
     numbers = one.HasField("actual_number")
     return Example(
-        input=one.input,
+        input=seen.name or one.input,
         correct=one.correct,
         actual=actual,
         predicted=predicted,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-__all__ = ["Thumbnail", "shrink"]
+__all__ = ["Seen", "Thumbnail", "shrink"]
 
 # Whatever was taken in was checked by then; these hold should that ever be not so.
 _MOST_PIXELS = 200_000_000
@@ -26,6 +26,19 @@ class Thumbnail:
     def uri(self) -> str:
         """The picture as a data URI."""
         return "data:image/jpeg;base64," + base64.b64encode(self.data).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture, and the same with what spoke for the answer; None where it could not be had.
+
+    Attributes:
+        name: resource name of the input as it is called now; empty where it is gone.
+    """
+
+    name: str = ""
+    picture: Thumbnail | None = None
+    heat_map: Thumbnail | None = None
 
 
 def shrink(data: bytes, side: int) -> Thumbnail | None:

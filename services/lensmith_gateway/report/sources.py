@@ -12,14 +12,14 @@ import grpc
 from lensmith_api.v1.evaluation_pb2 import EvaluatedInput, Evaluation
 from lensmith_api.v1.inference_service_pb2 import ExplainRequest, ImageQuery
 from lensmith_api.v1.input_pb2 import Image
-from lensmith_api.v1.input_service_pb2 import GetImageRequest
+from lensmith_api.v1.input_service_pb2 import GetImageRequest, GetInputRequest
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import ModelType
 from lensmith_api.v1.model_service_pb2 import GetEvaluationRequest, GetModelCardRequest, ListEvaluatedInputsRequest
 from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsRequest, ListSuggestionsResponse
 from lensmith_gateway.images import ImageLinkReader
 from lensmith_gateway.report.advice import groups
-from lensmith_gateway.report.pictures import Thumbnail, shrink
+from lensmith_gateway.report.pictures import Seen, Thumbnail, shrink
 from lensmith_platform.errors import LensmithError, from_rpc_error
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lensmith_api.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceAsyncStub
 
-__all__ = ["Blobs", "Material", "Seen", "Sources", "Stubs"]
+__all__ = ["Blobs", "Material", "Sources", "Stubs"]
 
 Metadata = Sequence[tuple[str, str]]
 _Answer = TypeVar("_Answer")
@@ -60,14 +60,6 @@ class Stubs:
     suggestions: SuggestionServiceAsyncStub
     inputs: InputServiceAsyncStub
     inference: InferenceServiceAsyncStub
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A picture, and the same with what spoke for the answer; None where it could not be had."""
-
-    picture: Thumbnail | None = None
-    heat_map: Thumbnail | None = None
 
 
 @dataclass(slots=True)
@@ -195,14 +187,19 @@ class Sources:
         """Fetch a picture, and where it is an example of an answer, what spoke for that."""
         async with self._places:
             try:
+                asked = GetInputRequest(name=name)
+                input_ = await self._ask(
+                    self._stubs.inputs.GetInput(asked, timeout=_CALL_SECONDS, metadata=self._metadata)
+                )
                 data = await self._bytes(name)
             except LensmithError:
                 return Seen()
             picture = await asyncio.to_thread(shrink, data, _SHOWN_SIDE)
             if picture is None or example is None or not self._explains:
-                return Seen(picture)
+                return Seen(input_.name, picture)
             larger = await asyncio.to_thread(shrink, data, _EXPLAINED_SIDE)
-            return Seen(picture, None if larger is None else await self._heat_map(material, example, larger))
+            heat_map = None if larger is None else await self._heat_map(material, example, larger)
+            return Seen(input_.name, picture, heat_map)
 
     async def _bytes(self, name: str) -> bytes:
         answer = await self._ask(

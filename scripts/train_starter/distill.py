@@ -115,8 +115,11 @@ class Ring:
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return pictures, features, maps and logits of a random batch."""
         rows = torch.randint(self.filled, (_BATCH,), generator=generator)
-        parts = self._pictures[rows], self._features[rows], self._maps[rows], self._logits[rows]
-        return parts[0], parts[1].float(), parts[2].float(), parts[3].float()
+        pictures, maps = self._pictures[rows], self._maps[rows]
+        # What shows a thing shows it in the mirror too: twice as many views for nothing.
+        mirrored = torch.rand(_BATCH, generator=generator) < 0.5
+        pictures[mirrored], maps[mirrored] = pictures[mirrored].flip(2), maps[mirrored].flip(3)
+        return pictures, self._features[rows].float(), maps.float(), self._logits[rows].float()
 
     def _lesson(self) -> tuple[NDArray[np.uint8], Lesson]:
         views = self._views.render(_FRESH)
@@ -284,7 +287,7 @@ def main() -> None:
     views = Views(pool.load(options.shared / "distill", files), options.seed + school.step)
     ring = Ring(views, Teachers(options.shared / "models", _FRESH), school.norms, options.ring, options.side)
     school.norms = ring.norms
-    while ring.filled < min(2048, options.ring):
+    while ring.filled < min(4096, options.ring):
         ring.refresh()
     print(
         f"{len(files)} pictures, {network.parameters(school.pupil.student):,} parameters, from step {school.step}",

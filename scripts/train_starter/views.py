@@ -13,15 +13,16 @@ TEACHER_SIDE = 224
 """Side of the views that teachers see, in pixels."""
 
 _WHOLE = 0.35
-_MIXED = 0.1
+_BLENDED = 0.3
+_PASTED = 0.25
 _GREY = 0.05
-_SMALLEST = 0.12
+_SMALLEST = 0.08
 
 Picture = NDArray[np.uint8]
 
 
 class Views:
-    """Renders views: whole pictures and crops over a wide range of scales, flips, colour, some mixed by two.
+    """Renders views: whole pictures and crops over a wide range of scales, flips, colour, half of them mixed of two.
 
     The loss compares functions, not labels, so a view may be as wild as one likes (Beyer et al. 2022, "Knowledge
     distillation: a good teacher is patient and consistent", arXiv:2106.05237).
@@ -38,11 +39,24 @@ class Views:
     def render(self, count: int) -> NDArray[np.uint8]:
         """Return the next views, [count, 224, 224, 3]."""
         views = [self._one() for _ in range(count)]
-        for index in np.flatnonzero(self._random.random(count) < _MIXED):
-            share = self._random.uniform(0.5, 1.0)
-            other = views[self._random.integers(count)]
-            views[index] = cv2.addWeighted(views[index], share, other, 1 - share, 0)
-        return np.stack(views)
+        return np.stack([self._mixed(view, views[self._random.integers(count)]) for view in views])
+
+    def _mixed(self, view: Picture, other: Picture) -> Picture:
+        """Blend two views (arXiv:1710.09412) or paste a part of one into the other (arXiv:1905.04899).
+
+        There are few pictures, but many pairs: what is learnt of these is not learnt by heart.
+        """
+        random = self._random
+        draw = random.random()
+        if draw < _BLENDED:
+            share = random.uniform(0.2, 0.9)
+            return cv2.addWeighted(view, share, other, 1 - share, 0)
+        if draw < _BLENDED + _PASTED:
+            height, width = random.integers(TEACHER_SIDE // 4, TEACHER_SIDE * 3 // 4, 2)
+            top, left = random.integers(TEACHER_SIDE - height), random.integers(TEACHER_SIDE - width)
+            view = view.copy()
+            view[top : top + height, left : left + width] = other[top : top + height, left : left + width]
+        return view
 
     def _one(self) -> Picture:
         random = self._random

@@ -136,5 +136,38 @@ EXAMPLES: Mapping[str, Example] = {
             ],
         },
     ),
+    "Explain": Example(
+        {"inputs": [{"id": "1", "image": {"url": "https://example.org/bottle.jpg"}}], "nearest": 1},
+        {
+            "modelVersion": "apps/trash/models/sorter/versions/1",
+            "method": "HEAT_MAP_METHOD_SHARED_CONTRIBUTION",
+            "explanations": [
+                {
+                    "id": "1",
+                    "status": _OK,
+                    "concepts": [
+                        {
+                            "concept": {"concept": "glass", "displayName": "glass", "value": 0.93, "predicted": True},
+                            "logit": 2.1,
+                            "heatMap": {
+                                "rows": 2,
+                                "columns": 2,
+                                "values": [5.2, 2.7, 0.9, -0.4],
+                                "region": {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0},
+                            },
+                        }
+                    ],
+                    "nearest": [
+                        {
+                            "input": "apps/trash/inputs/bottle-7",
+                            "similarity": 0.94,
+                            "annotations": [{"concept": "glass", "positive": True}],
+                        }
+                    ],
+                    "nearestStatus": _OK,
+                }
+            ],
+        },
+    ),
 }
 """Examples by RPC name."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from lensmith_api.v1.training_settings_pb2 import EvaluationMethod, HeadTier, ThresholdAim, TrainingSettings
+from lensmith_api.v1.training_settings_pb2 import (
+    EvaluationMethod,
+    HeadTier,
+    ThresholdAim,
+    TrainingMode,
+    TrainingSettings,
+)
 from lensmith_platform.errors import InvalidInputError
 
 __all__ = ["check", "resolve"]
@@ -25,6 +31,7 @@ def check(settings: TrainingSettings, kind: str, field: str) -> None:
         raise _invalid(f"{field}.tier", "HEAD_TIER_KERNEL is for multi-class models only")
     if settings.evaluation not in EvaluationMethod.values():
         raise _invalid(f"{field}.evaluation", f"must be one of {', '.join(EvaluationMethod.keys()[1:])}")
+    _check_mode(settings, field)
     aim = settings.thresholds.WhichOneof("aim")
     if aim is None:
         return
@@ -38,6 +45,14 @@ def check(settings: TrainingSettings, kind: str, field: str) -> None:
     # Not a number fails every comparison, so it is refused too.
     if not 0 < part <= 1:
         raise _invalid(f"{field}.thresholds.{aim}", "must be above 0 and at most 1")
+
+
+def _check_mode(settings: TrainingSettings, field: str) -> None:
+    if settings.mode not in (TrainingMode.TRAINING_MODE_UNSPECIFIED, TrainingMode.TRAINING_MODE_HEAD):
+        # A refusal is better than a head under another name.
+        raise _invalid(f"{field}.mode", "must be TRAINING_MODE_HEAD: no trainer of this version fine-tunes yet")
+    if settings.max_epochs:
+        raise _invalid(f"{field}.max_epochs", "is for fine-tuning only")
 
 
 def resolve(of_model: TrainingSettings, of_call: TrainingSettings, kind: str) -> TrainingSettings:

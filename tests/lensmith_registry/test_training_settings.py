@@ -4,7 +4,7 @@ import pytest
 
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
-from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingSettings
+from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingMode, TrainingSettings
 from tests.lensmith_registry.rig import DIM, MULTI_CLASS, MULTI_LABEL, REGRESSION, TRASH, Rig, refusal
 
 AUTO, LINEAR, KERNEL = HeadTier.HEAD_TIER_AUTO, HeadTier.HEAD_TIER_LINEAR, HeadTier.HEAD_TIER_KERNEL
@@ -39,6 +39,8 @@ REFUSED = [
     (REGRESSION, {"thresholds": PRECISE}, "thresholds"),
     (MULTI_CLASS, {"thresholds": {"min_recall": 0.0}}, "thresholds.min_recall"),
     (MULTI_CLASS, {"thresholds": {"best_f1": False}}, "thresholds.best_f1"),
+    (MULTI_CLASS, {"mode": TrainingMode.TRAINING_MODE_FINE_TUNE}, "mode"),
+    (MULTI_CLASS, {"max_epochs": 3}, "max_epochs"),
 ]
 
 

@@ -126,6 +126,7 @@ class _Runner:
             return
         if self._job.threads:
             torch.set_num_threads(self._job.threads)
+        _join_processes()
         rows, folds = np.arange(len(self._taught)), self._taught.folds
         for number, fold in enumerate(self._job.rounds):
             others = rows[folds != fold]
@@ -287,7 +288,7 @@ class _Done:
 
 def _trainer(epochs: int, keeper: Keeper) -> lightning.Trainer:
     """One process on one device, or those that `torchrun` started."""
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    world, local = _world(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     return lightning.Trainer(
@@ -338,6 +339,18 @@ def _width(folder: Path) -> int:
 
 def _is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _join_processes() -> None:
+    """Let the processes that `torchrun` started wait for one another, from before the first training on."""
+    if _world() > 1 and not torch.distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _wait_for_all() -> None:

@@ -12,6 +12,7 @@ SUBJECTS: Mapping[str, str] = {
     "model_version_changed": "models.version_changed",
     "model_version_completed": "models.version_completed",
     "model_changed": "models.changed",
+    "learning_curve_queued": "models.learning_curve_queued",
     "upgrade_changed": "models.upgrade_changed",
     "app_deleted": "apps.deleted",
     "app_space_changed": "apps.space_changed",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 import grpc.aio
 
 from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
+from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import add_LearningCurveJobServiceServicer_to_server
 from lensmith_api.internal.v1.serving_service_pb2_grpc import add_ServingServiceServicer_to_server
 from lensmith_api.internal.v1.space_service_pb2_grpc import SpaceServiceStub
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import add_SuggestionJobServiceServicer_to_server
@@ -32,6 +33,8 @@ from lensmith_registry.evaluation_scores import EvaluationScores
 from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.events import Caretaker
 from lensmith_registry.exports import Exporter
+from lensmith_registry.learning_curve_job_service import LearningCurveJobServicer
+from lensmith_registry.learning_curves import LearningCurves
 from lensmith_registry.model_service import ModelServicer
 from lensmith_registry.packs import PackInstaller
 from lensmith_registry.retraining import Retrainer
@@ -75,6 +78,7 @@ class RegistryService:
         "lensmith.internal.v1.ServingService",
         "lensmith.internal.v1.TrainingJobService",
         "lensmith.internal.v1.SuggestionJobService",
+        "lensmith.internal.v1.LearningCurveJobService",
     )
 
     def __init__(
@@ -103,6 +107,7 @@ class RegistryService:
             VersionInputs(blobs, training_data),
             Exporter(blobs),
             Evaluations(database, pager, EvaluationScores(blobs)),
+            LearningCurves(database),
             watchers,
             settings.watch_poll_seconds,
         )
@@ -112,6 +117,7 @@ class RegistryService:
         self._jobs = TrainingJobServicer(database, blobs, settings.lease_seconds, settings.max_attempts)
         self._suggestions = SuggestionServicer(database, pager, CurationServiceStub(dataset), training_data)
         self._suggestion_jobs = SuggestionJobServicer(database, blobs)
+        self._learning_curve_jobs = LearningCurveJobServicer(database)
         caretaker = Caretaker(
             workers,
             blobs,
@@ -130,6 +136,7 @@ class RegistryService:
             BroadcastConsumer(bus, "models.upgrade_changed", watchers.heard, watchers.resync).run,
             Reconciler("upgrade", settings.upgrade_seconds, upgrader.advance).run,
             Reconciler("retrain", settings.retrain_seconds, retrainer.look).run,
+            Reconciler("learning-curves", settings.reconcile_seconds, caretaker.announce_learning_curves).run,
             Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
             Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
             self._install_packs,
@@ -144,6 +151,7 @@ class RegistryService:
         add_TrainingJobServiceServicer_to_server(self._jobs, server)
         add_SuggestionServiceServicer_to_server(self._suggestions, server)
         add_SuggestionJobServiceServicer_to_server(self._suggestion_jobs, server)
+        add_LearningCurveJobServiceServicer_to_server(self._learning_curve_jobs, server)
 
     async def ready(self) -> None:
         """Return when models can be resolved.

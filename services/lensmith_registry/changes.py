@@ -7,6 +7,7 @@ from uuid import UUID
 from lensmith_api.internal.v1.events_pb2 import (
     AppSpaceChanged,
     Event,
+    LearningCurveQueued,
     ModelChanged,
     ModelVersionChanged,
     ModelVersionCompleted,
@@ -17,6 +18,7 @@ from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.outbox import publish
 
 __all__ = [
+    "learning_curve_queued",
     "model_changed",
     "model_changed_event",
     "space_changed_event",
@@ -55,6 +57,11 @@ def space_changed_event(app_id: int, space: str) -> Event:
 async def upgrade_changed(connection: Connection, app_id: int, uid: UUID) -> None:
     """Wake whoever watches an upgrade."""
     await publish(connection, Event(app_id=app_id, upgrade_changed=UpgradeChanged(upgrade_uid=str(uid))))
+
+
+async def learning_curve_queued(connection: Connection, app_id: int, uid: UUID) -> None:
+    """Tell trainers that the learning curve of a version is wanted."""
+    await publish(connection, Event(app_id=app_id, learning_curve_queued=LearningCurveQueued(version_uid=str(uid))))
 
 
 async def version_completed(connection: Connection, app_id: int, uid: UUID) -> None:

@@ -10,7 +10,7 @@ from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import Bus
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import NotFoundError
-from lensmith_registry import changes, store, version_state_store, version_store
+from lensmith_registry import changes, learning_curve_store, store, version_state_store, version_store
 
 __all__ = ["Caretaker"]
 
@@ -67,6 +67,13 @@ class Caretaker:
                 announce = changes.version_completed if version.completed else changes.version_queued
                 await announce(connection, version.app_id, version.uid)
                 _LOG.warning("version %s waits for too long; the bus is told again", version.uid)
+
+    async def announce_learning_curves(self) -> None:
+        """Tell the bus again of learning curves that have waited for too long."""
+        async with self._database.transaction(None) as connection:
+            waiting = await learning_curve_store.announce_waiting(connection, self._silent_seconds, _BATCH)
+            for app_id, uid in waiting:
+                await changes.learning_curve_queued(connection, app_id, uid)
 
     async def purge(self) -> None:
         """Remove the bytes and rows of what was deleted long enough ago, and old request ids."""

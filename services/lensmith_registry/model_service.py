@@ -11,12 +11,13 @@ from google.protobuf.empty_pb2 import Empty
 
 from lensmith_api.v1 import model_service_pb2_grpc
 from lensmith_api.v1.concept_service_pb2 import CreateConceptsRequest, NewConcept
-from lensmith_api.v1.evaluation_pb2 import Evaluation, VersionComparison
+from lensmith_api.v1.evaluation_pb2 import Evaluation, LearningCurve, VersionComparison
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_service_pb2 import (
     CancelModelVersionRequest,
     CompareModelVersionsRequest,
+    ComputeLearningCurveRequest,
     CreateModelRequest,
     DeleteModelRequest,
     DeleteModelVersionRequest,
@@ -25,6 +26,7 @@ from lensmith_api.v1.model_service_pb2 import (
     GetEvaluationCurvesRequest,
     GetEvaluationCurvesResponse,
     GetEvaluationRequest,
+    GetLearningCurveRequest,
     GetModelCardRequest,
     GetModelRequest,
     GetModelVersionRequest,
@@ -68,6 +70,7 @@ from lensmith_registry.converters import model_to_proto, version_to_proto
 from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
 from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.exports import Exporter
+from lensmith_registry.learning_curves import LearningCurves
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_inputs import VersionInputs
@@ -82,6 +85,7 @@ __all__ = ["ModelServicer"]
 _MODEL = "apps/{app}/models/{model}"
 _VERSION = "apps/{app}/models/{model}/versions/{version}"
 _EVALUATION = "apps/{app}/models/{model}/versions/{version}/evaluation"
+_LEARNING_CURVE = "apps/{app}/models/{model}/versions/{version}/learningCurve"
 _CARD = "apps/{app}/models/{model}/versions/{version}/card"
 _LAST_NUMBER = 2**31 - 1
 
@@ -103,6 +107,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         inputs: Lists what versions were trained on.
         exporter: Makes archives.
         evaluations: Answers about evaluations.
+        learning_curves: Says what more images would bring.
         watchers: Where news of versions arrives.
         watch_poll_seconds: How often a watch looks without news.
     """
@@ -116,6 +121,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         inputs: VersionInputs,
         exporter: Exporter,
         evaluations: Evaluations,
+        learning_curves: LearningCurves,
         watchers: Watchers,
         watch_poll_seconds: float,
     ) -> None:
@@ -126,6 +132,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self._inputs = inputs
         self._exporter = exporter
         self._evaluations = evaluations
+        self._learning_curves = learning_curves
         self._watchers = watchers
         self._watch_poll_seconds = watch_poll_seconds
 
@@ -382,6 +389,18 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         name = _version_name(_VERSION, request.parent, "parent")
         first, other = await self._two_versions(name, request.other_version)
         return await self._evaluations.changed_inputs(first, other, request)
+
+    async def ComputeLearningCurve(self, request: ComputeLearningCurveRequest, context: object) -> LearningCurve:
+        """Have a trainer find out what more images would bring."""
+        return await self._learning_curves.compute(
+            await self._version(addressed_app(), _version_name(_VERSION, request.name))
+        )
+
+    async def GetLearningCurve(self, request: GetLearningCurveRequest, context: object) -> LearningCurve:
+        """Return what more images would bring, or how far finding that out is."""
+        return await self._learning_curves.get(
+            await self._version(addressed_app(), _version_name(_LEARNING_CURVE, request.name))
+        )
 
     async def _two_versions(self, name: _VersionName, other: int) -> tuple[VersionRow, VersionRow]:
         app = addressed_app()

@@ -247,6 +247,7 @@ def test_internal_services_are_not_routed(tenants: Tenants, platform: PlatformPr
         "SpaceService/SetSpaces",
         "CurationService/SwapLabels",
         "SuggestionJobService/PutSuggestions",
+        "LearningCurveJobService/PutLearningCurve",
     ):
         method = tenants.channel.unary_unary(f"/lensmith.internal.v1.{name}")
         with pytest.raises(grpc.RpcError) as caught:

@@ -1,0 +1,233 @@
+"""What more pictures would bring: fits on parts of those there are, and what they show continued by a power law.
+
+Errors of learners fall as a power of the number of examples, down to a floor that no number removes (Hestness et al.
+2017). A few points do not tell how high that floor is, so every floor that fits them is tried, and what is expected is
+a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_vision.errors import TrainingError
+from lensmith_vision.heads import Head
+from lensmith_vision.metrics import mean_defined
+from lensmith_vision.training import TrainingSet, TrainOptions, deal_folds, fit, group_copies, take_part
+
+__all__ = ["ConceptCurve", "CurvePoint", "LearningCurve", "learning_curve"]
+
+Doubles = npt.NDArray[np.float64]
+
+_DRAWS = 3
+_FOLDS = 5
+_EIGHTHS = (1, 2, 4, 8)
+_AHEAD = (2, 4)
+_MOST_ROWS = 8000
+_FLOORS = 20
+_FEWEST_POINTS = 3
+_FASTEST_FALL = 1.0
+"""No figure of a learner falls faster than with the number of examples itself, for long."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A figure with so many images; the range is from the lowest to the highest draw, or of what is plausible."""
+
+    images: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ConceptCurve:
+    """F1 of one concept."""
+
+    concept: str
+    points: tuple[CurvePoint, ...]
+    expected: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """What was measured, and what is expected with two and four times as many images.
+
+    Attributes:
+        figure: ``accuracy``, ``macro_f1`` or ``mean_absolute_error``.
+        points: Measured on pictures that were not learnt from.
+        expected: Continued.
+        concepts: Those that gain most from more images first; none for regression.
+    """
+
+    figure: str
+    points: tuple[CurvePoint, ...]
+    expected: tuple[CurvePoint, ...]
+    concepts: tuple[ConceptCurve, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One fit: images learnt from, in all and of each concept, and the figures on the held-out pictures."""
+
+    images: int
+    positives: Doubles
+    value: float
+    f1: Doubles
+
+
+def learning_curve(
+    data: TrainingSet, options: TrainOptions, cancelled: Callable[[], bool] | None = None
+) -> LearningCurve:
+    """Compute a learning curve from at most twelve fits of at most 8,000 pictures.
+
+    Args:
+        data: The labelled features.
+        options: How versions are trained; heads are linear here, whatever it says.
+        cancelled: Asked between steps; True ends it.
+
+    Raises:
+        TrainingError: ``TOO_FEW_IMAGES_FOR_A_CURVE``, or ``TRAINING_CANCELLED``.
+    """
+    linear = replace(options, tier="linear")
+    taken, _ = take_part(data, linear)
+    taken = _bounded(taken, options.seed)
+    by_size: dict[int, list[_Trial]] = {}
+    if len(taken.ids):
+        folds = deal_folds(taken, group_copies(taken), replace(linear, folds=_FOLDS))
+        for draw in range(min(_DRAWS, int(folds.max()) + 1)):
+            for eighths, trial in _trials(taken, folds == draw, replace(linear, seed=options.seed + draw), cancelled):
+                by_size.setdefault(eighths, []).append(trial)
+    sizes = [trials for _, trials in sorted(by_size.items()) if len(trials) > 1]
+    if len(sizes) < 2:
+        raise TrainingError(
+            "TOO_FEW_IMAGES_FOR_A_CURVE", "there are too few images to learn from parts of them: add some first"
+        )
+    figure = {"multi_class": "accuracy", "multi_label": "macro_f1"}.get(options.type, "mean_absolute_error")
+    points = tuple(_point([trial.images for trial in trials], [trial.value for trial in trials]) for trials in sizes)
+    concepts = (
+        []
+        if options.type == "regression"
+        else [_concept(name, column, sizes, taken) for column, name in enumerate(taken.concepts)]
+    )
+    concepts.sort(key=lambda one: one.points[-1].value - one.expected[0].value if one.expected else 0.0)
+    ahead = [factor * len(taken.ids) for factor in _AHEAD]
+    expected = _continued(points, ahead, share=figure != "mean_absolute_error")
+    return LearningCurve(figure, points, expected, tuple(concepts))
+
+
+def _bounded(data: TrainingSet, seed: int) -> TrainingSet:
+    if len(data.ids) <= _MOST_ROWS:
+        return data
+    chosen = np.zeros(len(data.ids), np.bool_)
+    chosen[np.random.default_rng(seed).permutation(len(data.ids))[:_MOST_ROWS]] = True
+    return data.rows(chosen)
+
+
+def _trials(
+    data: TrainingSet, held_out: npt.NDArray[np.bool_], options: TrainOptions, cancelled: Callable[[], bool] | None
+) -> list[tuple[int, _Trial]]:
+    """Fit growing parts of the pictures that are not held out; parts too small to learn from are passed over."""
+    rest, tests = data.rows(~held_out), data.rows(held_out)
+    try:
+        parts = deal_folds(rest, group_copies(rest), replace(options, folds=max(_EIGHTHS)))
+    except TrainingError:
+        return []
+    done = []
+    for eighths in _EIGHTHS:
+        part = rest.rows(parts < eighths)
+        try:
+            fitted = fit(part, options, cancelled=cancelled)
+        except TrainingError as error:
+            if error.reason == "TRAINING_CANCELLED":
+                raise
+            continue
+        done.append((eighths, _judged(fitted.head, part, tests)))
+    return done
+
+
+def _judged(head: Head, part: TrainingSet, tests: TrainingSet) -> _Trial:
+    scores = head.scores(tests.features)
+    if tests.targets is not None:
+        error = float(np.abs(scores[:, 0] - tests.targets).mean())
+        return _Trial(len(part.ids), np.empty(0), error, np.empty(0))
+    if tests.labels is None or part.labels is None:
+        raise ValueError("a classification has labels")
+    predicted = scores >= head.thresholds
+    if head.type == "multi_class":
+        predicted = scores == scores.max(axis=1, keepdims=True)
+    positive, negative = tests.labels == 1, tests.labels == 0
+    right = (positive & predicted).sum(axis=0).astype(np.float64)
+    wrong = (positive & ~predicted).sum(axis=0) + (negative & predicted).sum(axis=0)
+    shown = positive.any(axis=0)
+    f1 = np.divide(2 * right, 2 * right + wrong, out=np.full(len(shown), np.nan), where=shown)
+    value = mean_defined(f1.tolist())
+    if head.type == "multi_class":
+        value = float((positive & predicted).any(axis=1).mean())
+    return _Trial(len(part.ids), (part.labels == 1).sum(axis=0).astype(np.float64), value, f1)
+
+
+def _concept(name: str, column: int, sizes: list[list[_Trial]], data: TrainingSet) -> ConceptCurve:
+    points = []
+    for trials in sizes:
+        known = [trial for trial in trials if np.isfinite(trial.f1[column])]
+        if known:
+            images = [float(trial.positives[column]) for trial in known]
+            points.append(_point(images, [float(trial.f1[column]) for trial in known]))
+    labels = data.labels
+    count = 0 if labels is None else int((labels[:, column] == 1).sum())
+    return ConceptCurve(
+        name, tuple(points), _continued(tuple(points), [factor * count for factor in _AHEAD], share=True)
+    )
+
+
+def _point(images: list[int] | list[float], values: list[float]) -> CurvePoint:
+    return CurvePoint(round(sum(images) / len(images)), sum(values) / len(values), min(values), max(values))
+
+
+def _continued(points: tuple[CurvePoint, ...], ahead: list[int], *, share: bool) -> tuple[CurvePoint, ...]:
+    """Continue measured points to so many images.
+
+    Args:
+        points: At least three, or nothing is expected.
+        ahead: Numbers of images.
+        share: Whether figures are shares, of which more is better; else errors, of which less is better.
+    """
+    if len(points) < _FEWEST_POINTS or len({point.images for point in points}) < _FEWEST_POINTS:
+        return ()
+    images = np.asarray([point.images for point in points], dtype=np.float64)
+    values = np.asarray([point.value for point in points], dtype=np.float64)
+    errors = 1 - values if share else values
+    spread = np.asarray([point.high - point.low for point in points]) / 2
+    told = _plausible(np.maximum(images, 1), errors, float(np.mean(spread**2)), np.asarray(ahead, dtype=np.float64))
+    # What was measured is no more certain than its draws agree, and nor is what follows from it.
+    low, middle, high = told.min(axis=0) - spread[-1], np.median(told, axis=0), told.max(axis=0) + spread[-1]
+    expected = []
+    for place, count in enumerate(ahead):
+        best, usual, worst = max(0.0, float(low[place])), float(middle[place]), float(high[place])
+        if share:
+            worst = min(1.0, worst)
+            expected.append(CurvePoint(count, 1 - usual, 1 - worst, 1 - best))
+        else:
+            expected.append(CurvePoint(count, usual, best, worst))
+    return tuple(expected)
+
+
+def _plausible(images: Doubles, errors: Doubles, noise: float, ahead: Doubles) -> Doubles:
+    """Continue errors by every power law that fits them nearly as well as the best; gives [laws, ahead]."""
+    lowest = float(errors.min())
+    if lowest <= 0:
+        # Nothing is left to gain that could be measured.
+        return np.full((1, len(ahead)), max(0.0, float(errors[-1])))
+    found = []
+    for floor in np.linspace(0.0, 0.95 * lowest, _FLOORS):
+        slope, offset = np.polyfit(np.log(images), np.log(errors - floor), 1)
+        fall = float(np.clip(-slope, 0.0, _FASTEST_FALL))
+        offset = float(np.mean(np.log(errors - floor) + fall * np.log(images)))
+        residual = float(np.sum((floor + np.exp(offset) * images**-fall - errors) ** 2))
+        found.append((residual, floor + np.exp(offset) * ahead**-fall))
+    bar = 2 * min(residual for residual, _ in found) + noise
+    return np.stack([law for residual, law in found if residual <= bar])

@@ -1,0 +1,102 @@
+"""Computing learning curves that were asked for, when nobody waits for anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_api.internal.v1.learning_curve_job_service_pb2 import (
+    GetLearningCurveJobRequest,
+    LearningCurveJob,
+    PutLearningCurveRequest,
+)
+from lensmith_api.v1 import evaluation_pb2 as pb
+from lensmith_platform.errors import NotFoundError, PreconditionError, to_status
+from lensmith_platform.service_auth import service_call_app
+from lensmith_trainer.holding import TrainingRows
+from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.training_set import labels_needed, options_of, training_set_of
+from lensmith_vision.errors import TrainingError
+from lensmith_vision.learning_curve import CurvePoint, LearningCurve, learning_curve
+
+if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
+    from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import LearningCurveJobServiceAsyncStub
+
+__all__ = ["LearningCurveJobs"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class LearningCurveJobs:
+    """Computes learning curves. A process that dies over one leaves an event that another one takes up.
+
+    Args:
+        registry: Who asks for them, and stores them.
+        replicas: Training data.
+        threads: Where they are computed, at low priority.
+    """
+
+    def __init__(self, registry: LearningCurveJobServiceAsyncStub, replicas: Replicas, threads: Executor) -> None:
+        self._registry = registry
+        self._replicas = replicas
+        self._threads = threads
+
+    async def start(self, event: Event) -> None:
+        """Compute the learning curve that an event tells of, if anybody still waits for it.
+
+        Raises:
+            LensmithError: registry or dataset is away; try again later.
+        """
+        uid = event.learning_curve_queued.version_uid
+        with service_call_app(event.app_id):
+            try:
+                job = await self._registry.GetLearningCurveJob(
+                    GetLearningCurveJobRequest(app_id=event.app_id, version_uid=uid)
+                )
+            except (NotFoundError, PreconditionError) as error:
+                _LOG.info("no learning curve is wanted for %s: %s", uid, error)
+                return
+            rows = await self._replicas.rows(event.app_id, job.space, labels_needed(job.model), lambda received: None)
+            stop = threading.Event()
+            work = asyncio.get_running_loop().run_in_executor(self._threads, _computed, job, rows, stop.is_set)
+            request = PutLearningCurveRequest(app_id=event.app_id, version_uid=uid)
+            try:
+                request.learning_curve.CopyFrom(await work)
+            except TrainingError as error:
+                reason = PreconditionError(error.reason, str(error), metadata=error.metadata)
+                request.error.CopyFrom(to_status(reason))
+            finally:
+                stop.set()
+            try:
+                await self._registry.PutLearningCurve(request)
+            except NotFoundError:
+                _LOG.info("%s was deleted meanwhile", job.name)
+
+
+def _computed(job: LearningCurveJob, taken: TrainingRows, cancelled: Callable[[], bool]) -> pb.LearningCurve:
+    data = training_set_of(job.model, job.space, taken)
+    return _to_proto(learning_curve(data, options_of(job.model, job.training, job.seed), cancelled))
+
+
+def _to_proto(curve: LearningCurve) -> pb.LearningCurve:
+    return pb.LearningCurve(
+        figure=curve.figure,
+        points=_points(curve.points),
+        expected=_points(curve.expected),
+        concepts=[
+            pb.ConceptLearningCurve(concept=one.concept, points=_points(one.points), expected=_points(one.expected))
+            for one in curve.concepts
+        ],
+    )
+
+
+def _points(points: Iterable[CurvePoint]) -> list[pb.LearningCurvePoint]:
+    return [
+        pb.LearningCurvePoint(images=point.images, value=point.value, range=pb.Interval(low=point.low, high=point.high))
+        for point in points
+    ]

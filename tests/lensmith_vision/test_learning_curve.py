@@ -1,0 +1,51 @@
+"""What more pictures are expected to bring, against what they do bring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lensmith_vision.errors import TrainingError
+from lensmith_vision.learning_curve import learning_curve
+from lensmith_vision.training import TrainingSet, TrainOptions, fit
+
+DIM, WIDTH = 48, 4
+
+
+def _set(rows: int, seed: int = 0) -> TrainingSet:
+    random = np.random.default_rng(seed)
+    classes = random.integers(0, WIDTH, rows)
+    features = random.standard_normal((rows, DIM)).astype(np.float32)
+    # The first concept is easy, the last one hard.
+    features[np.arange(rows), classes] += np.asarray([4.0, 2.0, 1.5, 1.2], np.float32)[classes]
+    return TrainingSet(
+        space="space",
+        concepts=("a", "b", "c", "d"),
+        ids=tuple(f"{seed}-{row}" for row in range(rows)),
+        features=np.abs(features),
+        group_ids=tuple(f"{seed}-{row}" for row in range(rows)),
+        labels=np.eye(WIDTH, dtype=np.float32)[classes],
+    )
+
+
+def test_what_is_expected_comes_true_when_there_are_more_pictures() -> None:
+    curve = learning_curve(_set(240), TrainOptions("multi_class"))
+    assert curve.figure == "accuracy"
+    assert [point.images for point in curve.points] == sorted(point.images for point in curve.points)
+    assert curve.points[0].value < curve.points[-1].value
+    twice = curve.expected[0]
+    assert twice.images == 480
+    fitted = fit(_set(480), TrainOptions("multi_class", tier="linear"))
+    tests = _set(2000, seed=1)
+    scores = fitted.head.scores(tests.features)
+    reached = float((scores.argmax(axis=1) == tests.labels.argmax(axis=1)).mean())
+    assert twice.low - 0.02 <= reached <= twice.high + 0.02
+    assert {one.concept for one in curve.concepts} == {"a", "b", "c", "d"}
+    gains = [one.expected[0].value - one.points[-1].value for one in curve.concepts]
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_reason_is_given_when_there_are_too_few_pictures() -> None:
+    with pytest.raises(TrainingError) as caught:
+        learning_curve(_set(8), TrainOptions("multi_class"))
+    assert caught.value.reason == "TOO_FEW_IMAGES_FOR_A_CURVE"

@@ -23,6 +23,7 @@ from lensmith_gateway.report.content import (
     Residual,
     Verdict,
 )
+from lensmith_gateway.report.learning import learning
 from lensmith_gateway.report.pictures import Seen
 from lensmith_gateway.report.sources import Material
 
@@ -74,6 +75,7 @@ def compose(material: Material) -> Report:
         confusion=_confusion(evaluation, version.concepts, names) if evaluation else None,
         calibration=_calibration(evaluation) if evaluation else None,
         residuals=tuple(Residual(one.low, one.high, one.count) for one in evaluation.residuals) if evaluation else (),
+        learning=learning(material.learning_curve, names) if material.learning_curve else None,
         advice=tuple(advice(groups(material.suggestions), version.findings, material.pictures)),
         wrong=tuple(_example(one, names, material.pictures) for one in material.wrong),
         right=tuple(_example(one, names, material.pictures) for one in material.right),

@@ -13,7 +13,9 @@ __all__ = [
     "Confusion",
     "ConfusionPair",
     "Example",
+    "CurvePoint",
     "Figure",
+    "Learning",
     "Look",
     "Range",
     "Report",
@@ -142,6 +144,38 @@ class Residual:
 
 
 @dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """How good it is with so many pictures.
+
+    Attributes:
+        expected: whether it is what is expected, rather than measured.
+    """
+
+    images: int
+    value: float
+    interval: Range
+    expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What more pictures would bring.
+
+    Attributes:
+        figure: what is told: `accuracy`, `macro_f1` or `mean_absolute_error`.
+        words: what is expected of twice as many.
+        helped: things that gain most, each with what is expected.
+        top: largest value of the chart.
+    """
+
+    figure: str
+    words: str
+    points: tuple[CurvePoint, ...]
+    helped: tuple[str, ...]
+    top: float
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """A picture worth a look.
 
@@ -222,6 +256,7 @@ class Report:
     confusion: Confusion | None
     calibration: Calibration | None
     residuals: tuple[Residual, ...]
+    learning: Learning | None
     advice: tuple[Advice, ...]
     wrong: tuple[Example, ...]
     right: tuple[Example, ...]

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
 
-from lensmith_api.v1.evaluation_pb2 import EvaluatedInput, Evaluation
+from lensmith_api.v1.evaluation_pb2 import EvaluatedInput, Evaluation, LearningCurve, LearningCurveState
 from lensmith_api.v1.inference_service_pb2 import ExplainRequest, ImageQuery
 from lensmith_api.v1.input_pb2 import Image
 from lensmith_api.v1.input_service_pb2 import GetImageRequest, GetInputRequest
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import ModelType
-from lensmith_api.v1.model_service_pb2 import GetEvaluationRequest, GetModelCardRequest, ListEvaluatedInputsRequest
+from lensmith_api.v1.model_service_pb2 import (
+    GetEvaluationRequest,
+    GetLearningCurveRequest,
+    GetModelCardRequest,
+    ListEvaluatedInputsRequest,
+)
 from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsRequest, ListSuggestionsResponse
 from lensmith_gateway.images import ImageLinkReader
 from lensmith_gateway.report.advice import groups
 from lensmith_gateway.report.pictures import Seen, Thumbnail, shrink
-from lensmith_platform.errors import LensmithError, from_rpc_error
+from lensmith_platform.errors import LensmithError, NotFoundError, from_rpc_error
 
 if TYPE_CHECKING:
     from lensmith_api.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
@@ -76,6 +81,7 @@ class Material:
     wrong: list[EvaluatedInput] = field(default_factory=list)
     right: list[EvaluatedInput] = field(default_factory=list)
     suggestions: ListSuggestionsResponse | None = None
+    learning_curve: LearningCurve | None = None
     pictures: dict[str, Seen] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -124,6 +130,7 @@ class Sources:
         )
         await self._examples(material, version)
         await self._suggested(material, version)
+        await self._learning_curve(material, version)
         if pictures:
             await self._all_pictures(material)
         return material
@@ -170,6 +177,21 @@ class Sources:
         else:
             if material.suggestions.pending:
                 material.notes.append("The data is still being looked through: more may be found to fix.")
+
+    async def _learning_curve(self, material: Material, version: str) -> None:
+        """Ask for the learning curve, where somebody had one made: that takes trainings of its own."""
+        request = GetLearningCurveRequest(name=f"{version}/learningCurve")
+        try:
+            curve = await self._ask(
+                self._stubs.models.GetLearningCurve(request, timeout=_CALL_SECONDS, metadata=self._metadata)
+            )
+        except NotFoundError:
+            return
+        except LensmithError as error:
+            material.notes.append(f"What more pictures would bring is not told: {error.message}")
+            return
+        if curve.state == LearningCurveState.LEARNING_CURVE_STATE_READY:
+            material.learning_curve = curve
 
     async def _all_pictures(self, material: Material) -> None:
         looks = [name for group in groups(material.suggestions) for name, _ in group.looks]

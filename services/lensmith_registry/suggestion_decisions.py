@@ -23,7 +23,9 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 __all__ = ["Action", "Decision", "Decisions", "actions_of"]
 
 Action = Literal["APPLY", "REMOVE_LABELS", "DISMISS"]
-_BATCH = 1000
+_BATCH = 200
+"""Swaps of one call: each names all concepts of its model, of which there may be thousands."""
+
 _STALE = ("LABELS_CHANGED", "INPUT_NOT_FOUND")
 _OUTCOMES: dict[Action, SuggestionStateName] = {
     "APPLY": "ACCEPTED",

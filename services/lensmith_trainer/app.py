@@ -32,6 +32,7 @@ __all__ = ["TrainerService", "build"]
 _MAX_DELIVER = 20
 _STOP_SECONDS = 3.0
 _SUGGESTED_AT_ONCE = 4
+_MAX_SUGGEST = 5
 
 
 class TrainerService:
@@ -71,7 +72,7 @@ class TrainerService:
             grace=_STOP_SECONDS,
         )
         self._suggesting = WorkConsumer(
-            bus, "trainer--suggest", "models.version_completed", suggestions.start, _SUGGESTED_AT_ONCE, _MAX_DELIVER
+            bus, "trainer--suggest", "models.version_completed", suggestions.start, _SUGGESTED_AT_ONCE, _MAX_SUGGEST
         )
         self._continuing = WorkConsumer(
             bus, "trainer--learning-curve", "models.learning_curve_queued", learning_curves.start, 1, _MAX_DELIVER
@@ -140,6 +141,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         CurationServiceStub(platform.clients.channel("dataset")),
         replicas,
         spare,
+        metrics,
     )
     learning_curves = LearningCurveJobs(
         LearningCurveJobServiceStub(platform.clients.channel("registry")), replicas, spare

@@ -24,6 +24,7 @@ from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, Suggestio
 from lensmith_platform.errors import NotFoundError, PreconditionError
 from lensmith_platform.service_auth import service_call_app
 from lensmith_trainer.holding import TrainingRows
+from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import labels_needed, training_set_of
 from lensmith_vision import heads, out_of_fold
@@ -58,6 +59,7 @@ class SuggestionJobs:
         curation: dataset, which has the pictures that nobody has labelled.
         replicas: Training data.
         threads: Where it runs, at low priority.
+        metrics: Where its seconds are counted.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class SuggestionJobs:
         curation: CurationServiceAsyncStub,
         replicas: Replicas,
         threads: Executor,
+        metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._curation = curation
         self._replicas = replicas
         self._threads = threads
+        self._metrics = metrics
 
     async def start(self, event: Event) -> None:
         """Look through the data of the version that an event tells of, if anybody wants that.
@@ -93,7 +97,9 @@ class SuggestionJobs:
             rows = await self._replicas.rows(event.app_id, job.space, needed, lambda received: None, tests=True)
             unlabelled = await self._unlabelled(event.app_id, job, needed)
             work = asyncio.get_running_loop().run_in_executor(self._threads, suggestions_of, job, rows, unlabelled)
-            request = PutSuggestionsRequest(app_id=event.app_id, version_uid=uid, suggestions=await work)
+            with self._metrics.train_part_seconds.labels("suggest").time():
+                found = await work
+            request = PutSuggestionsRequest(app_id=event.app_id, version_uid=uid, suggestions=found)
             try:
                 await self._registry.PutSuggestions(request)
             except NotFoundError:
@@ -127,14 +133,11 @@ def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[Tra
     curated = _curated(data, fitted, scores, job.model.negative_concept, closed=job.model.closed_environment)
     if len(curated.ids) == 0:
         return []
+    head = heads.load(job.head)
     found = suggest(
         curated,
-        heads.load(job.head),
-        unlabelled=Pictures(
-            ids=[one.input_uid for one in unlabelled],
-            features=_features(unlabelled, data.features.shape[1]),
-            group_ids=[one.sha256.hex() for one in unlabelled],
-        ),
+        head,
+        unlabelled=_unlabelled(head, data, unlabelled),
         tests=Pictures([row.uid for row in tests.rows], tests.features, [row.sha256 for row in tests.rows]),
         seed=job.seed,
     )
@@ -190,9 +193,16 @@ def _equal(now: npt.NDArray[np.float32], then: npt.NDArray[np.float32]) -> npt.N
     return equal if equal.ndim == 1 else np.asarray(equal.all(axis=1), dtype=np.bool_)
 
 
-def _features(inputs: list[TrainingInput], dimensions: int) -> npt.NDArray[np.float32]:
+def _unlabelled(head: heads.Head, data: TrainingSet, inputs: list[TrainingInput]) -> Pictures | None:
+    """Pictures to choose from; None where the head sees with other eyes than those that their vectors come from."""
+    if head.space != data.space or head.dim != data.features.shape[1]:
+        return None
     vectors = np.frombuffer(b"".join(one.vector for one in inputs), dtype="<f2")
-    return vectors.reshape(len(inputs), dimensions).astype(np.float32)
+    return Pictures(
+        ids=[one.input_uid for one in inputs],
+        features=vectors.reshape(len(inputs), head.dim).astype(np.float32),
+        group_ids=[one.sha256.hex() for one in inputs],
+    )
 
 
 def _suggestion_to_proto(one: curation.Suggestion) -> Suggestion:

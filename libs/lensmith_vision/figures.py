@@ -18,6 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 _BINS = 15
 _RESIDUAL_BINS = 20
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,14 @@ def count_intervals(labels: npt.NDArray[np.float32], predicted: Bools, resamples
         predicted: [n, c].
         resamples: Draws of the pictures.
     """
-    positive = labels == 1
-    right = _drawn(positive & predicted, resamples)
-    missed = _drawn(positive & ~predicted, resamples)
-    false = _drawn((labels == 0) & predicted, resamples)
+    cells = _cells(labels, predicted)
+    right, missed, false = (resamples.sums(part) for part in cells)
     precision, recall = _ratio(right, right + false), _ratio(right, right + missed)
     f1 = _ratio(2 * right, 2 * right + false + missed)
     # A concept that a draw leaves without a positive has no F1 in it.
     f1[right + missed == 0] = np.nan
-    trials = zip((predicted & np.isfinite(labels)).sum(axis=0).tolist(), positive.sum(axis=0).tolist(), strict=True)
+    known_right, known_missed, known_false = (np.asarray(part.sum(axis=0), dtype=np.int64) for part in cells)
+    trials = zip((known_right + known_false).tolist(), (known_right + known_missed).tolist(), strict=True)
     concepts = [
         {
             "precision": interval_of(precision[column], _groups(taken, resamples)),
@@ -104,8 +104,15 @@ def residual_bins(residuals: Doubles) -> tuple[ResidualBin, ...]:
     )
 
 
-def _drawn(cells: Bools, resamples: Resamples) -> Doubles:
-    return resamples.sums(scipy.sparse.csr_array(cells, dtype=np.float32))
+def _cells(labels: npt.NDArray[np.float32], predicted: Bools) -> list[scipy.sparse.csr_array]:
+    """Where positives are found and missed, and negatives are taken for positives: few of many cells."""
+    parts: list[list[scipy.sparse.csr_array]] = [[], [], []]
+    for start in range(0, len(labels), _ROWS):
+        own, found = labels[start : start + _ROWS], predicted[start : start + _ROWS]
+        positive = own == 1
+        for part, chosen in zip(parts, (positive & found, positive & ~found, (own == 0) & found), strict=True):
+            part.append(scipy.sparse.csr_array(chosen, dtype=np.float32))
+    return [scipy.sparse.vstack(part, format="csr") for part in parts]
 
 
 def _groups(trials: int, resamples: Resamples) -> int:

@@ -5,12 +5,14 @@ Threads that wait for each other inside a product cost more than they save as so
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["in_threads"]
+__all__ = ["give_memory_back", "in_threads"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -21,3 +23,11 @@ def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as executor:
         return list(executor.map(work, items))
+
+
+def give_memory_back() -> None:
+    """Give freed memory back to the system; each thread's own part of it would be kept for a next use."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

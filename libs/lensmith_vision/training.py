@@ -24,6 +24,7 @@ from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_cou
 from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, refit_classes
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate, thresholds_of
 from lensmith_vision.ridge import RidgeFit
+from lensmith_vision.threads import give_memory_back
 from lensmith_vision.transforms import transformed
 
 __all__ = [
@@ -257,6 +258,7 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: Cl
             return _fitted_again(taken, options, again, findings, left_out, report)
     groups = group_copies(taken)
     folds = deal_folds(taken, groups, options)
+    give_memory_back()
     report(0.08, "evaluating")
     if options.type == "multi_class":
         return _fit_classes(taken, options, groups, folds, findings, left_out, report)
@@ -292,6 +294,7 @@ def _fit_classes(
         seed=options.seed,
         step=lambda part: report(0.1 + 0.7 * part, "evaluating"),
     )
+    give_memory_back()
     report(0.8, "fitting")
     head = Head(
         options.type,

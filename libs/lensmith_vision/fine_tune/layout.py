@@ -1,0 +1,125 @@
+"""From a training of a head to a job that fine-tunes on the same pictures and folds. Needs no torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lensmith_vision.decode import ImageLimits
+from lensmith_vision.errors import ImageError, TrainingError
+from lensmith_vision.fine_tune.job import START_FOLDER, Ints, Job, Pixels, Taught, pick_rounds, write_job
+from lensmith_vision.folds import groups_of
+from lensmith_vision.pack import load_card
+from lensmith_vision.training import Fitted, TrainingSet
+
+__all__ = ["Layout", "lay_out"]
+
+_FEWEST = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How a job's pictures belong to the training of the head.
+
+    Attributes:
+        job: What was laid out.
+        rows: Row of each picture of the job in the head's scores.
+        groups: Group of near copies of each picture of the job.
+        unreadable: Ids of pictures that take no part because they cannot be decoded.
+    """
+
+    job: Job
+    rows: Ints
+    groups: Ints
+    unreadable: tuple[str, ...]
+
+
+def lay_out(
+    folder: Path,
+    start: Path,
+    data: TrainingSet,
+    before: Fitted,
+    pictures: Iterable[tuple[str, bytes]],
+    *,
+    network: str,
+    seed: int = 0,
+    max_epochs: int = 0,
+    threads: int = 0,
+    limits: ImageLimits | None = None,
+) -> Layout:
+    """Lay out a job: copy the start, decode the pictures, and hold out what the head held out.
+
+    Args:
+        folder: Where to; anything of an unfinished layout in it is replaced.
+        start: The pack to begin from; it may be another than that of the features.
+        data: What the head was trained on.
+        before: The head, evaluated out of fold.
+        pictures: Id and bytes of each picture, in any order; those that took no part in the head are passed over.
+        network: Id of the card of the network that comes out.
+        seed: Of everything random.
+        max_epochs: Most passes over the pictures; 0: as many as suit their number.
+        threads: Of the processor; 0: all.
+        limits: How large a picture may be.
+
+    Raises:
+        TrainingError: ``FINE_TUNING_NEEDS_FOLDS``: the head was evaluated in another way; ``TOO_FEW_IMAGES``: nearly
+            none of the pictures can be had.
+        PackError: The start is no pack.
+    """
+    known = before.out_of_fold
+    if known.method != "out_of_fold":
+        raise TrainingError(
+            "FINE_TUNING_NEEDS_FOLDS",
+            "a network is held against the head that was there before fold by fold: evaluate out of fold",
+        )
+    card = load_card(start)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.rmtree(folder / START_FOLDER, ignore_errors=True)
+    shutil.copytree(start, folder / START_FOLDER)
+    places = {uid: row for row, uid in enumerate(known.ids)}
+    pixels = Pixels(folder, card.resize, len(places), writable=True)
+    kept: list[int] = []
+    unreadable: list[str] = []
+    for uid, content in pictures:
+        row = places.pop(uid, None)
+        if row is None:
+            continue
+        try:
+            pixels.put(len(kept), content, limits)
+        except ImageError:
+            unreadable.append(uid)
+        else:
+            kept.append(row)
+    rows = np.asarray(kept, np.int64)
+    folds = known.folds[rows]
+    if len(rows) < _FEWEST or len(np.unique(folds)) < int(known.folds.max()) + 1:
+        raise TrainingError("TOO_FEW_IMAGES", f"only {len(rows)} images can be had, too few to fine-tune on")
+    groups = _groups(data, [known.ids[row] for row in kept])
+    taught = Taught(
+        folds,
+        groups,
+        None if known.labels is None else known.labels[rows],
+        None if known.targets is None else known.targets[rows],
+    )
+    job = Job(
+        known.type,
+        known.concepts,
+        network,
+        card.resize,
+        pick_rounds(folds),
+        seed=seed,
+        max_epochs=max_epochs,
+        threads=threads,
+    )
+    write_job(folder, job, taught)
+    return Layout(job, rows, groups, tuple(unreadable))
+
+
+def _groups(data: TrainingSet, ids: list[str]) -> Ints:
+    places = {uid: row for row, uid in enumerate(data.ids)}
+    chosen = np.asarray([places[uid] for uid in ids], np.int64)
+    return groups_of(data.features[chosen], [data.group_ids[row] for row in chosen])

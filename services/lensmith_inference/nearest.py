@@ -35,7 +35,7 @@ def check_allowed(call: Call, app: AppRef, version: ServedVersion) -> None:
 
     Raises:
         ForbiddenError: The key lacks the scope, or is another app's.
-        PreconditionError: The model came with a base model, or has a network of its own.
+        PreconditionError: The model came with a base model.
     """
     principal = call.principal
     if not principal.has(SCOPE):
@@ -43,12 +43,6 @@ def check_allowed(call: Call, app: AppRef, version: ServedVersion) -> None:
             "SCOPE_MISSING",
             f"this key lacks the scope {SCOPE}, which shows training pictures; ask without `nearest`",
             metadata={"scope": SCOPE, "method": "Explain"},
-        )
-    if version.served.network_artefact:
-        raise PreconditionError(
-            "MODEL_HAS_ITS_OWN_SPACE",
-            f"{version.served.name} has a network of its own: inputs have no vectors of it to be compared by",
-            metadata={"model_version": version.served.name},
         )
     if not version.served.head_artefact:
         raise PreconditionError(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lensmith_inference.answers import ServedVersion, native_scores
 from lensmith_inference.batcher import Seen
-from lensmith_platform.errors import InternalError
+from lensmith_platform.errors import InternalError, PreconditionError
 from lensmith_vision import explain
 from lensmith_vision.card import Card
 from lensmith_vision.explain import Classifier, HeatMapMethod
@@ -18,6 +18,8 @@ from lensmith_vision.heads import Head
 __all__ = ["ClassifierReasons", "HeadReasons", "Reasons"]
 
 Floats = npt.NDArray[np.float32]
+
+_TOLERANCE = 1e-2
 
 
 class Reasons(Protocol):
@@ -101,6 +103,19 @@ class ClassifierReasons:
 
 
 def _map_of(seen: Seen) -> Floats:
+    """The feature map of a picture, of which its features are the mean: without that nothing could be shared out.
+
+    Raises:
+        PreconditionError: They are not, as in spaces of several views, or networks that pool in another way.
+    """
     if seen.feature_map is None:
         raise InternalError("BASE_MODEL_INVALID", f"space {seen.space} gave no feature map")
+    means = seen.feature_map.mean(axis=(1, 2))
+    if not np.allclose(means, seen.features, rtol=_TOLERANCE, atol=_TOLERANCE * float(np.abs(means).max())):
+        raise PreconditionError(
+            "FEATURES_ARE_NO_MEAN",
+            f"the vectors of space {seen.space} are not the mean of the last feature map: "
+            "there is no telling which part of a picture an answer comes from",
+            metadata={"space": seen.space},
+        )
     return seen.feature_map

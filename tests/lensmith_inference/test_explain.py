@@ -17,7 +17,9 @@ from lensmith_api.v1.inference_service_pb2 import (
     PredictRequest,
 )
 from lensmith_api.v1.input_pb2 import Image
-from lensmith_platform.errors import from_status
+from lensmith_inference.batcher import Seen
+from lensmith_inference.reasons import HeadReasons
+from lensmith_platform.errors import PreconditionError, from_status
 from lensmith_vision.pack import builtin_pack
 from tests.lensmith_inference.conftest import APP_A, OTHER_SECRET, Rig, make_head, rig_of
 from tests.lensmith_inference.test_predict import MODEL, queries, refusal, values
@@ -145,3 +147,12 @@ async def test_general_says_where_its_concepts_are_when_its_network_has_a_map(ri
     request = ExplainRequest(model=general, inputs=[ImageQuery(image=Image(content=picture(1)))], nearest=1)
     error = await refusal(rig.stub.Explain(request, metadata=rig.key(CURATOR)))
     assert error.reason == "MODEL_IS_IMPORTED"
+
+
+def test_no_map_is_given_when_features_are_not_its_mean() -> None:
+    head = make_head("s", 4, ("glass", "metal"))
+    feature_map = np.ones((4, 2, 2), np.float32)
+    reasons = HeadReasons(head)
+    assert reasons.maps(Seen("s", np.ones(4, np.float32), None, feature_map), [0]).shape == (1, 2, 2)
+    with pytest.raises(PreconditionError, match="not the mean"):
+        reasons.maps(Seen("s", np.full(4, 2, np.float32), None, feature_map), [0])

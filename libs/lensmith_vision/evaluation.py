@@ -154,7 +154,9 @@ class Evaluation:
                 "residuals": tuple(ResidualBin(**row) for row in document.pop("residuals", ())),
                 "intervals": _intervals(document.pop("intervals", {})),
             }
-            evaluation = cls(**{**document, **parts})
+            # Figures that a newer one wrote are passed over.
+            known = {one.name for one in fields(cls)}
+            evaluation = cls(**{name: value for name, value in {**document, **parts}.items() if name in known})
             if evaluation.evaluation_method not in get_args(EvaluationMethod):
                 raise ValueError("its method is unknown")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

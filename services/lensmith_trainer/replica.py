@@ -19,7 +19,7 @@ from lensmith_trainer.holding import Change, Holding, Row
 
 __all__ = ["Replica", "ReplicaDamagedError", "changes_of"]
 
-_FORMAT = "2"
+_FORMAT = "3"
 _BUSY_SECONDS = 30.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
@@ -146,12 +146,14 @@ class Replica:
     def _prepare(self, database: sqlite3.Connection) -> None:
         database.execute("PRAGMA synchronous = NORMAL")
         if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            # Vectors are long and come in any order: rows are appended to large pages, uids have an index of their own.
+            database.execute("PRAGMA page_size = 16384")
             with database:
                 database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
                 database.execute(
                     """CREATE TABLE inputs (uid TEXT PRIMARY KEY, sha256 TEXT NOT NULL, vector BLOB NOT NULL,
                          labels TEXT NOT NULL, test INTEGER NOT NULL, checksum INTEGER NOT NULL)
-                       STRICT, WITHOUT ROWID"""
+                       STRICT"""
                 )
                 database.executemany(
                     "INSERT INTO meta (name, value) VALUES (?, ?)", [("identity", self._identity), ("cursor", "")]

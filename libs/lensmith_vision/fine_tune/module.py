@@ -182,14 +182,20 @@ class Keeper(Callback):
     def __init__(self, folder: Path, patience: int, told: Callable[[EpochDone], None]) -> None:
         self._folder, self._patience, self._told = folder, patience, told
         self.best_loss, self.best_epoch = math.inf, 0
+        self._stopped = False
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
+        return {"best_loss": self.best_loss, "best_epoch": self.best_epoch, "stopped": self._stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.best_loss, self.best_epoch = state_dict["best_loss"], state_dict["best_epoch"]
+        self._stopped = state_dict["stopped"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Do not begin another epoch where the checkpoint is of a training that had stopped."""
+        trainer.should_stop = self._stopped
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """See the class."""
@@ -197,13 +203,13 @@ class Keeper(Callback):
             raise TypeError("only FineTuning is kept")
         done = trainer.current_epoch + 1
         judged = bool(trainer.num_val_batches and sum(trainer.num_val_batches))
-        if judged and pl_module.held_out_loss < self.best_loss:
+        if judged and (pl_module.held_out_loss < self.best_loss or not self.best_epoch):
             self.best_loss, self.best_epoch = pl_module.held_out_loss, done
             if trainer.is_global_zero:
                 save_weights(self._folder / BEST_FILE, pl_module.averaged.state_dict())
-        if judged and done - self.best_epoch >= self._patience:
-            # Every process sees the same held-out pictures, so all stop at once.
-            trainer.should_stop = True
+        # Every process sees the same held-out pictures, so all stop at once.
+        self._stopped = judged and done - self.best_epoch >= self._patience
+        trainer.should_stop = self._stopped
         trainer.save_checkpoint(self._folder / CHECKPOINT_FILE)
         if trainer.is_global_zero:
             held_out = pl_module.held_out_loss if judged else None

@@ -198,11 +198,14 @@ class _Runner:
             in_order(self._pixels.exact, truth, validated, _EVALUATION_BATCH) if len(validated) else None,
             ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
         )
-        network.load_state_dict(module.averaged.cpu().state_dict())
         if training.stop_after:
-            return training.stop_after
-        network.load_state_dict(load_weights(folder / BEST_FILE))
-        return keeper.best_epoch
+            epochs, weights = training.stop_after, module.averaged.cpu().state_dict()
+        else:
+            epochs, weights = keeper.best_epoch, load_weights(folder / BEST_FILE)
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+            raise TrainingError("FINE_TUNING_DIVERGED", "the weights grew without bounds: nothing was learnt")
+        network.cpu().load_state_dict(weights)
+        return epochs
 
     def _keep(self, network: Network, training: _Training, epochs: int, folder: Path) -> None:
         """Store what the network says about pictures that it has not seen, and how far they lie from the others."""

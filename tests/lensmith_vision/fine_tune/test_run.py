@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_job_comes_to_the_same_network_when_it_was_killed_between_epochs(make_jo
         said, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, errors
     assert "epoch 2 of 2" in said.splitlines()[0]
+
+    # As if killed after its last epoch, before what follows from it was written.
+    for name in ("done.safetensors", "weights.safetensors"):
+        (unbroken / "state" / "whole" / name).unlink()
+        (unbroken / "state" / "round-0" / name).unlink()
+    shutil.rmtree(unbroken / "result")
+    with start_job(unbroken) as again:
+        said, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert said == "", "no epoch is done twice"
 
     results = [read_result(folder) for folder in (unbroken, broken)]
     np.testing.assert_array_equal(results[0].kernel, results[1].kernel)

@@ -1,5 +1,6 @@
 """The main road, as a newcomer walks it: a folder of pictures, a trained model, answers in every way of asking."""
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import lensmith
 from lensmith_vision.materials import render
 from tests.platform_process import PlatformProcess
+from tests.polling import until
 
 pytestmark = [pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
 
@@ -28,9 +30,12 @@ def key(platform: PlatformProcess, photos: Path) -> str:
     made = json.loads(platform.cli("apps", "create", "road", "--json").stdout)
     report = json.loads(platform.cli("import", str(photos), "--labels-from", "folders", "--json").stdout)
     assert report == {"created": 84, "duplicates": 0, "skipped": 0, "failed": []}
-    trained = json.loads(platform.cli("train", "sorter", "--type", "multi-class", "--watch", "--json").stdout)
+    train = ("train", "sorter", "--type", "multi-class", "--tier", "linear", "--watch", "--json")
+    trained = json.loads(platform.cli(*train).stdout)
     assert trained["version"]["state"] == "ready"
     assert trained["evaluation"]["accuracy"] > 0.8
+    assert trained["version"]["tier"] == trained["version"]["training"]["tier"] == "linear"
+    assert trained["version"]["training"]["best_f1"] is True
     return str(made["secret"])
 
 
@@ -70,6 +75,11 @@ def test_rest_answers_as_grpc_does(platform: PlatformProcess, key: str, photos: 
     assert [item["concept"] for item in concepts] == [item.concept for item in grpc_answer.items[0].concepts]
     assert concepts[0]["value"] == pytest.approx(grpc_answer.items[0].concepts[0].value, abs=1e-6)
     assert concepts[0]["predicted"] is True
+    unfamiliar = grpc_answer.items[0].unfamiliar
+    assert body["predictions"][0]["unfamiliar"] == {
+        "value": pytest.approx(unfamiliar.value, abs=1e-6),
+        "predicted": unfamiliar.predicted,
+    }
 
 
 async def test_the_asynchronous_client_walks_the_same_road(platform: PlatformProcess, key: str, photos: Path) -> None:
@@ -134,3 +144,74 @@ def test_status_shows_each_part(platform: PlatformProcess) -> None:
     assert {"postgres", "nats", "s3", "envoy"} <= set(parts)
     assert {"auth", "dataset", "registry", "inference", "trainer", "gateway"} <= set(parts)
     assert all(part["healthy"] for part in parts.values())
+
+
+def test_wrong_labels_are_found_and_made_right_by_the_command_line(platform: PlatformProcess, key: str) -> None:
+    with lensmith.Client(platform.url, key, "road") as client:
+        turned = [item.id for item in client.inputs.list(concept="wood")][:4]
+        assert not client.annotations.set({name: [lensmith.Annotation("water")] for name in turned})
+        platform.cli("train", "sorter", "--watch", "--json")
+        found = json.loads(platform.cli("fix", "sorter", "--kind", "wrong-label", "--json").stdout)
+        doubted = {one["input"] for one in found["suggestions"] if one["other_concept"] == "wood"}
+        assert len(doubted & set(turned)) >= 3
+        rest = httpx.get(
+            f"{platform.url}/v1/apps/road/models/sorter/versions/2/suggestions",
+            params={"kind": "SUGGESTION_KIND_WRONG_LABEL"},
+            headers={"Authorization": f"Key {key}"},
+        ).json()
+        assert len(rest["suggestions"]) == len(found["suggestions"])
+        assert "likely wrong" in platform.cli("fix", "sorter").stdout
+
+        every = ["--kind", "wrong-label", "--concept", "wood", "--accept-all", "--min-score", "0.8"]
+        done = platform.cli("fix", "sorter", *every, "--json")
+        assert all(one["state"] == "accepted" for one in json.loads(done.stdout))
+        for name in doubted & set(turned):
+            address = f"{platform.url}/v1/apps/road/inputs/{name}"
+            [label] = httpx.get(address, headers={"Authorization": f"Key {key}"}).json()["annotations"]
+            assert (label["concept"], label["actor"].split("/")[0]) == ("wood", "keys")
+
+
+def test_a_version_is_looked_into_and_tuned_by_the_command_line(
+    platform: PlatformProcess, key: str, photos: Path
+) -> None:
+    told = json.loads(platform.cli("evaluate", "sorter", "--version", "1", "--wrong", "3", "--json").stdout)
+    low, high = (told["evaluation"]["intervals"]["accuracy"][end] for end in ("low", "high"))
+    assert low <= told["evaluation"]["accuracy"] <= high
+    lax = json.loads(platform.cli("evaluate", "sorter", "--version", "1", "--threshold", "brick=0", "--json").stdout)
+    assert next(one for one in lax["concepts"] if one["concept"] == "brick")["precision"] == pytest.approx(1 / 6)
+
+    def brick_is_predicted() -> bool:
+        asked = ("predict", "sorter", str(photos / "wood" / "000.jpg"), "--version", "1", "--json")
+        answers = json.loads(platform.cli(*asked).stdout)
+        scores = answers["predictions"][0]["prediction"]["concepts"]
+        return bool(next(one for one in scores if one["concept"] == "brick")["predicted"])
+
+    assert not brick_is_predicted()
+    changed = platform.cli("models", "thresholds", "sorter", "1", "--threshold", "brick=0", "--json")
+    assert 0.0 in json.loads(changed.stdout)["thresholds"]
+
+    async def is_obeyed() -> bool:
+        return await asyncio.to_thread(brick_is_predicted)
+
+    asyncio.run(until(is_obeyed))
+    platform.cli("models", "thresholds", "sorter", "1", "--best-f1")
+    platform.cli("models", "note", "sorter", "1", "the first one")
+
+    platform.cli("train", "sorter", "--watch", "--json")
+    with lensmith.Client(platform.url, key, "road") as client:
+        newest = client.models.get("sorter").latest_version
+        assert client.models.get_version("sorter", 1).note == "the first one"
+        compared = client.evaluations.compare("sorter", 1, newest)
+        changed_inputs = list(client.evaluations.changed_inputs("sorter", 1, newest))
+        assert len(changed_inputs) == compared.fixed_count + compared.broken_count
+        assert compared.input_count == 84
+        assert len(list(client.evaluations.inputs("sorter", 1))) == 84
+        assert len(client.evaluations.curves("sorter", 1, ["wood"])) == 1
+    assert "95 %" in platform.cli("compare", "sorter", "1", str(newest)).stdout
+    rest = httpx.get(
+        f"{platform.url}/v1/apps/road/models/sorter/versions/1/evaluation",
+        params=[("thresholds", 0.9)],
+        headers={"Authorization": f"Key {key}"},
+    ).json()
+    assert rest["otherThresholds"]
+    assert "expected" in platform.cli("learning-curve", "sorter").stdout

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from lensmith_api.v1.evaluation_pb2 import ConceptLearningCurve, LearningCurve, LearningCurvePoint
 from lensmith_gateway.report.content import CurvePoint, Learning, Range
-from lensmith_gateway.report.words import of_hundred
 
 __all__ = ["learning"]
 
@@ -43,16 +42,17 @@ def _point(one: LearningCurvePoint, *, expected: bool) -> CurvePoint:
 def _words(curve: LearningCurve) -> str:
     if not (curve.points and curve.expected):
         return "There are too few pictures to say what more of them would bring."
+    # Where it stands now is told by the evaluation, on more pictures than any draw of the curve was judged on.
     now, then = curve.points[-1], curve.expected[0]
     if curve.figure == "mean_absolute_error":
-        return (
-            f"With {then.images} pictures, answers off by {then.value:.3g} are expected, rather than {now.value:.3g}."
-        )
-    told = "right answers" if curve.figure == "accuracy" else "an F1"
-    return (
-        f"With {then.images} pictures, {told} of {of_hundred(then.value)} are expected, rather than "
-        f"{of_hundred(now.value)}."
-    )
+        better = 1 - then.value / now.value if now.value else 0.0
+        return f"With {then.images} pictures, its errors are expected to be {_points(better)} smaller."
+    told = "right answers" if curve.figure == "accuracy" else "points of F1"
+    return f"With {then.images} pictures, about {_points(then.value - now.value)} more {told} are expected."
+
+
+def _points(gain: float) -> str:
+    return f"{max(0, round(100 * gain))} of 100"
 
 
 def _gain(one: ConceptLearningCurve) -> float:
@@ -61,7 +61,4 @@ def _gain(one: ConceptLearningCurve) -> float:
 
 def _helped(one: ConceptLearningCurve, names: Mapping[str, str]) -> str:
     name = names.get(one.concept) or one.concept
-    return (
-        f"{name}: with {one.expected[0].images} pictures {100 * one.expected[0].value:.0f} of 100, rather than "
-        f"{100 * one.points[-1].value:.0f}"
-    )
+    return f"{name}: with {one.expected[0].images} pictures about {_points(_gain(one))} better"

@@ -35,7 +35,7 @@ NEW_PICTURES = NEW * ROUNDS
 """Pictures that are annotated after the first training."""
 
 CHUNK = 5000
-MODEL = "bench"
+MODEL, AUTO_MODEL = "bench", "bench-auto"
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -67,6 +67,7 @@ class ApiResult:
     first: Training
     again: list[Training] = field(default_factory=list)
     ten_new: list[Training] = field(default_factory=list)
+    auto: Training | None = None
     trainer_peak_over_matrix: float = 0.0
     accuracy: float = 0.0
 
@@ -168,13 +169,13 @@ async def _write(
     return own_ids
 
 
-async def train(client: lensmith.AsyncClient, loader: Loader, running: RunningPlatform) -> Training:
+async def train(client: lensmith.AsyncClient, loader: Loader, running: RunningPlatform, model: str = MODEL) -> Training:
     """Train once, and wait as a client waits."""
     before, cpu = loader.parts(), running.cpu_seconds()
     begin = time.perf_counter()
-    version = await client.models.train(MODEL)
+    version = await client.models.train(model)
     queued = time.perf_counter() - begin
-    done = await client.models.wait(MODEL, version.number)
+    done = await client.models.wait(model, version.number)
     seconds = time.perf_counter() - begin
     if done.state is not lensmith.VersionState.READY:
         sys.exit(f"the training ended as {done.state}: {done.error}")
@@ -188,7 +189,7 @@ async def train(client: lensmith.AsyncClient, loader: Loader, running: RunningPl
 
 
 async def measure_api(running: RunningPlatform, base_model: str, features: Floats, classes: Ints) -> ApiResult:
-    """One size: a first training, two again, and some with ten new annotations each.
+    """One size: a first training, two again, some with ten new annotations each, and one that chooses its tier.
 
     Args:
         running: The platform.
@@ -202,7 +203,9 @@ async def measure_api(running: RunningPlatform, base_model: str, features: Float
         _, key = await operator.apps.create(app, base_model=base_model)
     async with lensmith.AsyncClient(running.url, key.secret, app, timeout=300) as client:
         await client.concepts.create([f"c{name:03d}" for name in range(width)])
-        await client.models.create(MODEL, lensmith.ModelType.MULTI_CLASS)
+        linear = lensmith.TrainingSettings(tier=lensmith.HeadTier.LINEAR)
+        await client.models.create(MODEL, lensmith.ModelType.MULTI_CLASS, training=linear)
+        await client.models.create(AUTO_MODEL, lensmith.ModelType.MULTI_CLASS)
         space = (await client.embed([_picture()])).space
         loader = Loader(running)
         ids = await loader.load(app, space, features, classes, rows)
@@ -213,6 +216,7 @@ async def measure_api(running: RunningPlatform, base_model: str, features: Float
             if refused := await client.annotations.merge(said):
                 sys.exit(f"annotations were refused: {refused}")
             result.ten_new.append(await train(client, loader, running))
+        result.auto = await train(client, loader, running, AUTO_MODEL)
         version = await client.models.get_version(MODEL, 1)
         result.accuracy = version.summary.accuracy or 0.0
     result.trainer_peak_over_matrix = _peak_bytes(running.parts["trainer"]) / features[:rows].nbytes

@@ -29,6 +29,7 @@ _COVERAGE = 0.95
 _FEWEST, _MOST = 200, 1000
 _DRAWS = 1_000_000
 _TABLE = 1 << 16
+_ROWS = 4096
 
 
 class Resamples:
@@ -49,8 +50,12 @@ class Resamples:
         sizes = np.bincount(self._groups).astype(np.float64)
         self.cluster = float((sizes**2).sum() / max(1.0, sizes.sum()))
         self._seed = seed
-        draws = np.random.default_rng(seed).integers(0, _TABLE, (self.group_count, self.count), dtype=np.uint16)
-        self._weights = _poisson_table()[draws]
+        generator, table = np.random.default_rng(seed), _poisson_table()
+        self._weights = np.empty((self.group_count, self.count), np.float32)
+        # As places in a table, draws take eight bytes each: some at a time.
+        for start in range(0, self.group_count, _ROWS):
+            part = self._weights[start : start + _ROWS]
+            part[:] = table[generator.integers(0, _TABLE, part.shape, dtype=np.uint16)]
 
     def sums(self, columns: scipy.sparse.csr_array) -> Doubles:
         """Sum columns [n, k] over each draw; gives [k, draws]."""

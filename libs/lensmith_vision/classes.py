@@ -32,7 +32,7 @@ from lensmith_vision.kernel import (
 )
 from lensmith_vision.refit import ClassSums
 from lensmith_vision.statistics import Moments, SufficientStatistics
-from lensmith_vision.threads import in_threads
+from lensmith_vision.threads import give_memory_back, in_threads
 from lensmith_vision.transforms import Transform, transformed
 
 __all__ = ["ClassFit", "Tier", "fit_classes"]
@@ -226,6 +226,7 @@ def _mixed(
 def _fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: _Choice, prior: Doubles) -> ClassFit:
     # The sums of all folds are gone before there are logits of all concepts: both are large.
     shrinkage, origin, total, (*without, fitted) = _discriminants(features, classes, width, folds, choice, prior)
+    give_memory_back()
     logits = np.empty((len(features), width), np.float32)
 
     def hold_out(rows: Ints) -> None:

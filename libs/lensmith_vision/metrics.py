@@ -34,6 +34,8 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
+_ROWS = 4096
+
 
 @dataclass(frozen=True)
 class Binary:
@@ -97,6 +99,9 @@ def in_top_k(truth: Ints, scores: Floats, k: int) -> Bools:
     if k == 1:
         best: Bools = scores.argmax(axis=1) == truth
         return best
+    if len(truth) > _ROWS:
+        starts = range(0, len(truth), _ROWS)
+        return np.concatenate([in_top_k(truth[at : at + _ROWS], scores[at : at + _ROWS], k) for at in starts])
     # Counting who is better is many times faster than sorting; of equal scores, the first class is the better one.
     own = scores[np.arange(len(truth)), truth][:, None]
     better = (scores > own).sum(axis=1)

@@ -71,13 +71,21 @@ class Evaluations:
         if row.evaluation is None:
             raise NotFoundError("EVALUATION_NOT_FOUND", f"{row.name} came trained: it was not evaluated here")
         figures = vision_evaluation.Evaluation.from_json(json.dumps(row.evaluation))
-        aim = _aim(request)
-        if not request.thresholds and aim is None and row.threshold_aim is None:
-            return evaluation_to_proto(f"{row.name}/evaluation", figures)
-        asked = _thresholds(request.thresholds, row, "thresholds") if request.thresholds else row.thresholds
+        name, aim = f"{row.name}/evaluation", _aim(request)
+        if request.thresholds or aim is not None:
+            asked = _thresholds(request.thresholds, row, "thresholds") if request.thresholds else []
+            async with self._scores.of(row) as predictions:
+                moved = await asyncio.to_thread(_at, figures, predictions, aim, asked)
+            return evaluation_to_proto(name, moved, other_thresholds=True)
+        if row.threshold_aim is None or not row.out_of_fold:
+            return evaluation_to_proto(name, figures)
         async with self._scores.of(row) as predictions:
-            moved = await asyncio.to_thread(_at, figures, predictions, aim, asked)
-        return evaluation_to_proto(f"{row.name}/evaluation", moved, other_thresholds=True)
+            try:
+                moved = await asyncio.to_thread(_at, figures, predictions, None, row.thresholds)
+            except InvalidInputError:
+                # Set below what is stored of so large a version: the figures of the training are the nearest there are.
+                return evaluation_to_proto(name, figures)
+        return evaluation_to_proto(name, moved, other_thresholds=True)
 
     async def curves(self, row: VersionRow, request: GetEvaluationCurvesRequest) -> GetEvaluationCurvesResponse:
         """Return the curves of some concepts.

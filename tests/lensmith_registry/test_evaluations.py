@@ -213,6 +213,9 @@ async def test_reason_is_given_when_a_version_has_no_scores(rig: Rig, version: M
         refused = await refusal(asked)
         assert (refused.reason, refused.metadata["code"]) == ("EVALUATION_SCORES_NOT_STORED", "FAILED_PRECONDITION")
     assert (await refusal(_compare(rig, version, 99))).reason == "VERSION_NOT_FOUND"
+    # Its thresholds can be changed all the same; the figures stay those of the training.
+    assert list((await _update(rig, old, "thresholds", thresholds=[0.7])).thresholds) == [0.7, 0.7]
+    assert not (await _evaluated(rig, old)).other_thresholds
 
 
 async def test_scores_go_when_their_version_is_deleted(make_rig, s3):

@@ -8,6 +8,7 @@ from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.principal import AppRef
 from lensmith_registry import (
     base_model_store,
+    learning_curve_store,
     model_upgrade_store,
     store,
     upgrade_store,
@@ -47,6 +48,16 @@ async def test_rows_of_another_app_are_invisible_when_the_filter_is_left_out(ser
         for app_id, rows in ((8, 0), (None, 0), (7, 1)):
             async with service.transaction(app_id) as connection:
                 assert await connection.fetchval(f"SELECT count(*) FROM {table}") == rows, (table, app_id)
+
+
+async def test_learning_curves_of_another_app_are_invisible_when_the_filter_is_left_out(service):
+    version = await _version(service, 7)
+    async with service.transaction(7) as connection:
+        assert await learning_curve_store.request(connection, version)
+        assert not await learning_curve_store.request(connection, version)
+    for app_id, rows in ((8, 0), (None, 0), (7, 1)):
+        async with service.transaction(app_id) as connection:
+            assert await connection.fetchval("SELECT count(*) FROM learning_curves") == rows, app_id
 
 
 async def test_upgrades_of_another_app_are_invisible_when_the_filter_is_left_out(service):

@@ -4,6 +4,7 @@ import asyncio
 
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_version_pb2 import ModelVersion
 from tests.lensmith_registry.rig import (
     KEY,
     MULTI_CLASS,
@@ -132,6 +133,9 @@ async def test_another_app_reaches_nothing_by_any_rpc(rig: Rig):
     other = rig.key(OTHER_KEY)
     update = pb.UpdateModelRequest(model=Model(name=model, description="x"))
     update.update_mask.paths.append("description")
+    note = pb.UpdateModelVersionRequest(
+        model_version=ModelVersion(name=name, note="x"), update_mask={"paths": ["note"]}
+    )
     calls = [
         rig.models.GetModel(pb.GetModelRequest(name=model), metadata=other),
         rig.models.ListModels(pb.ListModelsRequest(parent="apps/trash"), metadata=other),
@@ -143,6 +147,13 @@ async def test_another_app_reaches_nothing_by_any_rpc(rig: Rig):
         rig.models.CancelModelVersion(pb.CancelModelVersionRequest(name=name), metadata=other),
         rig.models.DeleteModelVersion(pb.DeleteModelVersionRequest(name=name), metadata=other),
         rig.models.GetEvaluation(pb.GetEvaluationRequest(name=f"{name}/evaluation"), metadata=other),
+        rig.models.GetEvaluationCurves(pb.GetEvaluationCurvesRequest(name=f"{name}/evaluation"), metadata=other),
+        rig.models.ListEvaluatedInputs(pb.ListEvaluatedInputsRequest(parent=name), metadata=other),
+        rig.models.CompareModelVersions(pb.CompareModelVersionsRequest(name=name, other_version=1), metadata=other),
+        rig.models.ListChangedInputs(pb.ListChangedInputsRequest(parent=name, other_version=1), metadata=other),
+        rig.models.UpdateModelVersion(note, metadata=other),
+        rig.models.ComputeLearningCurve(pb.ComputeLearningCurveRequest(name=name), metadata=other),
+        rig.models.GetLearningCurve(pb.GetLearningCurveRequest(name=f"{name}/learningCurve"), metadata=other),
         rig.create("x", key=OTHER_KEY),
         _first(rig.models.WatchModelVersion(pb.WatchModelVersionRequest(name=name), metadata=other)),
     ]

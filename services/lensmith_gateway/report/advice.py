@@ -14,6 +14,9 @@ from lensmith_gateway.report.pictures import Seen
 __all__ = ["Group", "advice", "groups"]
 
 _LOOKS = 6
+_NAMED = 12
+_SAID_BY = {"FEW_IMAGES": "FEW_IMAGES", "MORE_IMAGES": "FEW_IMAGES"}
+"""Findings that a kind of suggestion says better."""
 _SEVERITIES = {
     FindingSeverity.FINDING_SEVERITY_ERROR: "error",
     FindingSeverity.FINDING_SEVERITY_WARNING: "warning",
@@ -43,8 +46,13 @@ class Group:
     looks: tuple[tuple[str, str], ...]
 
 
-def groups(listed: ListSuggestionsResponse | None) -> list[Group]:
-    """Put the open suggestions together, in the order of the list."""
+def groups(listed: ListSuggestionsResponse | None, names: Mapping[str, str]) -> list[Group]:
+    """Put the open suggestions together, in the order of the list.
+
+    Args:
+        listed: what a version suggests; None: that could not be had.
+        names: names for people by own id of the concept.
+    """
     if listed is None:
         return []
     by_kind: dict[SuggestionKind.ValueType, list[Suggestion]] = {}
@@ -54,6 +62,9 @@ def groups(listed: ListSuggestionsResponse | None) -> list[Group]:
     totals = {one.kind: one.open for one in listed.counts}
     found = []
     for kind, members in by_kind.items():
+        if kind == SuggestionKind.SUGGESTION_KIND_FEW_IMAGES:
+            found.append(Group(kind, _too_few(members, names), len(members), ()))
+            continue
         together = _TOGETHER.get(kind)
         if together is None:
             found += [Group(kind, one.message, 1, _related(one)) for one in members]
@@ -63,6 +74,14 @@ def groups(listed: ListSuggestionsResponse | None) -> list[Group]:
         message = together.format(count) if count > 1 else members[0].message
         found.append(Group(kind, message, count, looks))
     return found
+
+
+def _too_few(members: Sequence[Suggestion], names: Mapping[str, str]) -> str:
+    others = [names.get(one.concept) or one.concept for one in members[1:]]
+    if not others:
+        return members[0].message
+    shown = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+    return f"{members[0].message}; there are too few of {shown} as well"
 
 
 def _related(one: Suggestion) -> tuple[tuple[str, str], ...]:
@@ -92,7 +111,7 @@ def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mappin
     told += [
         Advice(finding.reason, _SEVERITIES.get(finding.severity, "hint"), finding.message)
         for finding in findings
-        if finding.reason not in kinds
+        if _SAID_BY.get(finding.reason, finding.reason) not in kinds
     ]
     return told
 

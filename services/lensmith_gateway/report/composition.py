@@ -76,7 +76,7 @@ def compose(material: Material) -> Report:
         calibration=_calibration(evaluation) if evaluation else None,
         residuals=tuple(Residual(one.low, one.high, one.count) for one in evaluation.residuals) if evaluation else (),
         learning=learning(material.learning_curve, names) if material.learning_curve else None,
-        advice=tuple(advice(groups(material.suggestions), version.findings, material.pictures)),
+        advice=tuple(advice(groups(material.suggestions, names), version.findings, material.pictures)),
         wrong=tuple(_example(one, names, material.pictures) for one in material.wrong),
         right=tuple(_example(one, names, material.pictures) for one in material.right),
         cautions=tuple(card.cautions),

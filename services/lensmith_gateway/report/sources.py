@@ -194,7 +194,7 @@ class Sources:
             material.learning_curve = curve
 
     async def _all_pictures(self, material: Material) -> None:
-        looks = [name for group in groups(material.suggestions) for name, _ in group.looks]
+        looks = [name for group in groups(material.suggestions, {}) for name, _ in group.looks]
         examples: dict[str, EvaluatedInput | None] = dict.fromkeys(looks)
         examples.update({one.input: one for one in [*material.wrong, *material.right]})
         seen = await asyncio.gather(*(self._seen(material, name, one) for name, one in examples.items()))

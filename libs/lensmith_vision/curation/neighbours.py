@@ -42,11 +42,15 @@ class Neighbours:
 
 def directions(features: Floats) -> Floats:
     """Turn features [n, d] into directions whose products are cosines; of large sets fewer numbers are kept."""
-    roots = transformed(features, "root")
     if len(features) > _EXACT_ROWS and features.shape[1] > _SKETCH_DIM:
         # A random projection keeps cosines within a few hundredths, and bounds the cost of comparing all with all.
         shape = (features.shape[1], _SKETCH_DIM)
-        roots = roots @ np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        projection = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        roots = np.empty((len(features), _SKETCH_DIM), np.float32)
+        for start in range(0, len(features), _BLOCK):
+            roots[start : start + _BLOCK] = transformed(features[start : start + _BLOCK], "root") @ projection
+    else:
+        roots = transformed(features, "root")
     roots = roots - roots.mean(axis=0)
     lengths = np.sqrt(np.einsum("nd,nd->n", roots, roots))
     units: Floats = roots / np.maximum(lengths, _SHORTEST)[:, None]

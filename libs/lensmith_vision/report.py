@@ -280,7 +280,9 @@ def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], re
     ]
     confidence, right = scores.max(axis=1).astype(np.float64), best == truth
     among_five = metrics.in_top_k(truth, scores, 5)
-    drawn = resamples.sums(scipy.sparse.csr_array(np.stack([np.ones(len(truth)), right, among_five], axis=1)))
+    # In single precision as the weights are, or a second copy of those is made.
+    shown = np.stack([np.ones(len(truth)), right, among_five], axis=1).astype(np.float32)
+    drawn = resamples.sums(scipy.sparse.csr_array(shown))
     groups = resamples.group_count
     intervals = {"accuracy": interval_of(drawn[1] / np.maximum(drawn[0], 1), groups)}
     if len(head.concepts) > 5:

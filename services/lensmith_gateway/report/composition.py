@@ -210,6 +210,7 @@ def _facts(material: Material) -> dict[str, str]:
     """What a version is, for whoever must train it again or answer for it."""
     card = material.card
     version, model, base = card.model_version, card.model, card.base_model
+    own_id = base.name.removeprefix("baseModels/")
     took = version.end_time.ToDatetime() - version.start_time.ToDatetime()
     facts = {
         "version": version.name,
@@ -218,7 +219,7 @@ def _facts(material: Material) -> dict[str, str]:
         "training took": f"{took.total_seconds():.1f} s" if version.HasField("start_time") else "",
         "pictures": str(version.input_count),
         "data (SHA-256)": version.dataset_sha256,
-        "base network": f"{base.display_name or base.name} ({base.name}, version {base.version})" if base.name else "",
+        "base network": f"{base.display_name or own_id} ({own_id}, version {base.version})" if own_id else "",
         "space": version.space,
         "licence of the base network": base.licence,
         "source of the base network": base.source,

@@ -115,7 +115,11 @@ def number_verdict(error: float, median: float | None, explained: float | None) 
     level = _level(explained or 0.0)
     sentences = [_LEVEL_WORDS[level]]
     if explained is not None:
-        why = "no better than always saying the average" if explained <= 0 else f"explains {percent(explained)} of it"
+        why = (
+            "no better than always saying the average"
+            if explained <= 0
+            else f"explains {percent(explained)} of these differences"
+        )
         sentences.append(f"The pictures' numbers differ from each other; the model {why}.")
     half = f"; half of its answers are off by less than {median:.3g}" if median is not None else ""
     return Verdict(level, f"Off by {error:.3g} on average{half}", tuple(sentences))

@@ -15,7 +15,7 @@ async def test_version_keeps_the_settings_of_call_model_and_platform_when_the_mo
     rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
     await rig.create("sorter")
     plain = await rig.train("sorter")
-    assert plain.training == TrainingSettings(tier=AUTO, thresholds=ThresholdAim(best_f1=True))
+    assert (plain.training.tier, plain.training.thresholds) == (AUTO, ThresholdAim(best_f1=True))
     assert plain.tier == HeadTier.HEAD_TIER_UNSPECIFIED
     update = pb.UpdateModelRequest(model=Model(name="apps/trash/models/sorter", training={"thresholds": PRECISE}))
     update.update_mask.paths.append("training")
@@ -23,7 +23,8 @@ async def test_version_keeps_the_settings_of_call_model_and_platform_when_the_mo
     assert changed.training == TrainingSettings(thresholds=PRECISE)
     request = pb.TrainModelRequest(name="apps/trash/models/sorter", training={"tier": LINEAR}, request_id="once")
     told = await rig.models.TrainModel(request, metadata=rig.key())
-    assert told.training == TrainingSettings(tier=LINEAR, thresholds=PRECISE)
+    assert (told.training.tier, told.training.thresholds) == (LINEAR, PRECISE)
+    assert told.training.evaluation == plain.training.evaluation
     assert (await rig.version(plain.name)).training == plain.training
     job = await rig.claim(told)
     assert job.training == told.training

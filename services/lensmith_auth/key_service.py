@@ -130,9 +130,7 @@ class KeyServicer(KeyServiceServicer):
                 pb.Scope(
                     scope=scope,
                     implies=sorted(scopes.expand([scope]) - {scope}),
-                    methods=sorted(
-                        {m for implied in scopes.expand([scope]) for m in self._methods_by_scope.get(implied, [])}
-                    ),
+                    methods=self._methods_by_scope[scope],
                 )
                 for scope in scopes.SCOPES
             ]

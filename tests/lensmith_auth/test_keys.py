@@ -212,9 +212,14 @@ async def test_scopes_are_listed_with_what_they_allow(owner: Caller) -> None:
     assert "lensmith.v1.InferenceService/Predict" in listed["Predict"].methods
     assert list(listed["Predict"].methods) == [
         "lensmith.v1.InferenceService/Embed",
+        "lensmith.v1.InferenceService/Explain",
         "lensmith.v1.InferenceService/Predict",
     ]
     assert "lensmith.v1.InputService/GetInput" in listed["Inputs:Delete"].methods
+    # It needs two scopes.
+    both = "lensmith.v1.ModelService/ListEvaluatedInputs"
+    assert both in listed["All"].methods
+    assert both not in listed["Models:Get"].methods
 
 
 async def test_keys_are_listed_in_pages_and_a_foreign_token_is_refused(operator: Caller, owner: Caller) -> None:

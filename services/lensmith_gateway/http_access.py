@@ -46,6 +46,8 @@ def starlette_route(route: HttpRoute, authenticator: Authenticator) -> Route:
     rule = route.access.WhichOneof("rule")
     if rule not in {"scope", "any_key", "public", "operator"} or not getattr(route.access, rule):
         raise HttpAccessError(f"{route.verb} {route.path} declares no access that HTTP routes can hold")
+    if route.access.also_scopes and rule != "scope":
+        raise HttpAccessError(f"{route.verb} {route.path} asks for more scopes, but for none first")
     if rule == "scope" and "{app}" not in route.path:
         raise HttpAccessError(f"{route.verb} {route.path} asks for a scope but names no app")
 

@@ -26,6 +26,7 @@ async def answer(_: Request) -> Response:
         ("/x", Access(scope="")),
         ("/x", Access(service=True)),
         ("/x", Access(scope="Inputs:Add")),
+        ("/x", Access(public=True, also_scopes=["Inputs:Get"])),
     ],
 )
 def test_route_is_refused_when_its_access_cannot_be_held(tmp_path: Path, path: str, access: Access) -> None:

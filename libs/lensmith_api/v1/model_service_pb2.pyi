@@ -997,7 +997,7 @@ class ListModelVersionInputsResponse(_message.Message):
     total_size: _builtins.int
     """Inputs of the whole listing."""
     dataset_sha256: _builtins.str
-    """`dataset_sha256` of the version: the hash over the whole listing, which docs/architecture.md tells how to make again."""
+    """`dataset_sha256` of the version: the hash over the whole listing, which docs/api/README.md tells how to make again."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_model_version_input_pb2.ModelVersionInput]:
         """The page's inputs."""

@@ -1,6 +1,7 @@
 """What a version came from, going back, training by itself, and the report, in every way of asking."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_report_is_one_harmless_page_when_names_are_hostile(platform: PlatformPr
     # What somebody wrote stands there as it was written, for people to read.
     assert NAME in page.text
     assert HOSTILE in page.text
-    assert "wood <000>" in page.text
+    assert re.search(r"wood <00\d>", page.text)
 
 
 def test_report_as_json_tells_the_same(platform: PlatformProcess, key: str) -> None:

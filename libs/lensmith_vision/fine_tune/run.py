@@ -49,10 +49,10 @@ from lensmith_vision.solvers import Basis
 
 __all__ = ["Event", "run"]
 
-_PASSES = 2400
+_PASSES = 5400
 _FEWEST_EPOCHS, _MOST_EPOCHS = 8, 30
 _FEW = 500
-_PATIENCE = 4
+_LEAST_PATIENCE = 4
 _VALIDATION_PARTS = 6
 _HEAD_FOLDS = 4
 _EVALUATION_BATCH = 32
@@ -183,7 +183,9 @@ class _Runner:
         taught, validated = training.taught, training.validated
         seed = int(np.random.SeedSequence((self._job.seed, training.number)).generate_state(1)[0])
         size = (self._job.resize.height, self._job.resize.width)
-        keeper = Keeper(folder, _PATIENCE, lambda done: self._tell(training, done))
+        # Much of what is won is won late, while the rate falls.
+        patience = max(_LEAST_PATIENCE, self._epochs // 2)
+        keeper = Keeper(folder, patience, lambda done: self._tell(training, done))
         trainer = _trainer(training.stop_after or self._epochs, keeper)
         truth = self._truth()
         draw = Draw(taught, balanced_weights(self._taught, taught), seed, trainer.global_rank, trainer.world_size)

@@ -14,7 +14,9 @@ from lensmith_vision.errors import HeadError, TrainingError
 from lensmith_vision.folds import groups_of
 from lensmith_vision.heads import Head, load, save
 from lensmith_vision.kernel import CONSTANT, KernelPart, Similarities, most_landmarks
+from lensmith_vision.labels import fit_labels
 from lensmith_vision.metrics import binary
+from lensmith_vision.numbers import fit_numbers
 from lensmith_vision.report import Decisions, ThresholdAim, thresholds_of
 from lensmith_vision.statistics import SufficientStatistics
 from lensmith_vision.training import TrainingSet, TrainOptions, fit
@@ -258,3 +260,49 @@ def test_interval_holds_nine_of_ten_new_values_when_head_measures() -> None:
     assert head.interval is not None
     within = np.abs(head.scores(features[200:])[:, 0] - targets[200:]) <= head.interval
     assert 0.84 < within.mean() < 0.97
+
+
+def test_ridge_says_of_a_picture_what_a_fit_without_it_says_when_numbers_are_measured() -> None:
+    generator = np.random.default_rng(3)
+    features = generator.random((24, 40), dtype=np.float32)
+    targets = features[:, 0] * 2 + features[:, 1]
+    rows = np.arange(24)
+    wanted = (targets - targets.mean())[:, None].astype(np.float64)
+    fitted = fit_numbers(features, targets, rows, rows, seed=0, step=lambda _: None)
+    inputs = transformed(features, fitted.transform).astype(np.float64)
+    unit = ((inputs - inputs.mean(axis=0)) ** 2).sum() / len(inputs)
+    for row in (0, 11, 23):
+        rest = rows != row
+        middle = inputs[rest].mean(axis=0)
+        centred = inputs[rest] - middle
+        gram = centred.T @ centred + fitted.shrinkage * unit * np.eye(40)
+        weights = np.linalg.solve(gram, centred.T @ (wanted[rest] - wanted[rest].mean()))
+        value = (inputs[row] - middle) @ weights + targets[rest].mean()
+        assert fitted.values[row, 0] == pytest.approx(float(value[0]), abs=2e-4)
+
+
+def test_labels_are_told_apart_when_each_picture_is_judged_for_other_concepts() -> None:
+    generator = np.random.default_rng(4)
+    truth = (generator.random((240, 60)) < 0.3).astype(np.float32)
+    features = truth @ generator.standard_normal((60, 96)) + 0.5 * generator.standard_normal((240, 96))
+    labels = truth.copy()
+    labels[generator.random(labels.shape) < 0.5] = np.nan
+    rows = np.arange(240)
+    fitted = fit_labels(features.astype(np.float32), labels, rows, rows % 5, seed=0, step=lambda _: None)
+    held_out = 1 / (1 + np.exp(-fitted.values))
+    known = np.isfinite(labels)
+    # Also where nobody judged, which no fit has seen.
+    assert ((held_out > 0.5) == (truth == 1))[~known].mean() > 0.85
+    assert abs(held_out[known].mean() - labels[known].mean()) < 0.03
+
+
+def test_labels_stay_finite_when_a_concept_has_one_side_only() -> None:
+    features = np.random.default_rng(5).random((12, 8), dtype=np.float32)
+    labels = np.full((12, 3), np.nan, np.float32)
+    labels[:, 0] = np.arange(12) % 2
+    labels[0, 1], labels[1:3, 2] = 1, 0
+    rows = np.arange(12)
+    fitted = fit_labels(features, labels, rows, rows % 3, seed=0, step=lambda _: None)
+    assert np.isfinite(fitted.values).all()
+    assert np.isfinite(fitted.weights).all()
+    assert (fitted.values[:, 1] > fitted.values[:, 2]).all()

@@ -165,7 +165,7 @@ def read_source(folder: Path) -> PackSource:
         resize = ResizePolicy("short_side_crop", height, width, max(height, width) * _IMAGENET_SHORT_SIDE // 224)
     else:
         # Features for other people's concepts: a centre crop cuts objects off, squashing distorts them. Half of each
-        # was the most accurate on the sets that it was chosen on, and on the one that was kept for confirming it.
+        # was more accurate on the sets that it was chosen on, and no worse on the one that was kept for checking.
         resize = ResizePolicy("half_crop", height, width)
     ignored = tuple(index for index, label in enumerate(labels) if label == "background")
     taxonomy = taxonomy_of([label for index, label in enumerate(labels) if index not in ignored])

@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with distill/ and models/")
     parser.add_argument("--to", type=Path, default=DESTINATION, help="folder of the pack, which is replaced")
     parser.add_argument("--version", type=int, default=1)
-    parser.add_argument("--precision", type=float, default=0.81, help="share of what General says that shall be right")
+    parser.add_argument("--precision", type=float, default=0.80, help="share of what General says that shall be right")
     options = parser.parse_args()
     result = export(options.checkpoint, options.shared, options.to, options.version, options.precision)
     print(f"{sum(file.stat().st_size for file in options.to.iterdir()) / 1e6:.1f} MB in {options.to}")

@@ -3,6 +3,8 @@
 `distill.py learn` runs until it is stopped, at a constant rate of learning, and goes on where it stopped; it writes a
 checkpoint every few minutes and at SIGTERM. `distill.py anneal` copies a checkpoint and brings the rate down to zero
 in a given number of steps: that is the network worth exporting, while `learn` can go on from its own checkpoint.
+`distill.py keep` writes a checkpoint small enough to be kept beside the code: half precision, without the optimisers;
+where a checkpoint is missing, learning begins from there (`--from none`: from random weights).
 
 Views with what the teachers said of them lie in a ring in memory. A step replaces the oldest 32 of them and learns from
 160 drawn at random, so that each is seen five times: the teachers are as dear as the student. Most of the steps may be
@@ -26,6 +28,8 @@ import pool
 import torch
 from muon import Muon
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
 from teachers import Lesson, Teachers
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +37,9 @@ from views import Views, for_student
 
 SIDE = 128
 """Side of the student's picture when it serves, in pixels."""
+
+KEPT = Path(__file__).with_name("learnt.safetensors")
+"""What the starter that ships had learnt, with the projections that it was taught through."""
 
 _FRESH, _BATCH = 32, 160
 _COMPONENTS = 128
@@ -206,6 +213,24 @@ class School:
         torch.save(state, partial)
         partial.replace(path)
 
+    def keep(self, path: Path) -> None:
+        """Write what it has learnt in half precision, without the state of the optimisers."""
+        tensors = {f"pupil.{name}": value for name, value in self.pupil.state_dict().items()}
+        tensors |= {f"norms.{name}": torch.from_numpy(value) for name, value in vars(self.norms).items()}
+        # Means and variances of the normalisation span more than half precision does, and are few.
+        small = {name: value.half() if value.ndim > 1 else value for name, value in tensors.items()}
+        save_file({name: value.contiguous() for name, value in small.items()}, path, {"step": str(self.step)})
+
+    def begin_from(self, path: Path) -> None:
+        """Begin with what `keep` wrote."""
+        with safe_open(path, "pt") as file:
+            self.step = int(file.metadata()["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        self.pupil.load_state_dict({n.removeprefix("pupil."): t for n, t in tensors.items() if n.startswith("pupil.")})
+        norms = {n.removeprefix("norms."): t.float().numpy() for n, t in tensors.items() if n.startswith("norms.")}
+        self.norms = Norms(**norms)
+        self.generator.manual_seed(self.step)
+
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
         state = torch.load(path, weights_only=True)
@@ -267,10 +292,11 @@ def run(school: School, ring: Ring, checkpoint: Path, last: int | None) -> None:
 def main() -> None:
     """Parse, learn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("learn", "anneal"))
+    parser.add_argument("mode", choices=("learn", "anneal", "keep"))
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with distill/ and models/")
     parser.add_argument("--checkpoint", type=Path, required=True, help="where it goes on and is kept")
-    parser.add_argument("--to", type=Path, help="anneal: the checkpoint to write")
+    parser.add_argument("--from", dest="begin", default=str(KEPT), help="where there is no checkpoint; none: at random")
+    parser.add_argument("--to", type=Path, help="anneal, keep: the file to write")
     parser.add_argument("--steps", type=int, default=2000, help="anneal: steps until the rate is zero")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--ring", type=int, default=32768, help="views kept in memory, 80 kB each")
@@ -278,16 +304,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the student; the teachers have one of their own")
     options = parser.parse_args()
+    if options.mode == "anneal" and options.to is None:
+        parser.error("anneal needs --to, the checkpoint to write")
     torch.set_num_threads(options.threads)
     school = School(options.rate, options.seed)
     if options.checkpoint.exists():
         school.load(options.checkpoint)
+    elif options.begin != "none":
+        school.begin_from(Path(options.begin))
+    if options.mode == "keep":
+        school.keep(options.to or KEPT)
+        return
     out = pool.held_out()
     files = [picture.file for picture in pool.manifest(options.shared / "distill") if picture.file not in out]
     views = Views(pool.load(options.shared / "distill", files), options.seed + school.step)
     ring = Ring(views, Teachers(options.shared / "models", _FRESH), school.norms, options.ring, options.side)
     school.norms = ring.norms
-    while ring.filled < min(4096, options.ring):
+    while ring.filled < min(2048, options.ring):
         ring.refresh()
     print(
         f"{len(files)} pictures, {network.parameters(school.pupil.student):,} parameters, from step {school.step}",

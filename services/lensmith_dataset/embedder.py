@@ -1,5 +1,7 @@
 """Asking inference for vectors: in which space an app's inputs are embedded, and what became of each picture."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -116,6 +118,8 @@ class Embedder:
         self._seconds = seconds
         self._general_concepts = general_concepts
         self._spaces: dict[int, tuple[float, BaseModel]] = {}
+        # An app's first batches come side by side; one of them asks for all.
+        self._asking: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def embed(self, app: AppRef, pictures: Sequence[Picture], space: Space | None) -> Embedded:
         """Embed a batch of one app's pictures.
@@ -153,10 +157,19 @@ class Embedder:
         return _outcome(base_model, pictures, response)
 
     async def _base_model(self, app: AppRef) -> BaseModel:
-        now = self._clock.monotonic()
-        known = self._spaces.get(app.app_id)
-        if known is not None and known[0] > now:
-            return known[1]
+        async with self._asking[app.app_id]:
+            now = self._clock.monotonic()
+            known = self._spaces.get(app.app_id)
+            if known is not None and known[0] > now:
+                return known[1]
+            base_model = await self._resolved(app)
+            if len(self._spaces) >= _MAX_SPACES:
+                self._spaces.clear()
+                self._asking.clear()
+            self._spaces[app.app_id] = (now + _SPACE_SECONDS, base_model)
+            return base_model
+
+    async def _resolved(self, app: AppRef) -> BaseModel:
         try:
             response = await self._serving.ResolveSpace(
                 ResolveSpaceRequest(app_id=app.app_id, base_model=app.base_model), timeout=self._seconds
@@ -166,9 +179,6 @@ class Embedder:
         except LensmithError as error:
             # No base model is installed yet, for example: the pictures wait, they are not to blame.
             raise DependencyUnavailableError("SPACE_UNKNOWN", f"registry names no space: {error}") from error
-        if len(self._spaces) >= _MAX_SPACES:
-            self._spaces.clear()
-        self._spaces[app.app_id] = (now + _SPACE_SECONDS, response.base_model)
         return response.base_model
 
     def _refused(

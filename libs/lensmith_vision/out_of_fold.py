@@ -86,11 +86,6 @@ class OutOfFoldPredictions:
         if not np.isfinite(self.scores).all():
             raise _invalid("scores must be finite")
 
-    @property
-    def threshold_free(self) -> bool:
-        """Whether the highest score decides (multi_class), or a number is predicted: thresholds change no answer."""
-        return self.type != "multi_label"
-
     def rows(self, index: npt.NDArray[np.int64]) -> OutOfFoldPredictions:
         """Return the pictures at some places, in that order."""
         return replace(

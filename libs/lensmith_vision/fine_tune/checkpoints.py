@@ -9,7 +9,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
@@ -118,8 +117,3 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
         raise TrainingError("CHECKPOINT_INVALID", f"the weights cannot be read: {error}") from error
-
-
-def float_of(value: Tensor | float) -> float:
-    """Return a number, whichever way it comes."""
-    return float(value.item()) if isinstance(value, torch.Tensor) else float(value)

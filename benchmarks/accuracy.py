@@ -54,7 +54,6 @@ SHOTS: tuple[int | None, ...] = (5, 10, 25, 50, None)
 POOL_SETS = ("animals", "caltech101", "clothing")
 FEWEST = 20
 MANY_CONCEPTS = 50
-OUTSIDERS = 1000
 LR, LR_CROP, DEFAULT = "sklearn LR, C by CV", "sklearn LR, centre crop", "Lensmith"
 CENTRE_CROP = ResizePolicy("short_side_crop", 224, 224, 256)
 TARGET = 2.0

@@ -132,7 +132,7 @@ class TrainingProgress(_message.Message):
     fraction: _builtins.float
     """Part of the work done, 0 to 1."""
     stage: _builtins.str
-    """What is being done: `fetching`, `evaluating`, `fitting`, `storing`."""
+    """What is being done: `fetching`, `evaluating`, `fitting`, `fine_tuning`, `storing`."""
     message: _builtins.str
     """One sentence for people."""
     def __init__(
@@ -248,6 +248,7 @@ class ModelVersion(_message.Message):
     UPDATE_ACTOR_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     HAS_EVALUATION_SCORES_FIELD_NUMBER: _builtins.int
+    NETWORK_SPACE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}`."""
     uid: _builtins.str
@@ -282,6 +283,8 @@ class ModelVersion(_message.Message):
     """Whether the scores of its evaluation are stored, from which other thresholds, curves, evaluated inputs and comparisons
     are computed. Versions that came trained or were trained before Lensmith stored scores have none.
     """
+    network_space: _builtins.str
+    """Space of its own network, of a fine-tuned version that was better than a head; else empty."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed, when FAILED."""
@@ -362,10 +365,11 @@ class ModelVersion(_message.Message):
         update_actor: _builtins.str = ...,
         etag: _builtins.str = ...,
         has_evaluation_scores: _builtins.bool = ...,
+        network_space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary", "threshold_aim", b"threshold_aim", "training", b"training", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "etag", b"etag", "findings", b"findings", "has_evaluation_scores", b"has_evaluation_scores", "input_count", b"input_count", "name", b"name", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "threshold_aim", b"threshold_aim", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "update_actor", b"update_actor", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "etag", b"etag", "findings", b"findings", "has_evaluation_scores", b"has_evaluation_scores", "input_count", b"input_count", "name", b"name", "network_space", b"network_space", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "threshold_aim", b"threshold_aim", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "update_actor", b"update_actor", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -84,7 +84,9 @@ class _TrainingModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Training
     TRAINING_MODE_HEAD: _TrainingMode.ValueType  # 1
     """A head on the vectors of the base model: seconds."""
     TRAINING_MODE_FINE_TUNE: _TrainingMode.ValueType  # 2
-    """The whole network, beginning with that of the base model: minutes to hours. Refused until trainers do it."""
+    """The whole network, beginning with that of the base model: minutes to hours. It is kept only where it is better than a
+    head on the same held-out pictures.
+    """
 
 class TrainingMode(_TrainingMode, metaclass=_TrainingModeEnumTypeWrapper):
     """What is trained of a model."""
@@ -94,7 +96,9 @@ TRAINING_MODE_UNSPECIFIED: TrainingMode.ValueType  # 0
 TRAINING_MODE_HEAD: TrainingMode.ValueType  # 1
 """A head on the vectors of the base model: seconds."""
 TRAINING_MODE_FINE_TUNE: TrainingMode.ValueType  # 2
-"""The whole network, beginning with that of the base model: minutes to hours. Refused until trainers do it."""
+"""The whole network, beginning with that of the base model: minutes to hours. It is kept only where it is better than a
+head on the same held-out pictures.
+"""
 Global___TrainingMode: _TypeAlias = TrainingMode  # noqa: Y015
 
 @_typing.final

@@ -27,7 +27,7 @@ from lensmith_api.v1 import base_model_pb2 as lensmith_dot_v1_dot_base__model__p
 from lensmith_api.v1 import model_pb2 as lensmith_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*lensmith/internal/v1/serving_service.proto\x12\x14lensmith.internal.v1\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/base_model.proto\x1a\x17lensmith/v1/model.proto\"E\n\x13ResolveModelRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"&\n\x15ResolveGeneralRequest\x12\r\n\x05space\x18\x01 \x01(\t\"\x90\x02\n\x0bServedModel\x12\x11\n\tmodel_uid\x18\x01 \x01(\t\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12$\n\x04type\x18\x04 \x01(\x0e\x32\x16.lensmith.v1.ModelType\x12*\n\nbase_model\x18\x05 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\x12\x15\n\rhead_artefact\x18\x06 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x07 \x03(\t\x12\x15\n\rdisplay_names\x18\x08 \x03(\t\x12\x12\n\nthresholds\x18\t \x03(\x01\x12\x10\n\x08taxonomy\x18\n \x01(\t\x12\x13\n\x0btemperature\x18\x0b \x01(\x01\"H\n\x13ResolveSpaceRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\t\"B\n\x14ResolveSpaceResponse\x12*\n\nbase_model\x18\x01 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\"g\n\x14\x46\x65tchArtefactRequest\x12\x0e\n\x04head\x18\x01 \x01(\tH\x00\x12\x33\n\tpack_file\x18\x02 \x01(\x0b\x32\x1e.lensmith.internal.v1.PackFileH\x00\x42\n\n\x08\x61rtefact\",\n\x08PackFile\x12\r\n\x05space\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\"&\n\x15\x46\x65tchArtefactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xf9\x03\n\x0eServingService\x12o\n\x0cResolveModel\x12).lensmith.internal.v1.ResolveModelRequest\x1a!.lensmith.internal.v1.ServedModel\"\x11\xaa\xd4\x18\r(\x01\x32\tinference\x12s\n\x0eResolveGeneral\x12+.lensmith.internal.v1.ResolveGeneralRequest\x1a!.lensmith.internal.v1.ServedModel\"\x11\xaa\xd4\x18\r(\x01\x32\tinference\x12\x81\x01\n\x0cResolveSpace\x12).lensmith.internal.v1.ResolveSpaceRequest\x1a*.lensmith.internal.v1.ResolveSpaceResponse\"\x1a\xaa\xd4\x18\x16(\x01\x32\tinference2\x07\x64\x61taset\x12}\n\rFetchArtefact\x12*.lensmith.internal.v1.FetchArtefactRequest\x1a+.lensmith.internal.v1.FetchArtefactResponse\"\x11\xaa\xd4\x18\r(\x01\x32\tinference0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*lensmith/internal/v1/serving_service.proto\x12\x14lensmith.internal.v1\x1a\x18lensmith/v1/access.proto\x1a\x1clensmith/v1/base_model.proto\x1a\x17lensmith/v1/model.proto\"E\n\x13ResolveModelRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\"&\n\x15ResolveGeneralRequest\x12\r\n\x05space\x18\x01 \x01(\t\"\xaa\x02\n\x0bServedModel\x12\x11\n\tmodel_uid\x18\x01 \x01(\t\x12\x13\n\x0bversion_uid\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12$\n\x04type\x18\x04 \x01(\x0e\x32\x16.lensmith.v1.ModelType\x12*\n\nbase_model\x18\x05 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\x12\x15\n\rhead_artefact\x18\x06 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x07 \x03(\t\x12\x15\n\rdisplay_names\x18\x08 \x03(\t\x12\x12\n\nthresholds\x18\t \x03(\x01\x12\x10\n\x08taxonomy\x18\n \x01(\t\x12\x13\n\x0btemperature\x18\x0b \x01(\x01\x12\x18\n\x10network_artefact\x18\x0c \x01(\t\"H\n\x13ResolveSpaceRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\t\"B\n\x14ResolveSpaceResponse\x12*\n\nbase_model\x18\x01 \x01(\x0b\x32\x16.lensmith.v1.BaseModel\"\xa2\x01\n\x14\x46\x65tchArtefactRequest\x12\x0e\n\x04head\x18\x01 \x01(\tH\x00\x12\x33\n\tpack_file\x18\x02 \x01(\x0b\x32\x1e.lensmith.internal.v1.PackFileH\x00\x12\x39\n\x0cnetwork_file\x18\x03 \x01(\x0b\x32!.lensmith.internal.v1.NetworkFileH\x00\x42\n\n\x08\x61rtefact\",\n\x08PackFile\x12\r\n\x05space\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\"1\n\x0bNetworkFile\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\"&\n\x15\x46\x65tchArtefactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x83\x04\n\x0eServingService\x12o\n\x0cResolveModel\x12).lensmith.internal.v1.ResolveModelRequest\x1a!.lensmith.internal.v1.ServedModel\"\x11\xaa\xd4\x18\r(\x01\x32\tinference\x12s\n\x0eResolveGeneral\x12+.lensmith.internal.v1.ResolveGeneralRequest\x1a!.lensmith.internal.v1.ServedModel\"\x11\xaa\xd4\x18\r(\x01\x32\tinference\x12\x81\x01\n\x0cResolveSpace\x12).lensmith.internal.v1.ResolveSpaceRequest\x1a*.lensmith.internal.v1.ResolveSpaceResponse\"\x1a\xaa\xd4\x18\x16(\x01\x32\tinference2\x07\x64\x61taset\x12\x86\x01\n\rFetchArtefact\x12*.lensmith.internal.v1.FetchArtefactRequest\x1a+.lensmith.internal.v1.FetchArtefactResponse\"\x1a\xaa\xd4\x18\x16(\x01\x32\tinference2\x07trainer0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,23 +41,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVINGSERVICE'].methods_by_name['ResolveSpace']._loaded_options = None
   _globals['_SERVINGSERVICE'].methods_by_name['ResolveSpace']._serialized_options = b'\252\324\030\026(\0012\tinference2\007dataset'
   _globals['_SERVINGSERVICE'].methods_by_name['FetchArtefact']._loaded_options = None
-  _globals['_SERVINGSERVICE'].methods_by_name['FetchArtefact']._serialized_options = b'\252\324\030\r(\0012\tinference'
+  _globals['_SERVINGSERVICE'].methods_by_name['FetchArtefact']._serialized_options = b'\252\324\030\026(\0012\tinference2\007trainer'
   _globals['_RESOLVEMODELREQUEST']._serialized_start=149
   _globals['_RESOLVEMODELREQUEST']._serialized_end=218
   _globals['_RESOLVEGENERALREQUEST']._serialized_start=220
   _globals['_RESOLVEGENERALREQUEST']._serialized_end=258
   _globals['_SERVEDMODEL']._serialized_start=261
-  _globals['_SERVEDMODEL']._serialized_end=533
-  _globals['_RESOLVESPACEREQUEST']._serialized_start=535
-  _globals['_RESOLVESPACEREQUEST']._serialized_end=607
-  _globals['_RESOLVESPACERESPONSE']._serialized_start=609
-  _globals['_RESOLVESPACERESPONSE']._serialized_end=675
-  _globals['_FETCHARTEFACTREQUEST']._serialized_start=677
-  _globals['_FETCHARTEFACTREQUEST']._serialized_end=780
-  _globals['_PACKFILE']._serialized_start=782
-  _globals['_PACKFILE']._serialized_end=826
-  _globals['_FETCHARTEFACTRESPONSE']._serialized_start=828
-  _globals['_FETCHARTEFACTRESPONSE']._serialized_end=866
-  _globals['_SERVINGSERVICE']._serialized_start=869
-  _globals['_SERVINGSERVICE']._serialized_end=1374
+  _globals['_SERVEDMODEL']._serialized_end=559
+  _globals['_RESOLVESPACEREQUEST']._serialized_start=561
+  _globals['_RESOLVESPACEREQUEST']._serialized_end=633
+  _globals['_RESOLVESPACERESPONSE']._serialized_start=635
+  _globals['_RESOLVESPACERESPONSE']._serialized_end=701
+  _globals['_FETCHARTEFACTREQUEST']._serialized_start=704
+  _globals['_FETCHARTEFACTREQUEST']._serialized_end=866
+  _globals['_PACKFILE']._serialized_start=868
+  _globals['_PACKFILE']._serialized_end=912
+  _globals['_NETWORKFILE']._serialized_start=914
+  _globals['_NETWORKFILE']._serialized_end=963
+  _globals['_FETCHARTEFACTRESPONSE']._serialized_start=965
+  _globals['_FETCHARTEFACTRESPONSE']._serialized_end=1003
+  _globals['_SERVINGSERVICE']._serialized_start=1006
+  _globals['_SERVINGSERVICE']._serialized_end=1521
 # @@protoc_insertion_point(module_scope)

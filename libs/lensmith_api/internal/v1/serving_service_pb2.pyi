@@ -91,6 +91,7 @@ class ServedModel(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     TAXONOMY_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    NETWORK_ARTEFACT_FIELD_NUMBER: _builtins.int
     model_uid: _builtins.str
     """uid of the model."""
     version_uid: _builtins.str
@@ -105,6 +106,10 @@ class ServedModel(_message.Message):
     """Taxonomy of the base model's own classifier, where its concepts are sums over classes (`imagenet-1k`); else empty."""
     temperature: _builtins.float
     """What the logits of that classifier are divided by."""
+    network_artefact: _builtins.str
+    """Key of the pack of its own network among the artefacts, of a fine-tuned version: `base_model` then describes that
+    network. Else empty.
+    """
     @_builtins.property
     def base_model(self) -> _base_model_pb2.BaseModel:
         """Its base model."""
@@ -135,10 +140,11 @@ class ServedModel(_message.Message):
         thresholds: _abc.Iterable[_builtins.float] | None = ...,
         taxonomy: _builtins.str = ...,
         temperature: _builtins.float = ...,
+        network_artefact: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "display_names", b"display_names", "head_artefact", b"head_artefact", "model_uid", b"model_uid", "name", b"name", "taxonomy", b"taxonomy", "temperature", b"temperature", "thresholds", b"thresholds", "type", b"type", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "display_names", b"display_names", "head_artefact", b"head_artefact", "model_uid", b"model_uid", "name", b"name", "network_artefact", b"network_artefact", "taxonomy", b"taxonomy", "temperature", b"temperature", "thresholds", b"thresholds", "type", b"type", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,23 +212,29 @@ class FetchArtefactRequest(_message.Message):
 
     HEAD_FIELD_NUMBER: _builtins.int
     PACK_FILE_FIELD_NUMBER: _builtins.int
+    NETWORK_FILE_FIELD_NUMBER: _builtins.int
     head: _builtins.str
     """Key of a head."""
     @_builtins.property
     def pack_file(self) -> Global___PackFile:
         """File of a base model's pack."""
 
+    @_builtins.property
+    def network_file(self) -> Global___NetworkFile:
+        """File of the pack of a fine-tuned network."""
+
     def __init__(
         self,
         *,
         head: _builtins.str = ...,
         pack_file: Global___PackFile | None = ...,
+        network_file: Global___NetworkFile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artefact", b"artefact", "head", b"head", "pack_file", b"pack_file"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artefact", b"artefact", "head", b"head", "network_file", b"network_file", "pack_file", b"pack_file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact", b"artefact", "head", b"head", "pack_file", b"pack_file"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact", b"artefact", "head", b"head", "network_file", b"network_file", "pack_file", b"pack_file"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_artefact: _TypeAlias = _typing.Literal["head", "pack_file"]  # noqa: Y015
+    _WhichOneofReturnType_artefact: _TypeAlias = _typing.Literal["head", "pack_file", "network_file"]  # noqa: Y015
     _WhichOneofArgType_artefact: _TypeAlias = _typing.Literal["artefact", b"artefact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_artefact) -> _WhichOneofReturnType_artefact | None: ...
 
@@ -253,6 +265,32 @@ class PackFile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PackFile: _TypeAlias = PackFile  # noqa: Y015
+
+@_typing.final
+class NetworkFile(_message.Message):
+    """A file of the pack of a fine-tuned network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """Key of the pack."""
+    file_name: _builtins.str
+    """`card.json`, `model.onnx` or `labels.txt`."""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkFile: _TypeAlias = NetworkFile  # noqa: Y015
 
 @_typing.final
 class FetchArtefactResponse(_message.Message):

@@ -493,3 +493,57 @@ class FindNearestTrainingInputsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FindNearestTrainingInputsResponse: _TypeAlias = FindNearestTrainingInputsResponse  # noqa: Y015
+
+@_typing.final
+class StreamPicturesRequest(_message.Message):
+    """Request of StreamPictures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    INPUT_UIDS_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.int
+    """Number of the app."""
+    @_builtins.property
+    def input_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uids of the inputs, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.int = ...,
+        input_uids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "input_uids", b"input_uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPicturesRequest: _TypeAlias = StreamPicturesRequest  # noqa: Y015
+
+@_typing.final
+class StreamPicturesResponse(_message.Message):
+    """One picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_UID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    input_uid: _builtins.str
+    """uid of the input."""
+    content: _builtins.bytes
+    """Its bytes."""
+    def __init__(
+        self,
+        *,
+        input_uid: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "input_uid", b"input_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPicturesResponse: _TypeAlias = StreamPicturesResponse  # noqa: Y015

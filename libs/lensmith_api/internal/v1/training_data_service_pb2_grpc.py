@@ -55,6 +55,11 @@ class TrainingDataServiceStub:
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.SerializeToString,
                 response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataResponse.FromString,
                 _registered_method=True)
+        self.StreamPictures = channel.unary_stream(
+                '/lensmith.internal.v1.TrainingDataService/StreamPictures',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamPicturesRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamPicturesResponse.FromString,
+                _registered_method=True)
         self.FindNearestTrainingInputs = channel.unary_unary(
                 '/lensmith.internal.v1.TrainingDataService/FindNearestTrainingInputs',
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.FindNearestTrainingInputsRequest.SerializeToString,
@@ -95,6 +100,13 @@ class TrainingDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamPictures(self, request, context):
+        """Streams pictures as they were uploaded, in the order asked for; those whose bytes are gone are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindNearestTrainingInputs(self, request, context):
         """Finds the training pictures that are most like given ones, among all that a model could be trained on now.
         """
@@ -124,6 +136,11 @@ def add_TrainingDataServiceServicer_to_server(servicer, server):
                     servicer.StreamTrainingData,
                     request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.FromString,
                     response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataResponse.SerializeToString,
+            ),
+            'StreamPictures': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamPictures,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamPicturesRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamPicturesResponse.SerializeToString,
             ),
             'FindNearestTrainingInputs': grpc.unary_unary_rpc_method_handler(
                     servicer.FindNearestTrainingInputs,
@@ -240,6 +257,33 @@ class TrainingDataService:
             '/lensmith.internal.v1.TrainingDataService/StreamTrainingData',
             lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataRequest.SerializeToString,
             lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamTrainingDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPictures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lensmith.internal.v1.TrainingDataService/StreamPictures',
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamPicturesRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_training__data__service__pb2.StreamPicturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class TrainingDataServiceStub:
     """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
     with all that was committed when the stream began.
     """
+    StreamPictures: _grpc.UnaryStreamMultiCallable[_training_data_service_pb2.StreamPicturesRequest, _training_data_service_pb2.StreamPicturesResponse]
+    """Streams pictures as they were uploaded, in the order asked for; those whose bytes are gone are left out."""
     FindNearestTrainingInputs: _grpc.UnaryUnaryMultiCallable[_training_data_service_pb2.FindNearestTrainingInputsRequest, _training_data_service_pb2.FindNearestTrainingInputsResponse]
     """Finds the training pictures that are most like given ones, among all that a model could be trained on now."""
 
@@ -61,6 +63,8 @@ class TrainingDataServiceAsyncStub(TrainingDataServiceStub):
     """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
     with all that was committed when the stream began.
     """
+    StreamPictures: _aio.UnaryStreamMultiCallable[_training_data_service_pb2.StreamPicturesRequest, _training_data_service_pb2.StreamPicturesResponse]  # type: ignore[assignment]
+    """Streams pictures as they were uploaded, in the order asked for; those whose bytes are gone are left out."""
     FindNearestTrainingInputs: _aio.UnaryUnaryMultiCallable[_training_data_service_pb2.FindNearestTrainingInputsRequest, _training_data_service_pb2.FindNearestTrainingInputsResponse]  # type: ignore[assignment]
     """Finds the training pictures that are most like given ones, among all that a model could be trained on now."""
 
@@ -100,6 +104,14 @@ class TrainingDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams what has changed since a cursor, then the new cursor: a replica that applies it holds the app's training data,
         with all that was committed when the stream began.
         """
+
+    @_abc_1.abstractmethod
+    def StreamPictures(
+        self,
+        request: _training_data_service_pb2.StreamPicturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_data_service_pb2.StreamPicturesResponse], _abc.AsyncIterator[_training_data_service_pb2.StreamPicturesResponse]]:
+        """Streams pictures as they were uploaded, in the order asked for; those whose bytes are gone are left out."""
 
     @_abc_1.abstractmethod
     def FindNearestTrainingInputs(

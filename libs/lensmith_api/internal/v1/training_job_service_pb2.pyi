@@ -186,6 +186,7 @@ class CompleteModelVersionRequest(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     OUT_OF_FOLD_FIELD_NUMBER: _builtins.int
+    NETWORK_SPACE_FIELD_NUMBER: _builtins.int
     DATASET_SNAPSHOT_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
@@ -203,6 +204,8 @@ class CompleteModelVersionRequest(_message.Message):
     """SHA-256 over the ids, hashes and labels of those inputs, lower-case hex."""
     out_of_fold: _builtins.bytes
     """Scores of the evaluation for each input, as safetensors."""
+    network_space: _builtins.str
+    """Space of the network whose pack was put before; empty: the head is for the space of the job."""
     dataset_snapshot: _builtins.bytes
     """The inputs that it was trained on, as safetensors; empty where there are too many. Its SHA-256 is `dataset_sha256`."""
     @_builtins.property
@@ -236,15 +239,101 @@ class CompleteModelVersionRequest(_message.Message):
         findings: _abc.Iterable[_model_version_pb2.Finding] | None = ...,
         summary: _model_version_pb2.EvaluationSummary | None = ...,
         out_of_fold: _builtins.bytes = ...,
+        network_space: _builtins.str = ...,
         dataset_snapshot: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "dataset_sha256", b"dataset_sha256", "dataset_snapshot", b"dataset_snapshot", "evaluation_json", b"evaluation_json", "findings", b"findings", "head", b"head", "input_count", b"input_count", "lease", b"lease", "out_of_fold", b"out_of_fold", "summary", b"summary", "thresholds", b"thresholds", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "dataset_sha256", b"dataset_sha256", "dataset_snapshot", b"dataset_snapshot", "evaluation_json", b"evaluation_json", "findings", b"findings", "head", b"head", "input_count", b"input_count", "lease", b"lease", "network_space", b"network_space", "out_of_fold", b"out_of_fold", "summary", b"summary", "thresholds", b"thresholds", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteModelVersionRequest: _TypeAlias = CompleteModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class PutNetworkFileRequest(_message.Message):
+    """One message of PutNetworkFile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___NetworkFileHeader:
+        """The first message: which file."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___NetworkFileHeader | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___PutNetworkFileRequest: _TypeAlias = PutNetworkFileRequest  # noqa: Y015
+
+@_typing.final
+class NetworkFileHeader(_message.Message):
+    """A file of the pack of a fine-tuned network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    VERSION_UID_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.int
+    """Number of the app."""
+    version_uid: _builtins.str
+    """uid of the version."""
+    lease: _builtins.int
+    """The lease."""
+    file_name: _builtins.str
+    """`card.json`, `model.onnx` or `labels.txt`."""
+    sha256: _builtins.str
+    """SHA-256 of its bytes, lower-case hex."""
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.int = ...,
+        version_uid: _builtins.str = ...,
+        lease: _builtins.int = ...,
+        file_name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "file_name", b"file_name", "lease", b"lease", "sha256", b"sha256", "version_uid", b"version_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkFileHeader: _TypeAlias = NetworkFileHeader  # noqa: Y015
+
+@_typing.final
+class PutNetworkFileResponse(_message.Message):
+    """Response of PutNetworkFile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutNetworkFileResponse: _TypeAlias = PutNetworkFileResponse  # noqa: Y015
 
 @_typing.final
 class FailModelVersionRequest(_message.Message):

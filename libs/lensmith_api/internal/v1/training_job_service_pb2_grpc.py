@@ -52,6 +52,11 @@ class TrainingJobServiceStub:
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.CompleteModelVersionRequest.SerializeToString,
                 response_deserializer=lensmith_dot_v1_dot_model__version__pb2.ModelVersion.FromString,
                 _registered_method=True)
+        self.PutNetworkFile = channel.stream_unary(
+                '/lensmith.internal.v1.TrainingJobService/PutNetworkFile',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.PutNetworkFileRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.PutNetworkFileResponse.FromString,
+                _registered_method=True)
         self.FailModelVersion = channel.unary_unary(
                 '/lensmith.internal.v1.TrainingJobService/FailModelVersion',
                 request_serializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.FailModelVersionRequest.SerializeToString,
@@ -85,6 +90,13 @@ class TrainingJobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutNetworkFile(self, request_iterator, context):
+        """Takes one file of the pack of a fine-tuned network; the first message says which. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FailModelVersion(self, request, context):
         """Makes the version FAILED.
         """
@@ -109,6 +121,11 @@ def add_TrainingJobServiceServicer_to_server(servicer, server):
                     servicer.CompleteModelVersion,
                     request_deserializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.CompleteModelVersionRequest.FromString,
                     response_serializer=lensmith_dot_v1_dot_model__version__pb2.ModelVersion.SerializeToString,
+            ),
+            'PutNetworkFile': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutNetworkFile,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.PutNetworkFileRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.PutNetworkFileResponse.SerializeToString,
             ),
             'FailModelVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.FailModelVersion,
@@ -199,6 +216,33 @@ class TrainingJobService:
             '/lensmith.internal.v1.TrainingJobService/CompleteModelVersion',
             lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.CompleteModelVersionRequest.SerializeToString,
             lensmith_dot_v1_dot_model__version__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutNetworkFile(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/lensmith.internal.v1.TrainingJobService/PutNetworkFile',
+            lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.PutNetworkFileRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_training__job__service__pb2.PutNetworkFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class TrainingJobServiceStub:
     """Keeps the lease and tells how training goes; the answer says whether to stop."""
     CompleteModelVersion: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.CompleteModelVersionRequest, _model_version_pb2.ModelVersion]
     """Stores the artefact and makes the version READY. Repeating it changes nothing."""
+    PutNetworkFile: _grpc.StreamUnaryMultiCallable[_training_job_service_pb2.PutNetworkFileRequest, _training_job_service_pb2.PutNetworkFileResponse]
+    """Takes one file of the pack of a fine-tuned network; the first message says which. Repeating it changes nothing."""
     FailModelVersion: _grpc.UnaryUnaryMultiCallable[_training_job_service_pb2.FailModelVersionRequest, _model_version_pb2.ModelVersion]
     """Makes the version FAILED."""
 
@@ -58,6 +60,8 @@ class TrainingJobServiceAsyncStub(TrainingJobServiceStub):
     """Keeps the lease and tells how training goes; the answer says whether to stop."""
     CompleteModelVersion: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.CompleteModelVersionRequest, _model_version_pb2.ModelVersion]  # type: ignore[assignment]
     """Stores the artefact and makes the version READY. Repeating it changes nothing."""
+    PutNetworkFile: _aio.StreamUnaryMultiCallable[_training_job_service_pb2.PutNetworkFileRequest, _training_job_service_pb2.PutNetworkFileResponse]  # type: ignore[assignment]
+    """Takes one file of the pack of a fine-tuned network; the first message says which. Repeating it changes nothing."""
     FailModelVersion: _aio.UnaryUnaryMultiCallable[_training_job_service_pb2.FailModelVersionRequest, _model_version_pb2.ModelVersion]  # type: ignore[assignment]
     """Makes the version FAILED."""
 
@@ -89,6 +93,14 @@ class TrainingJobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_version_pb2.ModelVersion, _abc.Awaitable[_model_version_pb2.ModelVersion]]:
         """Stores the artefact and makes the version READY. Repeating it changes nothing."""
+
+    @_abc_1.abstractmethod
+    def PutNetworkFile(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_job_service_pb2.PutNetworkFileRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_job_service_pb2.PutNetworkFileResponse, _abc.Awaitable[_training_job_service_pb2.PutNetworkFileResponse]]:
+        """Takes one file of the pack of a fine-tuned network; the first message says which. Repeating it changes nothing."""
 
     @_abc_1.abstractmethod
     def FailModelVersion(

@@ -1,11 +1,19 @@
-"""What the SDK tells of how good versions are, beyond the figures of `types.Evaluation`."""
+"""What the SDK tells of how good versions are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from lensmith.errors import LensmithError
+
+
+class EvaluationMethod(StrEnum):
+    """On which pictures a version is evaluated: each out of its fold, those marked `test`, or one fifth."""
+
+    OUT_OF_FOLD = "out-of-fold"
+    TEST_SET = "test-set"
+    SPLIT = "split"
 
 
 class InputChange(StrEnum):
@@ -72,6 +80,80 @@ class ResidualBin:
     low: float
     high: float
     count: int
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """The figures of an evaluation that fit in one line; None where they have no meaning."""
+
+    accuracy: float | None
+    macro_f1: float | None
+    macro_precision: float | None
+    macro_recall: float | None
+    r2: float | None
+    mean_absolute_error: float | None
+
+
+@dataclass(frozen=True)
+class ConceptEvaluation:
+    """How good one concept of a version is, out of fold."""
+
+    concept: str
+    positives: int
+    negatives: int
+    precision: float
+    recall: float
+    f1: float
+    roc_auc: float | None
+    average_precision: float | None
+    threshold: float
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ConfusionCell:
+    """Inputs of one concept that were taken for another (or rightly for itself)."""
+
+    actual: str
+    predicted: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a version is on pictures that it was not fitted on.
+
+    Attributes:
+        intervals: 95 % intervals by the name of the figure, from drawing the pictures anew `resamples` times.
+        other_thresholds: Whether it was computed at thresholds other than those of the training.
+    """
+
+    method: str
+    input_count: int
+    accuracy: float | None
+    top5_accuracy: float | None
+    macro_precision: float | None
+    macro_recall: float | None
+    macro_f1: float | None
+    expected_calibration_error: float | None
+    concepts: tuple[ConceptEvaluation, ...]
+    confusion: tuple[ConfusionCell, ...]
+    r2: float | None
+    mean_absolute_error: float | None
+    root_mean_squared_error: float | None
+    evaluation_method: EvaluationMethod | None = None
+    micro_precision: float | None = None
+    micro_recall: float | None = None
+    micro_f1: float | None = None
+    macro_roc_auc: float | None = None
+    macro_average_precision: float | None = None
+    median_absolute_error: float | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    resamples: int = 0
+    calibration: tuple[CalibrationBin, ...] = ()
+    cooccurrence: tuple[CooccurrenceCell, ...] = ()
+    residuals: tuple[ResidualBin, ...] = ()
+    other_thresholds: bool = False
 
 
 @dataclass(frozen=True)

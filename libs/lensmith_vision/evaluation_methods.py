@@ -12,21 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.errors import TrainingError
+from lensmith_vision.held_out_groups import deal_folds, group_copies
 from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.preflight import Finding, Severity
 from lensmith_vision.refit import ClassMemory
 from lensmith_vision.report import Decisions, evaluate
-from lensmith_vision.training import (
-    Fitted,
-    Progress,
-    TrainingSet,
-    TrainOptions,
-    deal_folds,
-    fit,
-    group_copies,
-    predictions_of,
-    take_part,
-)
+from lensmith_vision.training import Fitted, Progress, fit, predictions_of
+from lensmith_vision.training_set import TrainingSet, TrainOptions, take_part
 
 __all__ = ["fit_and_evaluate"]
 

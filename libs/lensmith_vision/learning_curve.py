@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.heads import Head
+from lensmith_vision.held_out_groups import deal_folds, group_copies
 from lensmith_vision.metrics import mean_defined
-from lensmith_vision.training import TrainingSet, TrainOptions, deal_folds, fit, group_copies, take_part
+from lensmith_vision.training import fit
+from lensmith_vision.training_set import TrainingSet, TrainOptions, take_part
 
 __all__ = ["ConceptCurve", "CurvePoint", "LearningCurve", "learning_curve"]
 

@@ -8,23 +8,24 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 from threadpoolctl import threadpool_limits
 
-from lensmith_vision.classes import Tier, fit_classes
+from lensmith_vision.classes import fit_classes
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_of
-from lensmith_vision.folds import groups_of, stratified_group_folds
-from lensmith_vision.heads import INTERVAL_COVERAGE, Head, HeadType
+from lensmith_vision.heads import INTERVAL_COVERAGE, Head
+from lensmith_vision.held_out_groups import deal_folds, group_copies
 from lensmith_vision.labels import fit_labels
 from lensmith_vision.numbers import fit_numbers
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
-from lensmith_vision.preflight import ConceptCount, Finding, Severity, check_counts, has_errors
+from lensmith_vision.preflight import Finding
 from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, refit_classes
-from lensmith_vision.report import Decisions, ThresholdAim, evaluate, thresholds_of
+from lensmith_vision.report import Decisions, evaluate, thresholds_of
 from lensmith_vision.ridge import RidgeFit
+from lensmith_vision.set_findings import allowed_findings, judged
 from lensmith_vision.threads import give_memory_back
+from lensmith_vision.training_set import TrainingSet, TrainOptions, take_part
 from lensmith_vision.transforms import transformed
 
 __all__ = [
@@ -33,92 +34,12 @@ __all__ = [
     "Progress",
     "TrainOptions",
     "TrainingSet",
-    "deal_folds",
     "fit",
     "fit_head_again",
-    "group_copies",
     "predictions_of",
-    "preflight",
-    "take_part",
 ]
 
 _BLOCK = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """Labelled features of one space, one row for each picture.
-
-    Attributes:
-        space: Id of the space.
-        concepts: Ids of the concepts, in the order of the columns of ``labels``; one concept for regression.
-        ids: Id of each picture, for messages.
-        features: [n, d] float32.
-        group_ids: Equal for pictures of equal bytes, such as their SHA-256.
-        labels: [n, c] float32: 1 positive, 0 negative, NaN unknown. None for regression.
-        targets: [n] float32, NaN unknown, for regression. None otherwise.
-    """
-
-    space: str
-    concepts: tuple[str, ...]
-    ids: tuple[str, ...]
-    features: npt.NDArray[np.float32]
-    group_ids: tuple[str, ...]
-    labels: npt.NDArray[np.float32] | None = None
-    targets: npt.NDArray[np.float32] | None = None
-
-    def __post_init__(self) -> None:
-        rows = len(self.ids)
-        if self.features.ndim != 2 or len(self.features) != rows or len(self.group_ids) != rows:
-            raise TrainingError(
-                "TRAINING_SET_INVALID", "features, ids and group_ids must have one row for each picture"
-            )
-        if not np.isfinite(self.features).all():
-            raise TrainingError("TRAINING_SET_INVALID", "features must be finite")
-        if self.labels is not None and self.labels.shape != (rows, len(self.concepts)):
-            raise TrainingError("TRAINING_SET_INVALID", "labels must be [pictures, concepts]")
-        if self.labels is not None and not (np.isnan(self.labels) | (self.labels == 0) | (self.labels == 1)).all():
-            raise TrainingError("TRAINING_SET_INVALID", "labels must be 1, 0 or NaN")
-        if self.targets is not None and self.targets.shape != (rows,):
-            raise TrainingError("TRAINING_SET_INVALID", "targets must be [pictures]")
-
-    def rows(self, chosen: npt.NDArray[np.bool_]) -> TrainingSet:
-        """Return the pictures that a mask [n] chooses."""
-        if chosen.all():
-            return self
-        index = np.flatnonzero(chosen)
-        return replace(
-            self,
-            ids=tuple(self.ids[row] for row in index),
-            features=self.features[index],
-            group_ids=tuple(self.group_ids[row] for row in index),
-            labels=None if self.labels is None else self.labels[index],
-            targets=None if self.targets is None else self.targets[index],
-        )
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train.
-
-    Attributes:
-        type: Type of the head.
-        closed_environment: multi_label only: a picture without a label for a concept counts as its negative.
-        folds: Parts of the out-of-fold evaluation; fewer where there are fewer groups of pictures.
-        seed: The same seed and set give the same head.
-        value_range: For regression, the range of answers; the range seen in training when left out.
-        tier: multi_class only: ``linear`` heads cost kilobytes, ``kernel`` heads up to 6 MB; ``auto`` takes the
-            kernel tier where it wins at least one point of the chance to be right, out of fold.
-        thresholds: What the concepts' thresholds are chosen for.
-    """
-
-    type: HeadType
-    closed_environment: bool = False
-    folds: int = 5
-    seed: int = 0
-    value_range: tuple[float, float] | None = None
-    tier: Tier = "auto"
-    thresholds: ThresholdAim = field(default_factory=ThresholdAim)
 
 
 @dataclass(frozen=True)
@@ -150,22 +71,6 @@ class Fitted:
     input_count: int
     left_out: dict[str, str] = field(default_factory=dict)
     memory: ClassMemory | None = None
-
-
-def preflight(data: TrainingSet, type: HeadType, *, closed_environment: bool = False) -> list[Finding]:
-    """Judge a training set: what refuses the training, what will make it suffer, what would help.
-
-    Raises:
-        TrainingError: The set has no labels of the kind that the type needs.
-    """
-    options = TrainOptions(type, closed_environment)
-    return _judged(*take_part(data, options), options)
-
-
-def _judged(taken: TrainingSet, left_out: dict[str, str], options: TrainOptions) -> list[Finding]:
-    environment, images = options.closed_environment, len(taken.ids)
-    findings = check_counts(options.type, _counts(taken), closed_environment=environment, images=images)
-    return findings + _left_out_findings(left_out) + _duplicate_findings(taken)
 
 
 def fit(
@@ -224,7 +129,7 @@ def fit_head_again(data: TrainingSet, options: TrainOptions, memory: ClassMemory
         return None
     with threadpool_limits(1, user_api="blas"):
         taken, left_out = take_part(data, options)
-        findings = _allowed(_judged(taken, left_out, options))
+        findings = allowed_findings(judged(taken, left_out, options))
         if taken.labels is None:
             return None
         classes = taken.labels.argmax(axis=1)
@@ -235,21 +140,9 @@ def fit_head_again(data: TrainingSet, options: TrainOptions, memory: ClassMemory
     return HeadAgain(head, tuple(findings), len(taken.ids), left_out, again.memory)
 
 
-def _allowed(findings: list[Finding]) -> list[Finding]:
-    """Return findings without errors.
-
-    Raises:
-        TrainingError: There is one.
-    """
-    if has_errors(findings):
-        first = next(finding for finding in findings if finding.severity is Severity.ERROR)
-        raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
-    return findings
-
-
 def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: ClassMemory | None) -> Fitted:
     taken, left_out = take_part(data, options)
-    findings = _allowed(_judged(taken, left_out, options))
+    findings = allowed_findings(judged(taken, left_out, options))
     report(0.02, "evaluating")
     if memory is not None and taken.labels is not None:
         classes = taken.labels.argmax(axis=1)
@@ -417,137 +310,6 @@ def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOf
 def _familiarity(data: TrainingSet, head: Head, folds: npt.NDArray[np.int64], seed: int) -> Familiarity:
     rows = sample_of(len(folds), seed)
     return learn_familiarity(transformed(data.features[rows], head.transform), folds[rows])
-
-
-def take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, dict[str, str]]:
-    """Choose the rows that a type of head can learn from, and say why the others are left out."""
-    if options.type == "regression":
-        if data.targets is None:
-            raise TrainingError("TRAINING_SET_INVALID", "a regression needs targets")
-        known = np.isfinite(data.targets)
-        reasons = np.where(known, "", "NO_NUMBER")
-    else:
-        if data.labels is None:
-            raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
-        positives = (data.labels == 1).sum(axis=1)
-        if options.type == "multi_class":
-            known = positives == 1
-            reasons = np.where(known, "", np.where(positives > 1, "SEVERAL_CONCEPTS", "NO_CONCEPT"))
-        else:
-            known = np.asarray(np.isfinite(data.labels).any(axis=1), dtype=np.bool_)
-            reasons = np.where(known, "", "NO_LABEL")
-    left_out = {data.ids[row]: str(reasons[row]) for row in np.flatnonzero(~known)}
-    taken = data.rows(known)
-    closed = options.type == "multi_class" or options.closed_environment
-    # A second copy of many labels of many concepts is only made where it says something else.
-    if taken.labels is not None and closed and np.isnan(taken.labels).any():
-        taken = replace(taken, labels=np.nan_to_num(taken.labels, nan=0.0))
-    return taken, left_out
-
-
-def _counts(data: TrainingSet) -> list[ConceptCount]:
-    if data.targets is not None and data.labels is None:
-        return [ConceptCount(concept, numbers=len(data.ids)) for concept in data.concepts]
-    labels = data.labels if data.labels is not None else np.empty((0, len(data.concepts)), np.float32)
-    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
-    rows = zip(data.concepts, positives.tolist(), negatives.tolist(), strict=True)
-    return [ConceptCount(concept, positive, negative) for concept, positive, negative in rows]
-
-
-_LEFT_OUT_TEXTS = {
-    "SEVERAL_CONCEPTS": "left out: {} of several of the model's concepts at once",
-    "NO_CONCEPT": "left out: {} of none of the model's concepts",
-    "NO_LABEL": "left out: {} without a label for any of the model's concepts",
-    "NO_NUMBER": "left out: {} without a number",
-}
-
-
-def _left_out_findings(left_out: dict[str, str]) -> list[Finding]:
-    findings = []
-    for reason, text in _LEFT_OUT_TEXTS.items():
-        count = sum(1 for value in left_out.values() if value == reason)
-        if count:
-            severity = Severity.WARNING if reason == "SEVERAL_CONCEPTS" else Severity.HINT
-            findings.append(
-                Finding(f"LEFT_OUT_{reason}", severity, text.format("1 image" if count == 1 else f"{count} images"))
-            )
-    return findings
-
-
-def _duplicate_findings(data: TrainingSet) -> list[Finding]:
-    first: dict[str, int] = {}
-    copies = conflicts = 0
-    for row, group in enumerate(data.group_ids):
-        original = first.setdefault(group, row)
-        if original != row:
-            copies += 1
-            conflicts += _conflict(data, original, row)
-    findings = []
-    if copies:
-        text = f"{copies} images have the same bytes as another one; they count once in the evaluation's split"
-        findings.append(Finding("DUPLICATE_IMAGES", Severity.HINT, text))
-    if conflicts:
-        text = f"{conflicts} images have the same bytes as another one but another label"
-        findings.append(Finding("CONFLICTING_LABELS", Severity.WARNING, text))
-    return findings
-
-
-def _conflict(data: TrainingSet, left: int, right: int) -> bool:
-    values = data.labels if data.labels is not None else data.targets
-    if values is None:
-        return False
-    one, other = np.atleast_1d(values[left]), np.atleast_1d(values[right])
-    return bool(((one != other) & np.isfinite(one) & np.isfinite(other)).any())
-
-
-def group_copies(data: TrainingSet, split: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
-    """Group copies; near copies too, unless the pictures are so alike that hardly anything could be held out.
-
-    Scans of one machine may all be near copies of each other, and what tells them apart is the very thing to learn.
-
-    Args:
-        data: The pictures.
-        split: [n], where it is decided who is held out: then enough of the others must be left.
-    """
-    near = groups_of(data.features, data.group_ids)
-    if split is not None:
-        if (~np.isin(near, near[split])).sum() * 2 >= (~split).sum():
-            return near
-    elif np.bincount(near).max() * 2 <= len(near) and (data.targets is not None or _rarest(data, near) >= 2):
-        return near
-    return np.unique(np.asarray(data.group_ids), return_inverse=True)[1].astype(np.int64)
-
-
-def _rarest(data: TrainingSet, groups: npt.NDArray[np.int64]) -> int:
-    """Count the groups of the rarest side of any concept: with one alone, nothing is left to learn it from."""
-    strata = scipy.sparse.csr_array(_strata(data))
-    member = scipy.sparse.csr_array((np.ones(len(groups), np.float32), (groups, np.arange(len(groups)))))
-    counts = (member @ strata).astype(np.bool_).sum(axis=0)
-    return int(min(counts[counts > 0], default=0))
-
-
-def deal_folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainOptions) -> npt.NDArray[np.int64]:
-    """Deal groups of copies into folds, concepts spread evenly.
-
-    Raises:
-        TrainingError: There is one group only.
-    """
-    count = len(np.unique(groups))
-    if count < 2:
-        raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")
-    return stratified_group_folds(_strata(data), groups, max(2, min(options.folds, count)), options.seed)
-
-
-def _strata(data: TrainingSet) -> npt.NDArray[np.float32]:
-    if data.targets is not None:
-        # Quarters of the values, so that every fold sees small and large ones.
-        edges = np.quantile(data.targets, [0.25, 0.5, 0.75])
-        return np.eye(4, dtype=np.float32)[np.searchsorted(edges, data.targets, side="left")]
-    labels = data.labels if data.labels is not None else np.empty((len(data.ids), 0), np.float32)
-    if (np.einsum("nc->n", labels) == 1).all():
-        # Where concepts exclude each other, the negatives of one are the positives of the rest.
-        return labels
-    return np.concatenate([labels == 1, labels == 0], axis=1).astype(np.float32)
 
 
 class _Reporter:

@@ -14,8 +14,9 @@ from lensmith_vision import heads
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.preflight import ConceptCount, Severity, check_counts, has_errors
+from lensmith_vision.set_findings import preflight
 from lensmith_vision.solvers import Basis, fit_logistic, fit_ridge
-from lensmith_vision.training import Progress, TrainingSet, TrainOptions, fit, preflight
+from lensmith_vision.training import Progress, TrainingSet, TrainOptions, fit
 
 Floats = npt.NDArray[np.float32]
 

@@ -88,6 +88,7 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         error=None if row.error is None else message_from_json(row.error, Status()),
         progress=TrainingProgress(fraction=row.fraction, stage=row.stage, message=row.progress_message),
         space=row.space,
+        network_space=row.network_space,
         base_model=f"baseModels/{row.base_model}",
         concepts=row.concepts,
         thresholds=row.thresholds,

@@ -45,7 +45,8 @@ _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, 
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
   v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade,
-  v.training, v.tier, v.out_of_fold, v.dataset_snapshot, v.threshold_aim, v.updated_at, v.updated_by"""
+  v.training, v.tier, v.out_of_fold, v.dataset_snapshot, v.threshold_aim, v.updated_at, v.updated_by,
+  v.network, v.network_space, v.network_sha256, v.network_bytes, v.network_dimensions, v.network_input_side"""
 _FROM = "FROM model_versions v JOIN models m ON m.app_id = v.app_id AND m.id = v.model_id"
 
 # Of an imported model: the version on the base model of the highest rank, of which only the newest version counts.
@@ -76,6 +77,12 @@ class VersionRow:
         threshold_aim: lensmith.v1.ThresholdAim as JSON that its thresholds were last chosen for; None: see `training`.
         updated_at: When its thresholds or its note were last changed; None: never.
         updated_by: Who changed them.
+        network: Key under which the pack of its own network lies among the blobs; empty: none was put.
+        network_space: Of that network; empty: the head is for `space`.
+        network_sha256: Of the graph of that network.
+        network_bytes: Size of that graph.
+        network_dimensions: Of its features.
+        network_input_side: Longest side of the pictures that it takes.
     """
 
     id: int
@@ -122,6 +129,12 @@ class VersionRow:
     threshold_aim: Json
     updated_at: datetime | None
     updated_by: str
+    network: str
+    network_space: str
+    network_sha256: str
+    network_bytes: int
+    network_dimensions: int
+    network_input_side: int
 
     @property
     def name(self) -> str:

@@ -36,6 +36,7 @@ from lensmith_registry.exports import Exporter
 from lensmith_registry.learning_curve_job_service import LearningCurveJobServicer
 from lensmith_registry.learning_curves import LearningCurves
 from lensmith_registry.model_service import ModelServicer
+from lensmith_registry.models import Models
 from lensmith_registry.packs import PackInstaller
 from lensmith_registry.retraining import Retrainer
 from lensmith_registry.serving_service import ServingServicer
@@ -102,8 +103,8 @@ class RegistryService:
         self._models = ModelServicer(
             database,
             pager,
+            Models(database, ConceptServiceStub(dataset)),
             training,
-            ConceptServiceStub(dataset),
             VersionInputs(blobs, training_data),
             Exporter(blobs),
             Evaluations(database, pager, EvaluationScores(blobs)),

@@ -10,7 +10,7 @@ from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import Bus
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import NotFoundError
-from lensmith_registry import changes, learning_curve_store, store, version_state_store, version_store
+from lensmith_registry import changes, learning_curve_store, request_store, store, version_state_store, version_store
 
 __all__ = ["Caretaker"]
 
@@ -89,4 +89,4 @@ class Caretaker:
                 break
         async with self._database.transaction(None) as connection:
             await store.purge_models(connection, self._grace_seconds)
-            await store.purge_requests(connection, self._grace_seconds)
+            await request_store.purge_requests(connection, self._grace_seconds)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from google.protobuf.empty_pb2 import Empty
 
 from lensmith_api.v1 import model_service_pb2_grpc
-from lensmith_api.v1.concept_service_pb2 import CreateConceptsRequest, NewConcept
 from lensmith_api.v1.evaluation_pb2 import Evaluation, LearningCurve, VersionComparison
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
@@ -49,36 +46,28 @@ from lensmith_api.v1.model_service_pb2 import (
     WatchSummary,
 )
 from lensmith_api.v1.model_version_pb2 import ModelVersion
-from lensmith_platform import etags, update_mask
 from lensmith_platform.db.pagination import Pager
-from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import (
-    AlreadyExistsError,
-    ConflictError,
     InvalidInputError,
     LensmithError,
     NotFoundError,
     PreconditionError,
-    from_status,
     to_status,
 )
 from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
-from lensmith_registry import base_model_store, changes, production_store, store, version_state_store, version_store
+from lensmith_registry import base_model_store, changes, store, version_state_store, version_store
 from lensmith_registry.cards import card_of
 from lensmith_registry.converters import model_to_proto, version_to_proto
-from lensmith_registry.definitions import MASK_PATHS, definition_of, with_changes
 from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.exports import Exporter
 from lensmith_registry.learning_curves import LearningCurves
-from lensmith_registry.store import ModelDefinition, ModelRow
+from lensmith_registry.models import Models
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_inputs import VersionInputs
 from lensmith_registry.version_store import VersionRow
 from lensmith_registry.watch import Sight, Watchers, watch
-
-if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
-    from lensmith_api.v1.concept_service_pb2_grpc import ConceptServiceAsyncStub
 
 __all__ = ["ModelServicer"]
 
@@ -102,8 +91,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     Args:
         database: Of the service's role.
         pager: Makes and reads page tokens.
+        models: Makes and changes models.
         training: Queues versions.
-        concepts: dataset, which makes negative concepts.
         inputs: Lists what versions were trained on.
         exporter: Makes archives.
         evaluations: Answers about evaluations.
@@ -116,8 +105,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self,
         database: Database,
         pager: Pager,
+        models: Models,
         training: TrainingStart,
-        concepts: ConceptServiceAsyncStub,
         inputs: VersionInputs,
         exporter: Exporter,
         evaluations: Evaluations,
@@ -127,8 +116,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> None:
         self._database = database
         self._pager = pager
+        self._models = models
         self._training = training
-        self._concepts = concepts
         self._inputs = inputs
         self._exporter = exporter
         self._evaluations = evaluations
@@ -139,30 +128,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def CreateModel(self, request: CreateModelRequest, context: object) -> Model:
         """Create a model, and a negative concept with a multi-label one."""
         call, app = current_call(), addressed_app()
-        definition = definition_of(request.model_id, request.model)
-        fingerprint = hashlib.sha256(
-            request.model_id.encode() + b"\0" + request.model.SerializeToString(deterministic=True)
-        ).digest()
-        async with self._database.transaction(app.app_id) as connection:
-            earlier = await self._created_earlier(connection, app, request.request_id, fingerprint)
-        if earlier is not None:
-            return model_to_proto(earlier)
-        if definition.negative_concept:
-            await self._create_negative_concept(app, request.model_id, definition)
-        async with self._database.transaction(app.app_id) as connection:
-            # Once more: a rival with the same request_id may have been first, and its model is the answer then.
-            earlier = await self._created_earlier(connection, app, request.request_id, fingerprint)
-            if earlier is not None:
-                return model_to_proto(earlier)
-            row = await store.insert_model(
-                connection, app.app_id, app.name, request.model_id, definition, actor=call.principal.actor
-            )
-            first = await store.insert_request(
-                connection, app.app_id, "CreateModel", request.request_id, fingerprint, row.uid
-            )
-            if not first:
-                raise ConflictError("REQUEST_IN_PROGRESS", "a call with the same request_id was in the way; try again")
-        return model_to_proto(row)
+        return model_to_proto(await self._models.create(app, call.principal.actor, request))
 
     async def GetModel(self, request: GetModelRequest, context: object) -> Model:
         """Return one model."""
@@ -187,37 +153,13 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Change the fields that the mask names."""
         app = addressed_app()
         model = parse(_MODEL, request.model.name, field="model.name")["model"]
-        paths = update_mask.apply(request.update_mask, MASK_PATHS)
-        async with self._database.transaction(app.app_id) as connection:
-            row = await store.lock_model(connection, app.app_id, model)
-            etags.check(request.model.etag, row.etag)
-            definition = with_changes(row.definition, request.model, paths)
-            if row.imported and not set(paths) <= {"display_name", "description", "production_version", "pinned"}:
-                raise PreconditionError("MODEL_IS_IMPORTED", f"{row.name} came with a base model: what it is stays")
-            production, pinned = await _production_after(connection, row, request.model, paths)
-            changed = await store.update_model(connection, row, definition, production, pinned)
-            if production != row.production_version:
-                await changes.model_changed(connection, app.app_id, row.model)
-        return model_to_proto(changed)
+        return model_to_proto(await self._models.update(app, model, request))
 
     async def RollbackModel(self, request: RollbackModelRequest, context: object) -> Model:
         """Put a version into production that was there before, and keep it there."""
         app = addressed_app()
         model = parse(_MODEL, request.name)["model"]
-        fingerprint = hashlib.sha256(f"{model}\0{request.version}".encode()).digest()
-        async with self._database.transaction(app.app_id) as connection:
-            row = await store.lock_model(connection, app.app_id, model)
-            done = await store.requested_uid(connection, app.app_id, "RollbackModel", request.request_id, fingerprint)
-            if done is not None:
-                return model_to_proto(row)
-            number = request.version or await production_store.version_before(connection, row)
-            number = await production_store.fit_for_production(connection, row, number)
-            changed = await store.update_model(connection, row, row.definition, number, True)
-            await store.insert_request(
-                connection, app.app_id, "RollbackModel", request.request_id, fingerprint, row.uid
-            )
-            await changes.model_changed(connection, app.app_id, row.model)
-        return model_to_proto(changed)
+        return model_to_proto(await self._models.roll_back(app, model, request))
 
     async def DeleteModel(self, request: DeleteModelRequest, context: object) -> Empty:
         """Delete a model with its versions; those in training stop."""
@@ -409,55 +351,6 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def _version(self, app: AppRef, name: _VersionName) -> VersionRow:
         async with self._database.transaction(app.app_id) as connection:
             return await version_store.get_version(connection, app.app_id, name.model, name.number)
-
-    async def _created_earlier(
-        self, connection: Connection, app: AppRef, request_id: str, fingerprint: bytes
-    ) -> ModelRow | None:
-        uid = await store.requested_uid(connection, app.app_id, "CreateModel", request_id, fingerprint)
-        return None if uid is None else await store.model_by_uid(connection, app.app_id, uid)
-
-    async def _create_negative_concept(self, app: AppRef, model: str, definition: ModelDefinition) -> None:
-        """Have dataset make the negative concept, after a look whether the model could be made at all."""
-        async with self._database.transaction(app.app_id) as connection:
-            try:
-                await store.get_model(connection, app.app_id, model)
-            except NotFoundError:
-                pass
-            else:
-                raise AlreadyExistsError(
-                    "MODEL_EXISTS", f"the app already has a model {model!r}", metadata={"model": model}
-                )
-        concept = NewConcept(
-            concept_id=definition.negative_concept,
-            display_name=f"Not {definition.display_name or model}"[:200],
-            description=f"None of the concepts of the model {model}.",
-        )
-        response = await self._concepts.CreateConcepts(
-            CreateConceptsRequest(parent=f"apps/{app.name}", concepts=[concept])
-        )
-        if response.results[0].status.code:
-            raise from_status(response.results[0].status)
-
-
-async def _production_after(connection: Connection, row: ModelRow, model: Model, paths: list[str]) -> tuple[int, bool]:
-    """Work out production version and pin after an update."""
-    if "production_version" in paths:
-        if "pinned" in paths and not model.pinned:
-            why = "cannot be given together with pinned = false, which follows the newest success"
-            raise InvalidInputError(
-                "UPDATE_MASK_INVALID", f"production_version {why}", field_violations=[("production_version", why)]
-            )
-        return await production_store.fit_for_production(connection, row, model.production_version), True
-    if "pinned" in paths:
-        if model.pinned:
-            if not row.production_version:
-                raise PreconditionError(
-                    "MODEL_HAS_NO_TRAINED_VERSION", f"{row.name} has no trained version yet that could be pinned"
-                )
-            return row.production_version, True
-        follow = version_store.best_ready if row.imported else version_store.newest_ready
-        return await follow(connection, row), False
-    return row.production_version, row.pinned
 
 
 def _version_name(template: str, name: str, field: str = "name") -> _VersionName:

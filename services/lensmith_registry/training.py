@@ -16,6 +16,7 @@ from lensmith_registry import (
     changes,
     model_upgrade_store,
     preflight,
+    request_store,
     retraining_store,
     store,
     training_settings,
@@ -181,7 +182,7 @@ class TrainingStart:
 
     async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
         app_id = request.app.app_id
-        uid = await store.requested_uid(connection, app_id, _METHOD, request.request_id, request.fingerprint)
+        uid = await request_store.requested_uid(connection, app_id, _METHOD, request.request_id, request.fingerprint)
         return None if uid is None else await version_store.version_by_uid(connection, app_id, uid)
 
     async def _insert(self, request: TrainingRequest, judged: _Judged) -> VersionRow | None:
@@ -193,7 +194,7 @@ class TrainingStart:
             if await self._earlier(connection, request) is not None:
                 return None
             row = await self._insert_version(connection, request, model, judged, 0)
-            first = await store.insert_request(
+            first = await request_store.insert_request(
                 connection, app_id, _METHOD, request.request_id, request.fingerprint, row.uid
             )
             if not first:

@@ -31,7 +31,7 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.principal import AppRef, addressed_app, current_call
 from lensmith_platform.resource_names import parse
-from lensmith_registry import base_model_store, model_upgrade_store, store, upgrade_store
+from lensmith_registry import base_model_store, model_upgrade_store, request_store, upgrade_store
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.converters import base_model_to_proto, upgrade_to_proto
 from lensmith_registry.upgrade_store import UpgradeRow
@@ -88,14 +88,16 @@ class UpgradeServicer(upgrade_service_pb2_grpc.UpgradeServiceServicer):
         call, app = current_call(), addressed_app()
         fingerprint = hashlib.sha256(f"{request.base_model}\0{request.force}".encode()).digest()
         async with self._database.transaction(app.app_id) as connection:
-            earlier = await store.requested_uid(connection, app.app_id, _METHOD, request.request_id, fingerprint)
+            earlier = await request_store.requested_uid(
+                connection, app.app_id, _METHOD, request.request_id, fingerprint
+            )
             if earlier is not None:
                 return await _shown(connection, await upgrade_store.upgrade_by_uid(connection, app.app_id, earlier))
             choice = await _choice(connection, app, request.base_model)
             row = await upgrade_store.insert_upgrade(
                 connection, app, choice.before, choice.after, force=request.force, actor=call.principal.actor
             )
-            first = await store.insert_request(
+            first = await request_store.insert_request(
                 connection, app.app_id, _METHOD, request.request_id, fingerprint, row.uid
             )
             if not first:

@@ -10,6 +10,7 @@ from lensmith_registry import (
     base_model_store,
     learning_curve_store,
     model_upgrade_store,
+    request_store,
     store,
     upgrade_store,
     version_state_store,
@@ -36,7 +37,7 @@ async def _version(service: Database, app_id: int) -> version_store.VersionRow:
         await base_model_store.insert_base_model(connection, BASE)
         await base_model_store.resolve_space(connection, app_id, "")
         model = await store.insert_model(connection, app_id, f"app{app_id}", "sorter", DEFINITION, actor="test")
-        await store.insert_request(connection, app_id, "CreateModel", "r", b"x", model.uid)
+        await request_store.insert_request(connection, app_id, "CreateModel", "r", b"x", model.uid)
         number = await store.next_number(connection, model)
         new = NewVersion(BASE.space, BASE.name, {"name": "x"}, 1, ("a", "b"), ("A", "B"), [], "", "test")
         return await version_store.insert_version(connection, model, number, new)

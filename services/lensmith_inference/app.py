@@ -60,7 +60,7 @@ class InferenceService:
         metrics = Metrics(platform.registry)
         registry = platform.clients.channel("registry")
         serving = ServingServiceStub(registry)
-        artefacts = Artefacts(serving, settings.cache_dir / "packs")
+        artefacts = Artefacts(serving, settings.cache_dir, settings.network_disk_bytes)
         self._engine = engine
         self._catalogue = Catalogue(
             serving,
@@ -70,7 +70,7 @@ class InferenceService:
             most=settings.max_models,
             metrics=metrics,
         )
-        self._spaces = Spaces(engine, artefacts, settings.max_base_models)
+        self._spaces = Spaces(engine, artefacts, settings.max_base_models, settings.network_cache_bytes, metrics)
         self._batcher = _batcher(settings, engine, metrics)
         self._reader = _reader(settings, metrics)
         pipeline = Pipeline(self._reader, self._batcher, fetch_seconds=settings.fetch_seconds, metrics=metrics)

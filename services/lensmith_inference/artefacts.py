@@ -1,36 +1,30 @@
-"""Artefacts of registry: heads, and packs of base models that are kept on disk between starts."""
+"""Artefacts of registry: heads, and packs, which are kept on disk between starts."""
 
 import asyncio
 import hashlib
-import os
 import re
 import shutil
-import tempfile
-import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import structlog
-
-from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, PackFile
+from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, NetworkFile, PackFile
 from lensmith_api.v1.base_model_pb2 import BaseModel
+from lensmith_inference.pack_folder import PackFolder, checked, is_whole
 from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision import heads
 from lensmith_vision.errors import VisionError
 from lensmith_vision.heads import Head
+from lensmith_vision.networks import is_network_space
 from lensmith_vision.pack import (
     CARD_FILE,
     LABELS_FILE,
     MAX_CARD_BYTES,
     MAX_LABEL_BYTES,
     MODEL_FILE,
-    check_hash,
     is_space_id,
     load_card,
     load_labels,
-    space_of,
 )
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
@@ -39,13 +33,8 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 __all__ = ["Artefacts"]
 
 _SILENCE_SECONDS = 20.0
-_LEFTOVER_SECONDS = 3600.0
 _MAX_HEAD_BYTES = 256 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-T = TypeVar("T")
-
-_LOG = structlog.get_logger(__name__)
 
 
 class Artefacts:
@@ -53,41 +42,43 @@ class Artefacts:
 
     Args:
         registry: Where they come from.
-        folder: Where packs are kept. Several processes may share it: a pack appears complete or not at all.
+        folder: Where packs are kept, those of base models and of fine-tuned networks apart. Several processes may share
+            it: a pack appears complete or not at all.
+        network_bytes: Most bytes of fine-tuned networks to keep there.
     """
 
-    def __init__(self, registry: "ServingServiceAsyncStub", folder: Path) -> None:
+    def __init__(self, registry: "ServingServiceAsyncStub", folder: Path, network_bytes: int) -> None:
         self._registry = registry
-        self._folder = folder
+        self._packs = PackFolder(folder / "packs")
+        self._networks = PackFolder(folder / "networks", network_bytes)
 
-    async def pack(self, base_model: BaseModel) -> Path:
-        """Return the folder of a base model's pack, fetched unless it is kept already.
+    async def pack(self, base_model: BaseModel, network: str = "") -> Path:
+        """Return the folder of a pack, fetched unless it is kept already.
+
+        Args:
+            base_model: What it is the pack of.
+            network: Key of the pack, where it is the network of one version.
 
         Raises:
-            LensmithError: Registry is away or gave something else than the base model.
+            LensmithError: Registry is away or gave something else than the pack.
         """
         space, sha256 = base_model.space, base_model.sha256
-        # Both become part of a path.
-        if not is_space_id(space) or not _SHA256.fullmatch(sha256):
+        # Both become part of a path. Spaces of networks are kept apart, so that none ever stands for a base model.
+        if not is_space_id(space) or not _SHA256.fullmatch(sha256) or is_network_space(space) != bool(network):
             raise InternalError("BASE_MODEL_INVALID", f"{base_model.name} has an impossible space or hash")
-        kept = self._folder / f"{space}-{sha256[:16]}"
-        if await asyncio.to_thread(_is_whole, kept, space, sha256):
+        folder = self._networks if network else self._packs
+        kept = folder.place(space, sha256)
+        if await asyncio.to_thread(is_whole, kept, space, sha256):
             return kept
         try:
-            await self._fetch_pack(base_model, kept)
+            await self._fetch_pack(base_model, network, folder, kept)
         except OSError as error:
-            raise InternalError("CACHE_UNUSABLE", f"the pack cannot be kept in {self._folder}: {error}") from error
+            raise InternalError("CACHE_UNUSABLE", f"the pack cannot be kept in {folder.path}: {error}") from error
         return kept
 
     def kept(self) -> list[tuple[str, Path]]:
-        """List the packs on disk with their spaces, the last used first."""
-        found: list[tuple[float, str, Path]] = []
-        for folder in self._folder.glob("[a-z0-9]*-*"):
-            try:
-                found.append((folder.stat().st_mtime, space_of(load_card(folder)).id, folder))
-            except (VisionError, OSError) as error:
-                _LOG.warning("pack_unusable", pack=folder.name, error=str(error))
-        return [(space, folder) for _, space, folder in sorted(found, reverse=True)]
+        """List the packs of base models on disk with their spaces, the last used first."""
+        return self._packs.packs()
 
     async def head(self, key: str) -> Head:
         """Fetch a head.
@@ -105,29 +96,33 @@ class Artefacts:
         except VisionError as error:
             raise InternalError(error.reason, f"the head of the model cannot be read: {error}") from error
 
-    async def _fetch_pack(self, base_model: BaseModel, kept: Path) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await asyncio.to_thread(_sweep, self._folder)
-        staging = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self._folder))
+    async def _fetch_pack(self, base_model: BaseModel, network: str, folder: PackFolder, kept: Path) -> None:
+        def request(name: str) -> FetchArtefactRequest:
+            if network:
+                return FetchArtefactRequest(network_file=NetworkFile(network=network, file_name=name))
+            return FetchArtefactRequest(pack_file=PackFile(space=base_model.space, file_name=name))
+
+        staging = await asyncio.to_thread(folder.staging)
         try:
-            await self._fetch_file(base_model.space, CARD_FILE, staging, MAX_CARD_BYTES)
-            card = _checked(load_card, staging)
+            await self._fetch_file(request, CARD_FILE, staging, MAX_CARD_BYTES)
+            card = checked(load_card, staging)
             if card.logits is not None:
-                await self._fetch_file(base_model.space, LABELS_FILE, staging, MAX_LABEL_BYTES)
-                _checked(load_labels, staging)
-            await self._fetch_file(base_model.space, MODEL_FILE, staging, base_model.size_bytes)
-            if not await asyncio.to_thread(_is_whole, staging, base_model.space, base_model.sha256):
+                await self._fetch_file(request, LABELS_FILE, staging, MAX_LABEL_BYTES)
+                checked(load_labels, staging)
+            await self._fetch_file(request, MODEL_FILE, staging, base_model.size_bytes)
+            if not await asyncio.to_thread(is_whole, staging, base_model.space, base_model.sha256):
                 raise InternalError(
                     "ARTEFACT_HASH_MISMATCH", f"the pack that registry sent is not the one of {base_model.name}"
                 )
-            await asyncio.to_thread(_put, staging, kept)
+            await asyncio.to_thread(folder.put, staging, kept)
         finally:
             await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
 
-    async def _fetch_file(self, space: str, name: str, folder: Path, most: int) -> None:
-        request = FetchArtefactRequest(pack_file=PackFile(space=space, file_name=name))
+    async def _fetch_file(
+        self, request: Callable[[str], FetchArtefactRequest], name: str, folder: Path, most: int
+    ) -> None:
         with (folder / name).open("wb") as file:
-            async for chunk in self._stream(request, most):
+            async for chunk in self._stream(request(name), most):
                 await asyncio.to_thread(file.write, chunk)
 
     async def _stream(self, request: FetchArtefactRequest, most: int) -> AsyncIterator[bytes]:
@@ -146,57 +141,3 @@ class Artefacts:
             if size > most:
                 raise InternalError("ARTEFACT_TOO_LARGE", f"registry sent more than {most} bytes of one artefact")
             yield response.chunk
-
-
-def _is_whole(folder: Path, space: str, sha256: str) -> bool:
-    """Tell whether a folder holds the pack of a space, byte for byte."""
-    if not (folder / CARD_FILE).is_file():
-        return False
-    try:
-        card = load_card(folder)
-        if space_of(card).id != space or card.sha256 != sha256:
-            return False
-        check_hash(folder, card)
-        if card.logits is not None:
-            load_labels(folder)
-    except VisionError as error:
-        _LOG.warning("pack_not_whole", pack=folder.name, error=str(error))
-        return False
-    os.utime(folder)  # says that it was used, see `kept`
-    return True
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes left behind that were killed while they fetched."""
-    for leftover in folder.glob(".*-*"):
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _put(staging: Path, kept: Path) -> None:
-    """Make a fetched pack appear at its place, replacing a damaged one."""
-    for path in staging.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if kept.exists():
-        broken = Path(tempfile.mkdtemp(prefix=".broken-", dir=kept.parent))
-        try:
-            kept.rename(broken / kept.name)
-        except FileNotFoundError:
-            pass  # another process removed it first
-        finally:
-            shutil.rmtree(broken, ignore_errors=True)
-    try:
-        staging.rename(kept)
-    except OSError:
-        # Another process put the same pack there meanwhile; it was checked just as this one was.
-        if not (kept / CARD_FILE).is_file():
-            raise
-
-
-def _checked(read: Callable[[Path], T], folder: Path) -> T:
-    try:
-        return read(folder)
-    except VisionError as error:
-        raise InternalError(error.reason, f"registry sent a pack that cannot be used: {error}") from error

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from lensmith_inference.metrics import Metrics
+from lensmith_inference.metrics import Metrics, label_of
 from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision.engine import Engine, Outputs
 
@@ -222,7 +222,7 @@ class Batcher:
         if not batch:
             return
         self._free -= 1
-        self._metrics.batch_size.labels(space).observe(len(batch))
+        self._metrics.batch_size.labels(label_of(space)).observe(len(batch))
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._run, space, batch)
         self._running.add(running)
         running.add_done_callback(lambda done: self._finish(space, batch, done))
@@ -239,7 +239,7 @@ class Batcher:
         given = (outputs.features, outputs.logits, outputs.feature_map)
         if any(values is not None and len(values) != len(batch) for values in given):
             raise RuntimeError(f"the engine gave {len(outputs.features)} answers for {len(batch)} pictures")
-        self._metrics.engine_seconds.labels(space).observe(perf_counter() - start)
+        self._metrics.engine_seconds.labels(label_of(space)).observe(perf_counter() - start)
         return outputs
 
     def _finish(self, space: str, batch: Sequence[_Item], done: "asyncio.Future[Outputs]") -> None:

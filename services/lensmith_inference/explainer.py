@@ -1,8 +1,8 @@
 """Explanations: heat maps of why, and training pictures that look alike."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from lensmith_api.v1.inference_service_pb2 import (
@@ -22,8 +22,8 @@ from lensmith_inference.answers import Selection, ServedVersion
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.classifiers import Classifiers
 from lensmith_inference.heads_cache import HeadsCache
-from lensmith_inference.metrics import Metrics
-from lensmith_inference.nearest import TrainingPictures, check_allowed
+from lensmith_inference.metrics import Metrics, label_of
+from lensmith_inference.nearest import TrainingPictures, add_nearest, check_allowed
 from lensmith_inference.pipeline import Look, Pipeline, Sight
 from lensmith_inference.reasons import ClassifierReasons, HeadReasons, Reasons
 from lensmith_inference.spaces import Spaces
@@ -85,9 +85,13 @@ class Explainer:
             check_allowed(call, app, version)
         selection = _selection(request, version)
         served = version.served
-        async with self.spaces.use(served.base_model) as card, self._reasons(version, card) as reasons:
+        async with AsyncExitStack() as stack:
+            card = await stack.enter_async_context(self.spaces.use(served.base_model, served.network_artefact))
+            reasons = await stack.enter_async_context(self._reasons(version, card))
             look = Look(served.base_model.space, card, logits=not served.head_artefact, feature_map=True)
-            outcomes = await self.pipeline.run(request.inputs, look, deadline=call.deadline)
+            base = await self._base(stack, version, app) if request.nearest else None
+            also = base if isinstance(base, Look) else None
+            outcomes = await self.pipeline.run(request.inputs, look, also=also, deadline=call.deadline)
             explained = [
                 asyncio.to_thread(_explanation, outcome, reasons, selection, card, overlay=request.overlay)
                 for outcome in outcomes
@@ -103,8 +107,8 @@ class Explainer:
         for query, explanation in zip(request.inputs, explanations, strict=True):
             explanation.id = query.id
         if request.nearest:
-            await self._add_nearest(request.nearest, call, app, version, outcomes, explanations)
-        self.metrics.images.labels("explain", served.base_model.space).inc(len(explained))
+            await add_nearest(self.pictures, request.nearest, call, app, version, base, outcomes, explanations)
+        self.metrics.images.labels("explain", label_of(served.base_model.space)).inc(len(explained))
         return ExplainResponse(model_version=served.name, method=_METHODS[reasons.method], explanations=explanations)
 
     @asynccontextmanager
@@ -123,26 +127,19 @@ class Explainer:
         async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact) as (_, head):
             yield HeadReasons(head)
 
-    async def _add_nearest(
-        self,
-        count: int,
-        call: Call,
-        app: AppRef,
-        version: ServedVersion,
-        outcomes: Sequence[Sight | LensmithError],
-        explanations: Sequence[Explanation],
-    ) -> None:
-        pairs = [
-            (explanation, outcome.own.features)
-            for explanation, outcome in zip(explanations, outcomes, strict=True)
-            if isinstance(outcome, Sight)
-        ]
-        if not pairs:
-            return
-        found, status = await self.pictures.nearest(call, app, version, [one for _, one in pairs], count)
-        for (explanation, _), inputs in zip(pairs, found, strict=True):
-            explanation.nearest.extend(inputs)
-            explanation.nearest_status.CopyFrom(status)
+    async def _base(self, stack: AsyncExitStack, version: ServedVersion, app: AppRef) -> Look | LensmithError | None:
+        """Find the network whose vectors training pictures have, where the version looks with one of its own.
+
+        Returns:
+            None where they are the same; the reason where it cannot be had: then the maps come alone.
+        """
+        if not version.served.network_artefact:
+            return None
+        try:
+            base = await self.catalogue.space_of_app(app.app_id, app.base_model)
+            return Look(base.space, await stack.enter_async_context(self.spaces.use(base)))
+        except LensmithError as error:
+            return error
 
 
 def _selection(request: ExplainRequest, version: ServedVersion) -> Selection:

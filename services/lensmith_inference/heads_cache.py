@@ -77,5 +77,9 @@ class HeadsCache:
         return head
 
     def _drop(self, key: tuple[str, str], head: Head) -> None:
-        self._stacks[key[0]].remove(key[1])
+        stack = self._stacks[key[0]]
+        stack.remove(key[1])
+        if not len(stack):
+            # Each fine-tuned version has a space of its own: what nobody asks any more must not stay for ever.
+            del self._stacks[key[0]]
         self._metrics.head_bytes.labels(head.tier).dec(head.nbytes)

@@ -113,11 +113,9 @@ class ImageReader:
             # The pixels of a space never depend on whether another network looks too: vectors would differ.
             pixels = decode.decode(data, self._limits, min_side_hint=policy.min_side_hint)
             own = resize.apply(pixels, policy)
-            if show:
-                shown = shrunk(decode.decode(data, self._limits, min_side_hint=OVERLAY_SIDE))
-                return Pixels(own, None, shown)
+            shown = shrunk(decode.decode(data, self._limits, min_side_hint=OVERLAY_SIDE)) if show else None
             if also is None:
-                return Pixels(own, None)
+                return Pixels(own, None, shown)
             if also.min_side_hint > _ENLARGED * policy.min_side_hint:
                 pixels = decode.decode(data, self._limits, min_side_hint=also.min_side_hint)
-            return Pixels(own, own if also == policy else resize.apply(pixels, also))
+            return Pixels(own, own if also == policy else resize.apply(pixels, also), shown)

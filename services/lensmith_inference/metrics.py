@@ -2,7 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["Metrics"]
+from lensmith_vision.networks import is_network_space
+
+__all__ = ["Metrics", "label_of"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -51,8 +53,25 @@ class Metrics:
         self.head_bytes = Gauge(
             "lensmith_inference_head_bytes", "Memory of the loaded heads.", ["tier"], registry=registry
         )
+        self.networks = Gauge(
+            "lensmith_inference_networks", "Networks of fine-tuned versions in memory.", registry=registry
+        )
+        self.network_bytes = Gauge(
+            "lensmith_inference_network_bytes", "Memory of these networks, estimated.", registry=registry
+        )
+        self.network_load_seconds = Histogram(
+            "lensmith_inference_network_load_seconds",
+            "Seconds of fetching and loading the network of a version.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
         self.stale_answers = Counter(
             "lensmith_inference_stale_answers",
             "Answers of registry reused while it was away.",
             registry=registry,
         )
+
+
+def label_of(space: str) -> str:
+    """Return what a space is called in labels: those of fine-tuned versions are too many for names of their own."""
+    return "fine-tuned" if is_network_space(space) else space

@@ -13,15 +13,17 @@ from lensmith_api.internal.v1.training_data_service_pb2 import (
     TrainingLabel,
 )
 from lensmith_api.v1.annotation_pb2 import Annotation
-from lensmith_api.v1.inference_service_pb2 import NearestInput
+from lensmith_api.v1.inference_service_pb2 import Explanation, NearestInput
 from lensmith_inference.answers import ServedVersion
+from lensmith_inference.batcher import Seen
+from lensmith_inference.pipeline import Look, Sight
 from lensmith_platform.errors import OK, ForbiddenError, InternalError, LensmithError, PreconditionError, to_status
 from lensmith_platform.principal import AppRef, Call
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
 
-__all__ = ["SCOPE", "TrainingPictures", "check_allowed"]
+__all__ = ["SCOPE", "TrainingPictures", "add_nearest", "check_allowed"]
 
 SCOPE = "Inputs:Get"
 """What a key needs to see training pictures, whatever it asks."""
@@ -69,7 +71,13 @@ class TrainingPictures:
         self._dataset = dataset
 
     async def nearest(
-        self, call: Call, app: AppRef, version: ServedVersion, features: Sequence[npt.NDArray[np.float32]], count: int
+        self,
+        call: Call,
+        app: AppRef,
+        version: ServedVersion,
+        space: str,
+        features: Sequence[npt.NDArray[np.float32]],
+        count: int,
     ) -> tuple[list[list[NearestInput]], Status]:
         """Find the training pictures most like some pictures.
 
@@ -77,7 +85,8 @@ class TrainingPictures:
             call: Who asks.
             app: The app of the model.
             version: The version that was asked.
-            features: Vectors of the pictures, of its space.
+            space: Where training pictures have vectors.
+            features: Vectors of the pictures, of that space.
             count: How many to find for each.
 
         Returns:
@@ -85,7 +94,7 @@ class TrainingPictures:
         """
         request = FindNearestTrainingInputsRequest(
             app_id=app.app_id,
-            space=version.served.base_model.space,
+            space=space,
             concepts=version.concepts,
             vectors=[np.clip(vector, -_LARGEST, _LARGEST).astype("<f2").tobytes() for vector in features],
             count=count,
@@ -97,6 +106,49 @@ class TrainingPictures:
         except LensmithError as error:
             return [[] for _ in features], to_status(error, request_id=call.request_id)
         return [_inputs(one) for one in response.nearest], OK
+
+
+async def add_nearest(
+    pictures: TrainingPictures,
+    count: int,
+    call: Call,
+    app: AppRef,
+    version: ServedVersion,
+    base: Look | LensmithError | None,
+    outcomes: Sequence[Sight | LensmithError],
+    explanations: Sequence[Explanation],
+) -> None:
+    """Add the training pictures most like those that were seen to their explanations, or why there are none.
+
+    Args:
+        pictures: Finds them.
+        count: How many to find for each.
+        call: Who asks.
+        app: The app of the model.
+        version: The version that was asked.
+        base: The app's own network, which looked too because the version has one of its own; why it did not; or None
+            where both are the same.
+        outcomes: What was seen.
+        explanations: Of the same pictures, in the same order.
+    """
+    pairs: list[tuple[Explanation, Seen]] = []
+    unseen = base if isinstance(base, LensmithError) else InternalError("IMAGE_FAILED", "it was not looked at")
+    for explanation, outcome in zip(explanations, outcomes, strict=True):
+        if isinstance(outcome, LensmithError):
+            continue
+        seen = outcome.own if base is None else outcome.also
+        if seen is None:
+            explanation.nearest_status.CopyFrom(to_status(unseen, request_id=call.request_id))
+        else:
+            pairs.append((explanation, seen))
+    if not pairs:
+        return
+    # The space of what was seen, not of what was asked for.
+    (space,) = {seen.space for _, seen in pairs}
+    found, status = await pictures.nearest(call, app, version, space, [seen.features for _, seen in pairs], count)
+    for (explanation, _), inputs in zip(pairs, found, strict=True):
+        explanation.nearest.extend(inputs)
+        explanation.nearest_status.CopyFrom(status)
 
 
 def _inputs(found: NearestTrainingInputs) -> list[NearestInput]:

@@ -12,7 +12,7 @@ import structlog
 from lensmith_api.v1.inference_service_pb2 import ImageQuery
 from lensmith_inference.batcher import Batcher, Expectation, Seen
 from lensmith_inference.images import ImageReader
-from lensmith_inference.metrics import Metrics
+from lensmith_inference.metrics import Metrics, label_of
 from lensmith_platform.errors import InternalError, LensmithError
 from lensmith_vision.card import Card
 
@@ -97,7 +97,7 @@ class Pipeline:
         outcomes = [task.result() for task in tasks]
         for outcome in outcomes:
             if isinstance(outcome, LensmithError):
-                self._metrics.image_errors.labels(look.space, outcome.reason).inc()
+                self._metrics.image_errors.labels(label_of(look.space), outcome.reason).inc()
         return outcomes
 
     async def _look(
@@ -117,10 +117,11 @@ class Pipeline:
             if not others or pixels.also is None:
                 seen = await expectation.submit(pixels.own, logits=look.logits, feature_map=look.feature_map)
                 return Sight(seen, None, pixels.shown)
-            return await _both(
-                expectation.submit(pixels.own, logits=look.logits),
+            seen, besides = await _both(
+                expectation.submit(pixels.own, logits=look.logits, feature_map=look.feature_map),
                 others[0][1].submit(pixels.also, logits=others[0][0].logits),
             )
+            return Sight(seen, besides, pixels.shown)
         except LensmithError as error:
             return error
         except Exception:
@@ -129,7 +130,7 @@ class Pipeline:
             return InternalError("IMAGE_FAILED", "the picture could not be looked at")
 
 
-async def _both(own: Coroutine[None, None, Seen], also: Coroutine[None, None, Seen]) -> Sight:
+async def _both(own: Coroutine[None, None, Seen], also: Coroutine[None, None, Seen]) -> tuple[Seen, Seen | None]:
     """Wait for both networks; a failure of the other one is only its own."""
     other = asyncio.ensure_future(also)
     try:
@@ -138,6 +139,6 @@ async def _both(own: Coroutine[None, None, Seen], also: Coroutine[None, None, Se
         other.cancel()
         raise
     try:
-        return Sight(seen, await other)
+        return seen, await other
     except LensmithError:
-        return Sight(seen, None)
+        return seen, None

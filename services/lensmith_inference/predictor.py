@@ -23,7 +23,7 @@ from lensmith_inference.answers import Selection, ServedVersion, native_scores
 from lensmith_inference.catalogue import Catalogue
 from lensmith_inference.general import General
 from lensmith_inference.heads_cache import HeadsCache
-from lensmith_inference.metrics import Metrics
+from lensmith_inference.metrics import Metrics, label_of
 from lensmith_inference.pipeline import Look, Pipeline, Sight
 from lensmith_inference.scores import Scores
 from lensmith_inference.spaces import Spaces
@@ -79,8 +79,8 @@ class Predictor:
         selection = Selection.of(request, version)
         served = version.served
         space = served.base_model.space
-        with self.metrics.predict_seconds.labels(space).time():
-            async with self.spaces.use(served.base_model) as card:
+        with self.metrics.predict_seconds.labels(label_of(space)).time():
+            async with self.spaces.use(served.base_model, served.network_artefact) as card:
                 if served.head_artefact:
                     outcomes, scores = await self._ask_head(request, version, card, call)
                 else:
@@ -92,7 +92,7 @@ class Predictor:
             else scores.prediction(query.id, row, selection)
             for query, row in zip(request.inputs, rows, strict=True)
         ]
-        self.metrics.images.labels("predict", space).inc(len(scores))
+        self.metrics.images.labels("predict", label_of(space)).inc(len(scores))
         return PredictResponse(model_version=served.name, predictions=predictions)
 
     async def embed(self, request: EmbedRequest, call: Call, app: AppRef) -> EmbedResponse:
@@ -150,7 +150,7 @@ class Predictor:
         """
         with service_call_app(app_id):
             served = (await self.catalogue.model(app_id, model, version)).served
-            async with self.spaces.use(served.base_model) as card:
+            async with self.spaces.use(served.base_model, served.network_artefact) as card:
                 if served.head_artefact:
                     async with self.heads.use(served.base_model.space, card.feature_dim, served.head_artefact):
                         pass

@@ -23,7 +23,7 @@ class InferenceSettings(ServiceSettings, BusSettings):
     model_config = SettingsConfigDict(env_prefix="LENSMITH_INFERENCE_")
 
     cache_dir: Path
-    """Where packs of base models are kept between starts. Anything in it may be deleted at any time."""
+    """Where packs of networks are kept between starts. Anything in it may be deleted at any time."""
 
     decode_threads: int = Field(default_factory=_cores, ge=1, le=256)
     """Pictures decoded at once; the number of cores by default."""
@@ -84,6 +84,13 @@ class InferenceSettings(ServiceSettings, BusSettings):
 
     max_base_models: int = Field(default=8, ge=1)
     """Base networks held in memory at once; the longest unused ones are dropped first."""
+
+    network_cache_bytes: int = Field(default=2048 * _MIB, ge=1)
+    """Memory for the networks of fine-tuned versions, each counted as six times its file; the longest unused ones are
+    dropped first. They never push out base networks."""
+
+    network_disk_bytes: int = Field(default=8192 * _MIB, ge=1)
+    """Room in `cache_dir` for the networks of fine-tuned versions; the longest unused ones are removed first."""
 
     warm_models: bool = True
     """Whether a model is fetched as soon as it changes, so that its first question does not wait for it."""

@@ -7,10 +7,12 @@ from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1 import app_service_pb2 as pb
 from lensmith_api.v1.app_pb2 import App
 from lensmith_api.v1.app_service_pb2_grpc import AppServiceServicer
+from lensmith_auth.app_store import AppRow, AppStore, NewApp
 from lensmith_auth.converters import app_to_proto, key_to_proto
+from lensmith_auth.key_store import KeyStore, NewKey, RevocationStore
+from lensmith_auth.requests import request_id_reused
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.secrets import new_secret
-from lensmith_auth.store import AppRow, AppStore, KeyStore, NewApp, NewKey, RevocationStore, request_id_reused
 from lensmith_platform import etags, outbox, update_mask
 from lensmith_platform.db import Connection, Database
 from lensmith_platform.db.pagination import Pager

@@ -1,7 +1,7 @@
 """The first start: the operator's key."""
 
+from lensmith_auth.key_store import KeyStore, NewKey
 from lensmith_auth.secrets import secret_from_text
-from lensmith_auth.store import KeyStore, NewKey
 from lensmith_platform.db import Database
 from lensmith_platform.scopes import ALL
 

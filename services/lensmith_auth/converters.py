@@ -4,7 +4,8 @@ from uuid import UUID
 
 from lensmith_api.v1.app_pb2 import App
 from lensmith_api.v1.key_pb2 import Key
-from lensmith_auth.store import AppRow, KeyRow
+from lensmith_auth.app_store import AppRow
+from lensmith_auth.key_store import KeyRow
 from lensmith_platform import timestamps
 from lensmith_platform.errors import NotFoundError
 

@@ -4,7 +4,7 @@ from datetime import date
 from uuid import UUID
 
 from lensmith_api.internal.v1.events_pb2 import Event
-from lensmith_auth.store import UsageCount, UsageStore
+from lensmith_auth.usage_store import UsageCount, UsageStore
 from lensmith_platform.db import Database
 
 

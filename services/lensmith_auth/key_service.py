@@ -13,9 +13,10 @@ from lensmith_api.v1.key_pb2 import Key
 from lensmith_api.v1.key_service_pb2_grpc import KeyServiceServicer
 from lensmith_auth.bootstrap import OPERATOR_APP_ID
 from lensmith_auth.converters import key_to_proto, uid_from_text
+from lensmith_auth.key_store import KeyRow, KeyStore, NewKey, RevocationStore
+from lensmith_auth.requests import request_id_reused
 from lensmith_auth.revocations import Revocations
 from lensmith_auth.secrets import new_secret
-from lensmith_auth.store import KeyRow, KeyStore, NewKey, RevocationStore, request_id_reused
 from lensmith_platform import etags, resource_names, scopes, timestamps, update_mask
 from lensmith_platform.db import Database
 from lensmith_platform.db.pagination import Pager

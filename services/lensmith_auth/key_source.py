@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from lensmith_auth.store import AppRow, AppStore, KeyRow, RevocationStore, SecretStore
+from lensmith_auth.app_store import AppRow, AppStore
+from lensmith_auth.key_store import KeyRow, RevocationStore, SecretStore
 from lensmith_platform.db import Database
 from lensmith_platform.errors import NotFoundError, UnauthenticatedError
 from lensmith_platform.key_cache import ResolvedKey

@@ -10,7 +10,7 @@ import asyncio
 import structlog
 
 from lensmith_api.internal.v1.events_pb2 import Revocation
-from lensmith_auth.store import RevocationStore
+from lensmith_auth.key_store import RevocationStore
 from lensmith_platform.bus import Bus
 from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.db import Database

@@ -6,7 +6,7 @@ from grpc.aio import ServicerContext
 
 from lensmith_api.v1 import usage_service_pb2 as pb
 from lensmith_api.v1.usage_service_pb2_grpc import UsageServiceServicer
-from lensmith_auth.store import UsageStore
+from lensmith_auth.usage_store import UsageStore
 from lensmith_platform import timestamps
 from lensmith_platform.db import Database
 from lensmith_platform.errors import InvalidInputError

@@ -161,7 +161,7 @@ def _servicers(
         InputServicer(database, ingest, links, pager, meter, settings, IngestMetrics(platform.registry)),
         ConceptServicer(database, pager),
         AnnotationServicer(database, pager, settings.max_annotations),
-        TrainingDataServicer(database, settings.feed_wait_seconds),
+        TrainingDataServicer(database, files, settings.feed_wait_seconds),
         SpaceServicer(database, settings.retired_space_grace),
         CurationServicer(database),
     )

@@ -8,14 +8,19 @@ from grpc.aio import ServicerContext
 from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
 from lensmith_dataset.converters import concept_count_to_proto, near_input_to_proto, training_input_to_proto
-from lensmith_dataset.store import inputs, nearest, new_annotations, training_data
+from lensmith_dataset.recent_blobs import RecentBlobs
+from lensmith_dataset.store import apps, inputs, nearest, new_annotations, training_data
 from lensmith_dataset.vectors import halfvec_from_float16
 from lensmith_platform import change_feed
+from lensmith_platform.blobs import blob_key
 from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import DependencyUnavailableError, InvalidInputError
+from lensmith_platform.errors import DependencyUnavailableError, InvalidInputError, NotFoundError
 
 _BATCH = 500
 _POLL_SECONDS = 0.05
+_MOST_PICTURES = 1000
+_PICTURES_AT_ONCE = 4
+"""Of one stream in memory."""
 
 
 class TrainingDataServicer(TrainingDataServiceServicer):
@@ -23,11 +28,13 @@ class TrainingDataServicer(TrainingDataServiceServicer):
 
     Args:
         database: of the service's own role.
+        files: where pictures lie.
         feed_wait_seconds: how long a stream waits for transactions that held back what was committed when it began.
     """
 
-    def __init__(self, database: Database, feed_wait_seconds: float) -> None:
+    def __init__(self, database: Database, files: RecentBlobs, feed_wait_seconds: float) -> None:
         self._database = database
+        self._files = files
         self._feed_wait_seconds = feed_wait_seconds
 
     async def CountTrainingData(
@@ -114,6 +121,38 @@ class TrainingDataServicer(TrainingDataServiceServicer):
                     )
                 await asyncio.sleep(_POLL_SECONDS)
                 waited += _POLL_SECONDS
+
+    async def StreamPictures(
+        self,
+        request: pb.StreamPicturesRequest,
+        context: ServicerContext[pb.StreamPicturesRequest, pb.StreamPicturesResponse],
+    ) -> AsyncIterator[pb.StreamPicturesResponse]:
+        """Stream pictures as they were uploaded, in the order asked for, a few of them in memory at a time.
+
+        Raises:
+            InvalidInputError: TOO_MANY_INPUTS.
+        """
+        if len(request.input_uids) > _MOST_PICTURES:
+            raise InvalidInputError("TOO_MANY_INPUTS", f"at most {_MOST_PICTURES} pictures are streamed at once")
+        uids = [uid for uid in map(inputs.as_uid, request.input_uids) if uid is not None]
+        async with self._database.transaction(request.app_id) as connection:
+            app = await apps.get(connection, request.app_id)
+            hashes = await training_data.file_hashes(connection, request.app_id, uids)
+        if app is None:
+            return
+        wanted = [(str(uid), blob_key(app.uid, hashes[uid].hex())) for uid in uids if uid in hashes]
+        for start in range(0, len(wanted), _PICTURES_AT_ONCE):
+            some = wanted[start : start + _PICTURES_AT_ONCE]
+            contents = await asyncio.gather(*(self._content(key) for _, key in some))
+            for (uid, _), content in zip(some, contents, strict=True):
+                if content is not None:
+                    yield pb.StreamPicturesResponse(input_uid=uid, content=content)
+
+    async def _content(self, key: str) -> bytes | None:
+        try:
+            return await self._files.get(key)
+        except NotFoundError:
+            return None
 
     async def FindNearestTrainingInputs(
         self,

@@ -1,6 +1,7 @@
 """Training data: counted for preflight, and replicated through the change feed."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -13,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from lensmith_api.internal.v1.training_data_service_pb2 import (
     CountTrainingDataRequest,
+    StreamPicturesRequest,
     StreamTrainingDataRequest,
     StreamTrainingDataResponse,
     TrainingInput,
@@ -250,3 +252,24 @@ async def _open_transaction(rig: Rig) -> AsyncIterator[asyncpg.Connection]:
             yield connection
     finally:
         await connection.close()
+
+
+async def test_pictures_stream_as_uploaded_and_in_order_when_some_are_gone(rig: Rig) -> None:
+    contents = [picture(number) for number in range(1, 7)]
+    uids = [one.input.uid for one in await rig.create(*map(new_input, contents))]
+    await rig.indexed()
+    (gone,) = (key for key in rig.objects() if key.endswith(hashlib.sha256(contents[1]).hexdigest()))
+    rig.bucket.client.remove_object(rig.bucket.name, gone)
+    asked = [uids[4], str(uuid4()), uids[1], "nonsense", uids[0], uids[5]]
+    request = StreamPicturesRequest(app_id=7, input_uids=asked)
+    metadata = rig.token("trainer", 7)
+    got = [(one.input_uid, one.content) async for one in rig.training.StreamPictures(request, metadata=metadata)]
+    assert got == [(uids[place], contents[place]) for place in (4, 0, 5)]
+    with failing(grpc.StatusCode.PERMISSION_DENIED):
+        await rig.training.StreamPictures(request, metadata=rig.token("trainer", 8)).read()
+    with failing(grpc.StatusCode.INVALID_ARGUMENT, "TOO_MANY_INPUTS"):
+        many = StreamPicturesRequest(app_id=7, input_uids=[str(uuid4())] * 1001)
+        await rig.training.StreamPictures(many, metadata=metadata).read()
+    other = StreamPicturesRequest(app_id=8, input_uids=uids)
+    streamed = rig.training.StreamPictures(other, metadata=rig.token("trainer", 8))
+    assert [one async for one in streamed] == []

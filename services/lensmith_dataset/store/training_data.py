@@ -138,3 +138,11 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
         )
         for row in rows
     ]
+
+
+async def file_hashes(connection: Connection, app_id: int, uids: Sequence[UUID]) -> dict[UUID, bytes]:
+    """Return the SHA-256 of the files of inputs; those that are gone are left out."""
+    rows = await connection.fetch(
+        "SELECT uid, sha256 FROM inputs WHERE app_id = $1 AND uid = ANY($2::uuid[])", app_id, uids
+    )
+    return {row["uid"]: row["sha256"] for row in rows}

@@ -67,15 +67,20 @@ class Exporter:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
     async def _write(self, row: VersionRow, base: BaseModelRow, card: ModelCard, scratch: Path, archive: Path) -> None:
-        base_card = (await self._blobs.get(base.key_of(CARD_FILE))).decode()
+        base_card = (await self._blobs.get(_key_of(row, base, CARD_FILE))).decode()
         head = await self._blobs.get(row.head) if row.head else b""
         with (scratch / "base.onnx").open("wb") as file:
-            async for chunk in self._blobs.stream(base.key_of(MODEL_FILE)):
+            async for chunk in self._blobs.stream(_key_of(row, base, MODEL_FILE)):
                 await asyncio.to_thread(file.write, chunk)
         try:
             await asyncio.to_thread(_pack, row, base_card, head, card, scratch, archive)
         except VisionError as error:
             raise InternalError(error.reason, f"{row.name} cannot be exported: {error}") from error
+
+
+def _key_of(row: VersionRow, base: BaseModelRow, name: str) -> str:
+    """Key of a file of the pack that the version answers with: its own network's, or its base model's."""
+    return f"{row.network}/{name}" if row.network_space else base.key_of(name)
 
 
 def _pack(row: VersionRow, base_card: str, head: bytes, card: ModelCard, scratch: Path, archive: Path) -> None:

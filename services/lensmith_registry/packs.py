@@ -16,6 +16,7 @@ from lensmith_registry import base_model_store, public_models
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.public_models import Classifier
 from lensmith_vision.errors import VisionError
+from lensmith_vision.networks import is_network_id
 from lensmith_vision.pack import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -90,9 +91,14 @@ class PackInstaller:
 
     async def _described(self, folder: Path, *, verified: bool) -> BaseModelRow:
         try:
-            return await asyncio.to_thread(_describe, folder, verified)
+            row = await asyncio.to_thread(_describe, folder, verified)
         except VisionError as error:
             raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
+        if is_network_id(row.name):
+            raise InvalidInputError(
+                "PACK_ID_RESERVED", f"{row.name} is kept for the network of a fine-tuned version: give it another id"
+            )
+        return row
 
     async def _known(self, row: BaseModelRow) -> BaseModelRow | None:
         async with self._database.transaction(None) as connection:

@@ -9,21 +9,24 @@ from lensmith_api.internal.v1 import serving_service_pb2_grpc
 from lensmith_api.internal.v1.serving_service_pb2 import (
     FetchArtefactRequest,
     FetchArtefactResponse,
+    NetworkFile,
     ResolveGeneralRequest,
     ResolveModelRequest,
     ResolveSpaceRequest,
     ResolveSpaceResponse,
     ServedModel,
 )
+from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, NotFoundError, PreconditionError
-from lensmith_platform.principal import MAIN_APP_ID
+from lensmith_platform.principal import MAIN_APP_ID, current_call
 from lensmith_registry import base_model_store, store, version_store
 from lensmith_registry.converters import MODEL_TYPES, base_model_to_proto
 from lensmith_registry.store import ModelRow
 from lensmith_registry.version_store import VersionRow
 from lensmith_vision.general import MODEL_ID
+from lensmith_vision.pack import CARD_FILE, LABELS_FILE, MODEL_FILE
 
 __all__ = ["CHUNK_BYTES", "ServingServicer", "head_key"]
 
@@ -96,7 +99,7 @@ class ServingServicer(serving_service_pb2_grpc.ServingServiceServicer):
     async def FetchArtefact(
         self, request: FetchArtefactRequest, context: object
     ) -> AsyncIterator[FetchArtefactResponse]:
-        """Stream a head, or a file of a base model's pack."""
+        """Stream a head, or a file of the pack of a base model or of a version's own network."""
         async for chunk in self._blobs.stream(await self._key(request)):
             for start in range(0, len(chunk), CHUNK_BYTES):
                 yield FetchArtefactResponse(chunk=chunk[start : start + CHUNK_BYTES])
@@ -106,12 +109,25 @@ class ServingServicer(serving_service_pb2_grpc.ServingServiceServicer):
             if not _HEAD.fullmatch(request.head):
                 raise InvalidInputError("ARTEFACT_INVALID", "head is no key of a head")
             return request.head
+        if request.WhichOneof("artefact") == "network_file":
+            return await self._network_key(request.network_file)
         async with self._database.transaction(None) as connection:
             base = await base_model_store.by_space(connection, request.pack_file.space)
         name = request.pack_file.file_name
         if name not in base.files:
             raise NotFoundError("ARTEFACT_NOT_FOUND", f"the pack of {base.name!r} has no file {name[:100]!r}")
         return base.key_of(name)
+
+    async def _network_key(self, wanted: NetworkFile) -> str:
+        """Key of a file of a network, which belongs to the app that the caller's token is bound to."""
+        app_id = current_call().principal.service_app_id
+        known = False
+        if app_id and wanted.file_name in (CARD_FILE, LABELS_FILE, MODEL_FILE):
+            async with self._database.transaction(app_id) as connection:
+                known = await version_store.has_network(connection, app_id, wanted.network)
+        if not known:
+            raise NotFoundError("ARTEFACT_NOT_FOUND", "no version of the app has this file of a network")
+        return f"{wanted.network}/{wanted.file_name}"
 
 
 def _served(model: ModelRow, version: VersionRow, base: base_model_store.BaseModelRow) -> ServedModel:
@@ -120,11 +136,28 @@ def _served(model: ModelRow, version: VersionRow, base: base_model_store.BaseMod
         version_uid=str(version.uid),
         name=version.name,
         type=MODEL_TYPES[model.definition.type],
-        base_model=base_model_to_proto(base),
+        base_model=_network_of(version, base) if version.network_space else base_model_to_proto(base),
+        network_artefact=version.network if version.network_space else "",
         head_artefact=version.head,
         concepts=version.concepts,
         display_names=version.display_names,
         thresholds=version.thresholds,
         taxonomy=version.taxonomy,
         temperature=version.temperature,
+    )
+
+
+def _network_of(version: VersionRow, base: base_model_store.BaseModelRow) -> BaseModel:
+    """Describe the network of a fine-tuned version as base models are described, under the version's name."""
+    return BaseModel(
+        name=version.name,
+        version="1",
+        display_name=f"{base.display_name}, fine-tuned",
+        space=version.network_space,
+        dimensions=version.network_dimensions,
+        input_side=version.network_input_side,
+        licence=base.licence,
+        source=base.source,
+        sha256=version.network_sha256,
+        size_bytes=version.network_bytes,
     )

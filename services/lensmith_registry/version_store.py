@@ -26,6 +26,7 @@ __all__ = [
     "follow",
     "follow_best_base",
     "get_version",
+    "has_network",
     "insert_version",
     "list_versions",
     "newest_ready",
@@ -234,6 +235,13 @@ async def version_by_uid(connection: Connection, app_id: int, uid: UUID) -> Vers
         uid,
     )
     return _found(record, str(uid))
+
+
+async def has_network(connection: Connection, app_id: int, key: str) -> bool:
+    """Tell whether a version of an app is served by the network under a key among the blobs."""
+    sql = """SELECT true FROM model_versions WHERE app_id = $1 AND network = $2 AND network_space <> ''
+      AND deleted_at IS NULL"""
+    return bool(await connection.fetchval(sql, app_id, key))
 
 
 async def list_versions(connection: Connection, model: ModelRow, before: int, limit: int) -> list[VersionRow]:

@@ -89,6 +89,7 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         progress=TrainingProgress(fraction=row.fraction, stage=row.stage, message=row.progress_message),
         space=row.space,
         network_space=row.network_space,
+        network_size_bytes=row.network_bytes,
         base_model=f"baseModels/{row.base_model}",
         concepts=row.concepts,
         thresholds=row.thresholds,

@@ -249,6 +249,7 @@ class ModelVersion(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     HAS_EVALUATION_SCORES_FIELD_NUMBER: _builtins.int
     NETWORK_SPACE_FIELD_NUMBER: _builtins.int
+    NETWORK_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}`."""
     uid: _builtins.str
@@ -285,6 +286,8 @@ class ModelVersion(_message.Message):
     """
     network_space: _builtins.str
     """Space of its own network, of a fine-tuned version that was better than a head; else empty."""
+    network_size_bytes: _builtins.int
+    """Bytes of that network, which is fetched and held in memory for this version alone; 0 where it has none."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed, when FAILED."""
@@ -366,10 +369,11 @@ class ModelVersion(_message.Message):
         etag: _builtins.str = ...,
         has_evaluation_scores: _builtins.bool = ...,
         network_space: _builtins.str = ...,
+        network_size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "start_time", b"start_time", "summary", b"summary", "threshold_aim", b"threshold_aim", "training", b"training", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "etag", b"etag", "findings", b"findings", "has_evaluation_scores", b"has_evaluation_scores", "input_count", b"input_count", "name", b"name", "network_space", b"network_space", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "threshold_aim", b"threshold_aim", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "update_actor", b"update_actor", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "concepts", b"concepts", "create_time", b"create_time", "dataset_sha256", b"dataset_sha256", "end_time", b"end_time", "error", b"error", "etag", b"etag", "findings", b"findings", "has_evaluation_scores", b"has_evaluation_scores", "input_count", b"input_count", "name", b"name", "network_size_bytes", b"network_size_bytes", "network_space", b"network_space", "note", b"note", "number", b"number", "production", b"production", "progress", b"progress", "space", b"space", "start_time", b"start_time", "state", b"state", "summary", b"summary", "threshold_aim", b"threshold_aim", "thresholds", b"thresholds", "tier", b"tier", "training", b"training", "uid", b"uid", "update_actor", b"update_actor", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,10 +27,13 @@ class CountTrainingDataRequest(_message.Message):
     APP_ID_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     CONCEPTS_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     space: _builtins.str
     """Space to count in: only inputs with a vector of it count."""
+    tests: _builtins.bool
+    """Whether to count what there is to test on, too."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Own ids of the concepts; empty: all of the app."""
@@ -41,10 +44,11 @@ class CountTrainingDataRequest(_message.Message):
         app_id: _builtins.int = ...,
         space: _builtins.str = ...,
         concepts: _abc.Iterable[_builtins.str] | None = ...,
+        tests: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "space", b"space", "tests", b"tests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -89,6 +93,40 @@ class ConceptCount(_message.Message):
 Global___ConceptCount: _TypeAlias = ConceptCount  # noqa: Y015
 
 @_typing.final
+class TestInputCount(_message.Message):
+    """What an app has to test a model on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    ANNOTATED_FIELD_NUMBER: _builtins.int
+    POSITIVES_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    inputs: _builtins.int
+    """Inputs that are kept for testing."""
+    annotated: _builtins.int
+    """Those with a vector of the space that carry any annotation of the concepts."""
+    positives: _builtins.int
+    """Those of them that are annotated positive with any of the concepts."""
+    numbers: _builtins.int
+    """Those of them that are annotated with a number."""
+    def __init__(
+        self,
+        *,
+        inputs: _builtins.int = ...,
+        annotated: _builtins.int = ...,
+        positives: _builtins.int = ...,
+        numbers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated", b"annotated", "inputs", b"inputs", "numbers", b"numbers", "positives", b"positives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestInputCount: _TypeAlias = TestInputCount  # noqa: Y015
+
+@_typing.final
 class CountTrainingDataResponse(_message.Message):
     """Response of CountTrainingData."""
 
@@ -98,6 +136,7 @@ class CountTrainingDataResponse(_message.Message):
     ANNOTATED_INPUTS_FIELD_NUMBER: _builtins.int
     PENDING_INPUTS_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
     annotated_inputs: _builtins.int
     """Inputs with a vector of the space that carry any annotation of the concepts."""
     pending_inputs: _builtins.int
@@ -108,6 +147,10 @@ class CountTrainingDataResponse(_message.Message):
     def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptCount]:
         """The concepts that exist, in order of own id."""
 
+    @_builtins.property
+    def tests(self) -> Global___TestInputCount:
+        """What there is to test on, where that was asked."""
+
     def __init__(
         self,
         *,
@@ -115,10 +158,11 @@ class CountTrainingDataResponse(_message.Message):
         annotated_inputs: _builtins.int = ...,
         pending_inputs: _builtins.int = ...,
         annotations_cursor: _builtins.str = ...,
+        tests: Global___TestInputCount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tests", b"tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_inputs", b"annotated_inputs", "annotations_cursor", b"annotations_cursor", "concepts", b"concepts", "pending_inputs", b"pending_inputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_inputs", b"annotated_inputs", "annotations_cursor", b"annotations_cursor", "concepts", b"concepts", "pending_inputs", b"pending_inputs", "tests", b"tests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -322,6 +322,8 @@ def model_version(message: model_version_pb2.ModelVersion) -> types.ModelVersion
         training=_training_settings.from_proto(message.training),
         tier=_training_settings.TIER.get(message.tier),
         dataset_sha256=message.dataset_sha256,
+        network_space=message.network_space,
+        network_size_bytes=message.network_size_bytes,
     )
 
 

@@ -113,7 +113,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One training of a model."""
+    """One training of a model.
+
+    `network_space` is the space of its own network and `network_size_bytes` how large that is, of a fine-tuned version;
+    else they are empty and 0, and it is served by its base model and a head.
+    """
 
     name: str
     number: int
@@ -137,3 +141,5 @@ class ModelVersion:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tier: HeadTier | None = None
     dataset_sha256: str = ""
+    network_space: str = ""
+    network_size_bytes: int = 0

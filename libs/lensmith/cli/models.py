@@ -18,6 +18,7 @@ from lensmith.cli.training_options import (
     Mode,
     TestOn,
     Tier,
+    answers_by,
     described,
 )
 from lensmith.errors import InvalidInputError, NotFoundError
@@ -101,10 +102,19 @@ def list_versions(context: typer.Context, model: ModelArgument, as_json: Json = 
         print_json(found)
         return
     rows = [
-        (v.number, v.state, "yes" if v.production else "", v.input_count, summary_text(v.summary), v.created_at, v.note)
+        (
+            v.number,
+            v.state,
+            "yes" if v.production else "",
+            v.input_count,
+            summary_text(v.summary),
+            answers_by(v),
+            v.created_at,
+            v.note,
+        )
         for v in found
     ]
-    columns = ["#version", "state", "production", "#pictures", "held out", "made", "note"]
+    columns = ["#version", "state", "production", "#pictures", "held out", "answers by", "made", "note"]
     print_table("", columns, rows, empty="it has no versions yet: `lensmith train` makes one")
 
 
@@ -276,6 +286,8 @@ def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
     console.print(f"version {version.number} is {state}{took}, trained on {counted(version.input_count, 'picture')}")
     if how := described(version.training, version.tier):
         console.print(f"  {how}")
+    if version.network_space:
+        console.print(f"  {answers_by(version)}, the space {version.network_space}")
     if version.base_model == PLAIN:
         console.print("  hint: `plain` has learnt nothing; `lensmith base-models import` installs a network that has")
     if version.error:

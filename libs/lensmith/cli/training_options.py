@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lensmith.types import EvaluationMethod, HeadTier, TrainingMode, TrainingSettings
+from lensmith.types import EvaluationMethod, HeadTier, ModelVersion, TrainingMode, TrainingSettings, VersionState
 
 Tier = Annotated[
     HeadTier | None,
@@ -38,3 +38,10 @@ def described(settings: TrainingSettings, tier: HeadTier | None) -> str:
         aim = ""
     kind = f"{tier} head" if tier else ""
     return ", ".join(part for part in (kind, aim) if part)
+
+
+def answers_by(version: ModelVersion) -> str:
+    """What a version looks at pictures with, in a few words: the base model of the app, or a network of its own."""
+    if version.network_space:
+        return f"its own network, {version.network_size_bytes / 1e6:.1f} MB"
+    return version.base_model if version.state is VersionState.READY else ""

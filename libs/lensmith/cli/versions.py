@@ -14,6 +14,7 @@ from lensmith import Client
 from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
+from lensmith.cli.training_options import answers_by
 from lensmith.errors import InternalError, InvalidInputError, PreconditionError
 from lensmith.types import Annotation
 from lensmith.version_types import inputs_sha256
@@ -173,6 +174,7 @@ def show_card(context: typer.Context, model: ModelArgument, version: Version = N
         ("base model", f"{base.id} {base.version}" if base else None),
         ("licence of the base model", base.licence if base else None),
         ("head", card.version.tier),
+        ("answers by", answers_by(card.version) or None),
         ("trained", card.version.created_at),
         ("note", card.version.note or None),
     ]

@@ -9,6 +9,7 @@ from lensmith_platform.telemetry import traceparent
 SUBJECTS: Mapping[str, str] = {
     "inputs_created": "inputs.created",
     "model_version_queued": "models.version_queued",
+    "model_fine_tuning_queued": "models.fine_tuning_queued",
     "model_version_changed": "models.version_changed",
     "model_version_completed": "models.version_completed",
     "model_changed": "models.changed",

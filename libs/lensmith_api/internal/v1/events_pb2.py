@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lensmith/internal/v1/events.proto\x12\x14lensmith.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x06\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\x03\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0einputs_created\x18\n \x01(\x0b\x32#.lensmith.internal.v1.InputsCreatedH\x00\x12H\n\x14model_version_queued\x18\x0b \x01(\x0b\x32(.lensmith.internal.v1.ModelVersionQueuedH\x00\x12J\n\x15model_version_changed\x18\x0c \x01(\x0b\x32).lensmith.internal.v1.ModelVersionChangedH\x00\x12;\n\rmodel_changed\x18\r \x01(\x0b\x32\".lensmith.internal.v1.ModelChangedH\x00\x12\x37\n\x0b\x61pp_deleted\x18\x0e \x01(\x0b\x32 .lensmith.internal.v1.AppDeletedH\x00\x12=\n\x0eusage_recorded\x18\x0f \x01(\x0b\x32#.lensmith.internal.v1.UsageRecordedH\x00\x12N\n\x17model_version_completed\x18\x10 \x01(\x0b\x32+.lensmith.internal.v1.ModelVersionCompletedH\x00\x12?\n\x0fupgrade_changed\x18\x11 \x01(\x0b\x32$.lensmith.internal.v1.UpgradeChangedH\x00\x12\x42\n\x11\x61pp_space_changed\x18\x12 \x01(\x0b\x32%.lensmith.internal.v1.AppSpaceChangedH\x00\x12J\n\x15learning_curve_queued\x18\x13 \x01(\x0b\x32).lensmith.internal.v1.LearningCurveQueuedH\x00\x42\t\n\x07payload\"#\n\rInputsCreated\x12\x12\n\ninput_uids\x18\x01 \x03(\t\")\n\x12ModelVersionQueued\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"*\n\x13ModelVersionChanged\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\",\n\x15ModelVersionCompleted\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"*\n\x13LearningCurveQueued\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"%\n\x0eUpgradeChanged\x12\x13\n\x0bupgrade_uid\x18\x01 \x01(\t\" \n\x0f\x41ppSpaceChanged\x12\r\n\x05space\x18\x01 \x01(\t\".\n\x0cModelChanged\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"\x1d\n\nAppDeleted\x12\x0f\n\x07\x61pp_uid\x18\x01 \x01(\t\"B\n\rUsageRecorded\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .lensmith.internal.v1.UsageEntry\"k\n\nUsageEntry\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x11\n\toperation\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07key_uid\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12\x0b\n\x03\x64\x61y\x18\x06 \x01(\t\"3\n\nRevocation\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x15\n\rsecret_sha256\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!lensmith/internal/v1/events.proto\x12\x14lensmith.internal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x06\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61pp_id\x18\x02 \x01(\x03\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0einputs_created\x18\n \x01(\x0b\x32#.lensmith.internal.v1.InputsCreatedH\x00\x12H\n\x14model_version_queued\x18\x0b \x01(\x0b\x32(.lensmith.internal.v1.ModelVersionQueuedH\x00\x12J\n\x15model_version_changed\x18\x0c \x01(\x0b\x32).lensmith.internal.v1.ModelVersionChangedH\x00\x12;\n\rmodel_changed\x18\r \x01(\x0b\x32\".lensmith.internal.v1.ModelChangedH\x00\x12\x37\n\x0b\x61pp_deleted\x18\x0e \x01(\x0b\x32 .lensmith.internal.v1.AppDeletedH\x00\x12=\n\x0eusage_recorded\x18\x0f \x01(\x0b\x32#.lensmith.internal.v1.UsageRecordedH\x00\x12N\n\x17model_version_completed\x18\x10 \x01(\x0b\x32+.lensmith.internal.v1.ModelVersionCompletedH\x00\x12?\n\x0fupgrade_changed\x18\x11 \x01(\x0b\x32$.lensmith.internal.v1.UpgradeChangedH\x00\x12\x42\n\x11\x61pp_space_changed\x18\x12 \x01(\x0b\x32%.lensmith.internal.v1.AppSpaceChangedH\x00\x12J\n\x15learning_curve_queued\x18\x13 \x01(\x0b\x32).lensmith.internal.v1.LearningCurveQueuedH\x00\x12L\n\x18model_fine_tuning_queued\x18\x14 \x01(\x0b\x32(.lensmith.internal.v1.ModelVersionQueuedH\x00\x42\t\n\x07payload\"#\n\rInputsCreated\x12\x12\n\ninput_uids\x18\x01 \x03(\t\")\n\x12ModelVersionQueued\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"*\n\x13ModelVersionChanged\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\",\n\x15ModelVersionCompleted\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"*\n\x13LearningCurveQueued\x12\x13\n\x0bversion_uid\x18\x01 \x01(\t\"%\n\x0eUpgradeChanged\x12\x13\n\x0bupgrade_uid\x18\x01 \x01(\t\" \n\x0f\x41ppSpaceChanged\x12\r\n\x05space\x18\x01 \x01(\t\".\n\x0cModelChanged\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"\x1d\n\nAppDeleted\x12\x0f\n\x07\x61pp_uid\x18\x01 \x01(\t\"B\n\rUsageRecorded\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .lensmith.internal.v1.UsageEntry\"k\n\nUsageEntry\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\x11\n\toperation\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07key_uid\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12\x0b\n\x03\x64\x61y\x18\x06 \x01(\t\"3\n\nRevocation\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x15\n\rsecret_sha256\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lensmith_api.internal.v1.ev
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT']._serialized_start=93
-  _globals['_EVENT']._serialized_end=892
-  _globals['_INPUTSCREATED']._serialized_start=894
-  _globals['_INPUTSCREATED']._serialized_end=929
-  _globals['_MODELVERSIONQUEUED']._serialized_start=931
-  _globals['_MODELVERSIONQUEUED']._serialized_end=972
-  _globals['_MODELVERSIONCHANGED']._serialized_start=974
-  _globals['_MODELVERSIONCHANGED']._serialized_end=1016
-  _globals['_MODELVERSIONCOMPLETED']._serialized_start=1018
-  _globals['_MODELVERSIONCOMPLETED']._serialized_end=1062
-  _globals['_LEARNINGCURVEQUEUED']._serialized_start=1064
-  _globals['_LEARNINGCURVEQUEUED']._serialized_end=1106
-  _globals['_UPGRADECHANGED']._serialized_start=1108
-  _globals['_UPGRADECHANGED']._serialized_end=1145
-  _globals['_APPSPACECHANGED']._serialized_start=1147
-  _globals['_APPSPACECHANGED']._serialized_end=1179
-  _globals['_MODELCHANGED']._serialized_start=1181
-  _globals['_MODELCHANGED']._serialized_end=1227
-  _globals['_APPDELETED']._serialized_start=1229
-  _globals['_APPDELETED']._serialized_end=1258
-  _globals['_USAGERECORDED']._serialized_start=1260
-  _globals['_USAGERECORDED']._serialized_end=1326
-  _globals['_USAGEENTRY']._serialized_start=1328
-  _globals['_USAGEENTRY']._serialized_end=1435
-  _globals['_REVOCATION']._serialized_start=1437
-  _globals['_REVOCATION']._serialized_end=1488
+  _globals['_EVENT']._serialized_end=970
+  _globals['_INPUTSCREATED']._serialized_start=972
+  _globals['_INPUTSCREATED']._serialized_end=1007
+  _globals['_MODELVERSIONQUEUED']._serialized_start=1009
+  _globals['_MODELVERSIONQUEUED']._serialized_end=1050
+  _globals['_MODELVERSIONCHANGED']._serialized_start=1052
+  _globals['_MODELVERSIONCHANGED']._serialized_end=1094
+  _globals['_MODELVERSIONCOMPLETED']._serialized_start=1096
+  _globals['_MODELVERSIONCOMPLETED']._serialized_end=1140
+  _globals['_LEARNINGCURVEQUEUED']._serialized_start=1142
+  _globals['_LEARNINGCURVEQUEUED']._serialized_end=1184
+  _globals['_UPGRADECHANGED']._serialized_start=1186
+  _globals['_UPGRADECHANGED']._serialized_end=1223
+  _globals['_APPSPACECHANGED']._serialized_start=1225
+  _globals['_APPSPACECHANGED']._serialized_end=1257
+  _globals['_MODELCHANGED']._serialized_start=1259
+  _globals['_MODELCHANGED']._serialized_end=1305
+  _globals['_APPDELETED']._serialized_start=1307
+  _globals['_APPDELETED']._serialized_end=1336
+  _globals['_USAGERECORDED']._serialized_start=1338
+  _globals['_USAGERECORDED']._serialized_end=1404
+  _globals['_USAGEENTRY']._serialized_start=1406
+  _globals['_USAGEENTRY']._serialized_end=1513
+  _globals['_REVOCATION']._serialized_start=1515
+  _globals['_REVOCATION']._serialized_end=1566
 # @@protoc_insertion_point(module_scope)

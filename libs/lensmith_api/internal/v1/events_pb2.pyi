@@ -39,6 +39,7 @@ class Event(_message.Message):
     UPGRADE_CHANGED_FIELD_NUMBER: _builtins.int
     APP_SPACE_CHANGED_FIELD_NUMBER: _builtins.int
     LEARNING_CURVE_QUEUED_FIELD_NUMBER: _builtins.int
+    MODEL_FINE_TUNING_QUEUED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique id (UUID v4); a repeated delivery has the same."""
     app_id: _builtins.int
@@ -89,6 +90,10 @@ class Event(_message.Message):
     def learning_curve_queued(self) -> Global___LearningCurveQueued:
         """`models.learning_curve_queued`: a learning curve waits for a trainer."""
 
+    @_builtins.property
+    def model_fine_tuning_queued(self) -> Global___ModelVersionQueued:
+        """`models.fine_tuning_queued`: a version whose whole network is to learn waits for a trainer that fine-tunes."""
+
     def __init__(
         self,
         *,
@@ -106,12 +111,13 @@ class Event(_message.Message):
         upgrade_changed: Global___UpgradeChanged | None = ...,
         app_space_changed: Global___AppSpaceChanged | None = ...,
         learning_curve_queued: Global___LearningCurveQueued | None = ...,
+        model_fine_tuning_queued: Global___ModelVersionQueued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "inputs_created", b"inputs_created", "learning_curve_queued", b"learning_curve_queued", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "inputs_created", b"inputs_created", "learning_curve_queued", b"learning_curve_queued", "model_changed", b"model_changed", "model_fine_tuning_queued", b"model_fine_tuning_queued", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_id", b"app_id", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "id", b"id", "inputs_created", b"inputs_created", "learning_curve_queued", b"learning_curve_queued", "model_changed", b"model_changed", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "traceparent", b"traceparent", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_deleted", b"app_deleted", "app_id", b"app_id", "app_space_changed", b"app_space_changed", "create_time", b"create_time", "id", b"id", "inputs_created", b"inputs_created", "learning_curve_queued", b"learning_curve_queued", "model_changed", b"model_changed", "model_fine_tuning_queued", b"model_fine_tuning_queued", "model_version_changed", b"model_version_changed", "model_version_completed", b"model_version_completed", "model_version_queued", b"model_version_queued", "payload", b"payload", "traceparent", b"traceparent", "upgrade_changed", b"upgrade_changed", "usage_recorded", b"usage_recorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inputs_created", "model_version_queued", "model_version_changed", "model_changed", "app_deleted", "usage_recorded", "model_version_completed", "upgrade_changed", "app_space_changed", "learning_curve_queued"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["inputs_created", "model_version_queued", "model_version_changed", "model_changed", "app_deleted", "usage_recorded", "model_version_completed", "upgrade_changed", "app_space_changed", "learning_curve_queued", "model_fine_tuning_queued"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

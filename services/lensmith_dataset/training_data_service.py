@@ -46,14 +46,23 @@ class TrainingDataServicer(TrainingDataServiceServicer):
         space = request.space
         concepts = list(request.concepts) or None
         async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
-            counts = await training_data.count_by_concept(connection, request.app_id, space, concepts)
-            annotated, pending = await training_data.count_inputs(connection, request.app_id, space, concepts)
+            left_out = await training_data.apart(connection, request.app_id, space)
+            counts = await training_data.count_by_concept(connection, request.app_id, concepts, left_out)
+            annotated = await training_data.count_annotated(connection, request.app_id, concepts, left_out)
+            pending = await training_data.count_pending(connection, request.app_id, space)
+            tests = None
+            if request.tests:
+                found = await training_data.count_tests(connection, request.app_id, space, concepts)
+                tests = pb.TestInputCount(
+                    inputs=found.inputs, annotated=found.annotated, positives=found.positives, numbers=found.numbers
+                )
             cursor = await new_annotations.cursor(connection)
         return pb.CountTrainingDataResponse(
             concepts=[concept_count_to_proto(count) for count in counts],
             annotated_inputs=annotated,
             pending_inputs=pending,
             annotations_cursor=cursor,
+            tests=tests,
         )
 
     async def CountNewAnnotations(

@@ -20,6 +20,16 @@ class TrainingCount:
 
 
 @dataclass(frozen=True, slots=True)
+class TestCount:
+    """What an app has to test on: inputs kept for testing, and those with a vector by how they are annotated."""
+
+    inputs: int
+    annotated: int
+    positives: int
+    numbers: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingState:
     """The state of one input now.
 
@@ -37,13 +47,41 @@ class TrainingState:
     labels: Sequence[Label]
 
 
-_CONCEPTS = "app_id = $1 AND ($3::text[] IS NULL OR own_id = ANY($3))"
+_CONCEPTS = "app_id = $1 AND ($2::text[] IS NULL OR own_id = ANY($2))"
+_COUNTED = f"""label.app_id = $1
+    AND ($2::text[] IS NULL OR label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS}))
+    AND NOT EXISTS (SELECT FROM unnest($3::bigint[]) AS left_out WHERE left_out = label.input_id)"""
+
+
+async def apart(connection: Connection, app_id: int, space: str) -> list[int]:
+    """Return the inputs that nothing is learnt from: marked as test, or without a vector of the space.
+
+    They are few as a rule, so what is counted is counted without looking up each input and its vector.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id FROM inputs AS input
+        WHERE app_id = $1 AND (test OR NOT EXISTS (
+            SELECT FROM embeddings AS vector
+            WHERE vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id))
+        """,
+        app_id,
+        space,
+    )
+    return [row["id"] for row in rows]
 
 
 async def count_by_concept(
-    connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None
+    connection: Connection, app_id: int, concepts: Sequence[str] | None, left_out: Sequence[int]
 ) -> list[TrainingCount]:
-    """Count what there is of concepts (None: of all), in order of own id; unknown ones are left out."""
+    """Count what there is of concepts (None: of all), in order of own id; unknown ones are left out.
+
+    Args:
+        connection: in the transaction of `apart`.
+        app_id: whose.
+        concepts: own ids.
+        left_out: inputs that do not count.
+    """
     rows = await connection.fetch(
         f"""
         SELECT concept.own_id AS concept, concept.display_name, coalesce(positives, 0) AS positives,
@@ -53,39 +91,31 @@ async def count_by_concept(
             SELECT label.concept_id, count(*) FILTER (WHERE positive) AS positives,
                    count(*) FILTER (WHERE NOT positive) AS negatives, count(number) AS numbers
             FROM annotations AS label
-            JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
-            JOIN embeddings AS vector
-                ON vector.app_id = $1 AND vector.space = $2 AND vector.input_id = label.input_id
-            WHERE label.app_id = $1 AND label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS})
+            WHERE {_COUNTED}
             GROUP BY label.concept_id
         ) AS counted ON counted.concept_id = concept.id
         ORDER BY concept.own_id
         """,
         app_id,
-        space,
         concepts,
+        left_out,
     )
     return [TrainingCount(**row) for row in rows]
 
 
-async def count_inputs(
-    connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None
-) -> tuple[int, int]:
-    """Count the inputs to train on that carry any annotation of the concepts, and those that wait for a vector."""
-    annotated = await connection.fetchval(
-        f"""
-        SELECT count(*) FROM inputs AS input
-        JOIN embeddings AS vector ON vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id
-        WHERE input.app_id = $1 AND NOT input.test AND EXISTS (
-            SELECT FROM annotations AS label WHERE label.app_id = $1 AND label.input_id = input.id
-                AND label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS})
-        )
-        """,
-        app_id,
-        space,
-        concepts,
+async def count_annotated(
+    connection: Connection, app_id: int, concepts: Sequence[str] | None, left_out: Sequence[int]
+) -> int:
+    """Count the inputs that carry any annotation of the concepts (None: of all), but those left out."""
+    count: int = await connection.fetchval(
+        f"SELECT count(DISTINCT label.input_id) FROM annotations AS label WHERE {_COUNTED}", app_id, concepts, left_out
     )
-    pending = await connection.fetchval(
+    return count
+
+
+async def count_pending(connection: Connection, app_id: int, space: str) -> int:
+    """Count the inputs that wait for a vector of the space."""
+    count: int = await connection.fetchval(
         """
         SELECT (SELECT count(*) FROM inputs WHERE app_id = $1 AND status = 1)
              + (SELECT count(*) FROM missing_embeddings WHERE app_id = $1 AND space = $2 AND error IS NULL)
@@ -93,7 +123,34 @@ async def count_inputs(
         app_id,
         space,
     )
-    return annotated, pending
+    return count
+
+
+async def count_tests(connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None) -> TestCount:
+    """Count the inputs that are kept for testing, and how many of them can be tested on."""
+    row = await connection.fetchrow(
+        f"""
+        SELECT count(*) AS inputs, count(*) FILTER (WHERE seen AND labels > 0) AS annotated,
+               count(*) FILTER (WHERE seen AND positives > 0) AS positives,
+               count(*) FILTER (WHERE seen AND numbers > 0) AS numbers
+        FROM (
+            SELECT EXISTS (SELECT FROM embeddings AS vector
+                           WHERE vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id) AS seen,
+                   said.labels, said.positives, said.numbers
+            FROM inputs AS input CROSS JOIN LATERAL (
+                SELECT count(*) AS labels, count(*) FILTER (WHERE label.positive) AS positives,
+                       count(label.number) AS numbers
+                FROM annotations AS label WHERE label.app_id = $1 AND label.input_id = input.id
+                    AND label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS})
+            ) AS said
+            WHERE input.app_id = $1 AND input.test
+        ) AS tested
+        """,
+        app_id,
+        space,
+        concepts,
+    )
+    return TestCount(**row)
 
 
 async def states(connection: Connection, app_id: int, space: str, ids: Sequence[int]) -> list[TrainingState]:

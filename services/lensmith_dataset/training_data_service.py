@@ -9,7 +9,7 @@ from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
 from lensmith_dataset.converters import concept_count_to_proto, near_input_to_proto, training_input_to_proto
 from lensmith_dataset.recent_blobs import RecentBlobs
-from lensmith_dataset.store import apps, inputs, nearest, new_annotations, training_data
+from lensmith_dataset.store import apps, inputs, nearest, new_annotations, testing_data, training_data
 from lensmith_dataset.vectors import halfvec_from_float16
 from lensmith_platform import change_feed
 from lensmith_platform.blobs import blob_key
@@ -52,7 +52,7 @@ class TrainingDataServicer(TrainingDataServiceServicer):
             pending = await training_data.count_pending(connection, request.app_id, space)
             tests = None
             if request.tests:
-                found = await training_data.count_tests(connection, request.app_id, space, concepts)
+                found = await testing_data.count_tests(connection, request.app_id, space, concepts)
                 tests = pb.TestInputCount(
                     inputs=found.inputs, annotated=found.annotated, positives=found.positives, numbers=found.numbers
                 )

@@ -9,14 +9,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from lensmith_api.internal.v1.training_data_service_pb2 import ConceptCount, CountTrainingDataResponse
+from lensmith_api.internal.v1.training_data_service_pb2 import ConceptCount, CountTrainingDataResponse, TestInputCount
 from lensmith_platform.errors import PreconditionError
 from lensmith_registry.store import ModelDefinition
 from lensmith_vision import preflight as vision
 from lensmith_vision.heads import HeadType
 from lensmith_vision.preflight import Finding, Severity, check_counts
 
-__all__ = ["Preflight", "concepts_to_count", "look", "refuse"]
+__all__ = ["Preflight", "concepts_to_count", "look", "look_at_tests", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,20 @@ def _is_class(row: ConceptCount) -> bool:
         return True
     # Numbers alone are there for a regression; an unused `not-…` is left of a model that was deleted.
     return not row.numbers and not row.concept.startswith("not-")
+
+
+def look_at_tests(definition: ModelDefinition, tests: TestInputCount) -> list[Finding]:
+    """Judge what there is to evaluate a model on, where it is to be evaluated on the pictures marked as test."""
+    usable = {"multi_class": tests.positives, "regression": tests.numbers}.get(definition.type, tests.annotated)
+    if usable:
+        return []
+    wanted = "a number" if definition.type == "regression" else "a label"
+    images = {0: "no image is marked as test", 1: "1 image is marked as test"}.get(
+        tests.inputs, f"{tests.inputs} images are marked as test"
+    )
+    seen = f", none of which has {wanted} of the model's concepts and its vector" if tests.inputs else ""
+    message = f"{images}{seen}: mark and label some, or choose another evaluation"
+    return [Finding("NO_TEST_IMAGES", Severity.ERROR, message)]
 
 
 def refuse(name: str, findings: Sequence[Finding]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest
-from lensmith_api.v1.training_settings_pb2 import TrainingSettings
+from lensmith_api.v1.training_settings_pb2 import EvaluationMethod, TrainingSettings
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import AlreadyExistsError, PreconditionError
 from lensmith_platform.principal import AppRef
@@ -32,7 +32,7 @@ from lensmith_registry.converters import (
     model_to_proto,
 )
 from lensmith_registry.preflight import Preflight
-from lensmith_registry.store import ModelRow
+from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.upgrade_store import UpgradeRow
 from lensmith_registry.version_store import NewVersion, VersionRow
 
@@ -171,13 +171,15 @@ class TrainingStart:
                 )
             negative = await store.negative_concepts(connection, app_id)
         training_settings.check(request.training, model.definition.type, "training")
+        tested = _settings(model.definition, request).evaluation == EvaluationMethod.EVALUATION_METHOD_TEST_SET
         counted = await self._training_data.CountTrainingData(
             CountTrainingDataRequest(
-                app_id=app_id, space=base.space, concepts=preflight.concepts_to_count(model.definition)
+                app_id=app_id, space=base.space, concepts=preflight.concepts_to_count(model.definition), tests=tested
             )
         )
         looked = preflight.look(model.definition, counted, negative)
-        preflight.refuse(model.name, looked.findings)
+        untestable = preflight.look_at_tests(model.definition, counted.tests) if tested else []
+        preflight.refuse(model.name, [*looked.findings, *untestable])
         return _Judged(model, base, looked, counted.annotations_cursor)
 
     async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
@@ -212,9 +214,6 @@ class TrainingStart:
         snapshot = json_from_message(
             model_to_proto(replace(model, definition=definition, latest_version=number, retrain_error=None))
         )
-        settings = training_settings.resolve(
-            message_from_json(definition.training, TrainingSettings()), request.training, definition.type
-        )
         row = await version_store.insert_version(
             connection,
             model,
@@ -231,7 +230,7 @@ class TrainingStart:
                 note=request.note,
                 actor=request.actor,
                 upgrade=upgrade,
-                training=json_from_message(settings),
+                training=json_from_message(_settings(definition, request)),
             ),
         )
         if not upgrade:
@@ -246,3 +245,8 @@ class TrainingStart:
         if earlier is None:
             raise PreconditionError("VERSION_NOT_FOUND", "the version that this request_id queued was deleted")
         return earlier
+
+
+def _settings(definition: ModelDefinition, request: TrainingRequest) -> TrainingSettings:
+    of_model = message_from_json(definition.training, TrainingSettings())
+    return training_settings.resolve(of_model, request.training, definition.type)

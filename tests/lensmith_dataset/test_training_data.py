@@ -131,6 +131,11 @@ async def test_counts_tell_what_there_is_to_train_on(rig: Rig) -> None:
     await rig.create(new_input(picture(5), annotations=[positive]))
     space = rig.registry.base_model.space
 
+    async def tests(*concepts: str) -> tuple[int, int, int, int]:
+        request = CountTrainingDataRequest(app_id=7, space=space, concepts=concepts, tests=True)
+        found = (await rig.training.CountTrainingData(request, metadata=rig.token("registry", 7))).tests
+        return found.inputs, found.annotated, found.positives, found.numbers
+
     async def count(*concepts: str, space: str = space) -> tuple[list[tuple[str, int, int, int]], int, int]:
         response = await rig.training.CountTrainingData(
             CountTrainingDataRequest(app_id=7, space=space, concepts=concepts), metadata=rig.token("registry", 7)
@@ -141,6 +146,7 @@ async def test_counts_tell_what_there_is_to_train_on(rig: Rig) -> None:
     assert await count() == ([("glass", 1, 1, 0), ("metal", 0, 0, 1), ("none", 0, 0, 0)], 2, 1)
     assert await count("metal", "unknown") == ([("metal", 0, 0, 1)], 1, 1)
     assert await count("glass", space="another") == ([("glass", 0, 0, 0)], 0, 1)
+    assert (await tests(), await tests("metal")) == ((1, 1, 1, 0), (1, 0, 0, 0))
     rig.inference.open.set()
 
 

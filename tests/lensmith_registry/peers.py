@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,18 @@ BATCH = 64
 def labels_of(labels: Iterable[data_pb.TrainingLabel]) -> dict[str, bool | float]:
     """Labels by concept."""
     return {one.concept: one.number if one.WhichOneof("value") == "number" else one.positive for one in labels}
+
+
+def _tests_among(inputs: Iterable[data_pb.TrainingInput], concepts: Container[str]) -> data_pb.TestInputCount:
+    count = data_pb.TestInputCount()
+    for item in inputs:
+        if item.test:
+            said = {name: value for name, value in labels_of(item.labels).items() if name in concepts and item.vector}
+            count.inputs += 1
+            count.annotated += bool(said)
+            count.positives += any(value is True for value in said.values())
+            count.numbers += any(not isinstance(value, bool) for value in said.values())
+    return count
 
 
 @dataclass
@@ -122,7 +134,8 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         await self.counting.wait()
         known = self.concepts.get(request.app_id, {})
         wanted = [name for name in sorted(known) if not request.concepts or name in request.concepts]
-        rows = [item for _, item in self.inputs.get(request.app_id, {}).values() if item.vector and not item.deleted]
+        there = [item for _, item in self.inputs.get(request.app_id, {}).values() if not item.deleted]
+        rows = [item for item in there if item.vector and not item.test]
         counts = {name: data_pb.ConceptCount(concept=name, display_name=known[name]) for name in wanted}
         annotated = 0
         for item in rows:
@@ -141,6 +154,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
             annotated_inputs=annotated,
             pending_inputs=self.pending,
             annotations_cursor=str(self.changes),
+            tests=_tests_among(there, counts) if request.tests else None,
         )
 
     async def CountNewAnnotations(self, request, context):

@@ -1,10 +1,17 @@
 """Training settings: who says what, what is refused, and that a version keeps what it was trained with."""
 
+import numpy as np
 import pytest
 
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
-from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingMode, TrainingSettings
+from lensmith_api.v1.training_settings_pb2 import (
+    EvaluationMethod,
+    HeadTier,
+    ThresholdAim,
+    TrainingMode,
+    TrainingSettings,
+)
 from tests.lensmith_registry.rig import DIM, MULTI_CLASS, MULTI_LABEL, REGRESSION, TRASH, Rig, refusal
 
 AUTO, LINEAR, KERNEL = HeadTier.HEAD_TIER_AUTO, HeadTier.HEAD_TIER_LINEAR, HeadTier.HEAD_TIER_KERNEL
@@ -54,3 +61,25 @@ async def test_settings_are_refused_when_they_do_not_fit_the_model(rig: Rig, kin
     request = pb.TrainModelRequest(name="apps/trash/models/sorter", training=settings)
     refused = await refusal(rig.models.TrainModel(request, metadata=rig.key()))
     assert (refused.reason, refused.metadata["field"]) == ("TRAINING_SETTINGS_INVALID", f"training.{field}")
+
+
+async def test_training_is_refused_when_there_is_nothing_to_test_on(rig: Rig):
+    rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
+    await rig.create("sorter")
+    on_tests = TrainingSettings(evaluation=EvaluationMethod.EVALUATION_METHOD_TEST_SET)
+    request = pb.TrainModelRequest(name="apps/trash/models/sorter", training=on_tests)
+    vector = np.zeros(DIM, np.float16)
+    for uid, labels, said in (
+        ("", {}, "no image is marked as test:"),
+        ("tested-0", {}, "1 image is marked as test, none of which"),
+        # What is no sign of any of the concepts tells nothing of how well they are told apart.
+        ("tested-1", {"glass": False}, "2 images are marked as test, none of which"),
+    ):
+        if uid:
+            rig.dataset.add(TRASH, uid, vector, labels, test=True)
+        refused = await refusal(rig.models.TrainModel(request, metadata=rig.key()))
+        assert refused.reason == "TRAINING_NO_TEST_IMAGES"
+        assert said in refused.metadata["text"], refused.metadata["text"]
+    assert (await rig.train("sorter")).number == 1
+    rig.dataset.add(TRASH, "tested-2", vector, {"glass": True}, test=True)
+    assert (await rig.models.TrainModel(request, metadata=rig.key())).number == 2

@@ -20,16 +20,6 @@ class TrainingCount:
 
 
 @dataclass(frozen=True, slots=True)
-class TestCount:
-    """What an app has to test on: inputs kept for testing, and those with a vector by how they are annotated."""
-
-    inputs: int
-    annotated: int
-    positives: int
-    numbers: int
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingState:
     """The state of one input now.
 
@@ -124,33 +114,6 @@ async def count_pending(connection: Connection, app_id: int, space: str) -> int:
         space,
     )
     return count
-
-
-async def count_tests(connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None) -> TestCount:
-    """Count the inputs that are kept for testing, and how many of them can be tested on."""
-    row = await connection.fetchrow(
-        f"""
-        SELECT count(*) AS inputs, count(*) FILTER (WHERE seen AND labels > 0) AS annotated,
-               count(*) FILTER (WHERE seen AND positives > 0) AS positives,
-               count(*) FILTER (WHERE seen AND numbers > 0) AS numbers
-        FROM (
-            SELECT EXISTS (SELECT FROM embeddings AS vector
-                           WHERE vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id) AS seen,
-                   said.labels, said.positives, said.numbers
-            FROM inputs AS input CROSS JOIN LATERAL (
-                SELECT count(*) AS labels, count(*) FILTER (WHERE label.positive) AS positives,
-                       count(label.number) AS numbers
-                FROM annotations AS label WHERE label.app_id = $1 AND label.input_id = input.id
-                    AND label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS})
-            ) AS said
-            WHERE input.app_id = $1 AND input.test
-        ) AS tested
-        """,
-        app_id,
-        space,
-        concepts,
-    )
-    return TestCount(**row)
 
 
 async def states(connection: Connection, app_id: int, space: str, ids: Sequence[int]) -> list[TrainingState]:

@@ -15,7 +15,6 @@ from lensmith_platform.errors import DependencyUnavailableError, InternalError
 from lensmith_vision import heads
 from lensmith_vision.errors import VisionError
 from lensmith_vision.heads import Head
-from lensmith_vision.networks import is_network_space
 from lensmith_vision.pack import (
     CARD_FILE,
     LABELS_FILE,
@@ -63,8 +62,8 @@ class Artefacts:
             LensmithError: Registry is away or gave something else than the pack.
         """
         space, sha256 = base_model.space, base_model.sha256
-        # Both become part of a path. Spaces of networks are kept apart, so that none ever stands for a base model.
-        if not is_space_id(space) or not _SHA256.fullmatch(sha256) or is_network_space(space) != bool(network):
+        # Both become part of a path.
+        if not is_space_id(space) or not _SHA256.fullmatch(sha256):
             raise InternalError("BASE_MODEL_INVALID", f"{base_model.name} has an impossible space or hash")
         folder = self._networks if network else self._packs
         kept = folder.place(space, sha256)

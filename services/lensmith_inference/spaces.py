@@ -18,7 +18,7 @@ from lensmith_platform.principal import current_call_or_none
 from lensmith_vision.card import Card
 from lensmith_vision.engine import Engine
 from lensmith_vision.errors import VisionError
-from lensmith_vision.networks import is_network_id
+from lensmith_vision.networks import is_network_id, is_network_space
 
 __all__ = ["MEMORY_OF_BYTES", "Spaces"]
 
@@ -72,6 +72,9 @@ class Spaces:
             DependencyUnavailableError: It is still being loaded when the call has to answer.
             LensmithError: Its pack cannot be had, or does not give its golden vectors on this machine.
         """
+        if is_network_space(base_model.space) != bool(network):
+            # Whatever registry says, no customer's network is ever taken for one that everybody shares.
+            raise InternalError("BASE_MODEL_INVALID", f"{base_model.name} has the space of another kind of network")
         load = partial(self._load_network if network else self._load_base, base_model, network)
         call = current_call_or_none()
         until = call.deadline - _ANSWER_SECONDS if call is not None and call.deadline is not None else None

@@ -1,5 +1,6 @@
 """What inference asks: a registry with packs and heads, and a dataset with training pictures."""
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -30,6 +31,12 @@ from tests.peers import abort
 CHUNK = 1 << 20
 
 
+def _opened() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Registry(ServingServiceServicer, BaseModelServiceServicer):
     """Knows models, and sends packs and heads."""
@@ -42,6 +49,8 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
     calls: Counter = field(default_factory=Counter)
     general: dict[str, serving_pb.ServedModel] = field(default_factory=dict)
     corrupt: bool = False
+    networks: dict[str, Path] = field(default_factory=dict)
+    networks_open: asyncio.Event = field(default_factory=_opened)
 
     def add_pack(self, folder: Path) -> BaseModel:
         card = load_card(folder)
@@ -86,6 +95,16 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
         self.production[(app_id, model)] = number
         return served
 
+    def add_network(self, served: serving_pb.ServedModel, folder: Path) -> None:
+        """Give a version a network of its own."""
+        card = load_card(folder)
+        served.network_artefact = f"networks/7/{served.version_uid}/1"
+        self.networks[served.network_artefact] = folder
+        network = BaseModel(
+            name=served.name, space=space_of(card).id, sha256=card.sha256, size_bytes=card.bytes, version="1"
+        )
+        served.base_model.CopyFrom(network)
+
     async def ResolveModel(self, request, context):
         self.calls["ResolveModel"] += 1
         versions = self.models.get((request.app_id, request.model))
@@ -127,7 +146,12 @@ class Registry(ServingServiceServicer, BaseModelServiceServicer):
         if request.WhichOneof("artefact") == "head":
             self.calls["head"] += 1
             data = self.heads[request.head]
+        elif request.WhichOneof("artefact") == "network_file":
+            self.calls["network"] += 1
+            await self.networks_open.wait()
+            data = (self.networks[request.network_file.network] / request.network_file.file_name).read_bytes()
         else:
+            self.calls["pack"] += 1
             data = (self.folders[request.pack_file.space] / request.pack_file.file_name).read_bytes()
         if self.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])

@@ -121,15 +121,26 @@ def concept_count_to_proto(count: TrainingCount) -> ConceptCount:
 
 def training_input_to_proto(state: TrainingState) -> TrainingInput:
     """Convert the state of an input."""
+    item = TrainingInput()
+    fill_training_input(item, state)
+    return item
+
+
+def fill_training_input(item: TrainingInput, state: TrainingState) -> None:
+    """Write the state of an input into an empty message: one of a stream is not copied into it."""
+    item.input_uid = str(state.uid)
     if state.deleted:
-        return TrainingInput(input_uid=str(state.uid), deleted=True)
-    return TrainingInput(
-        input_uid=str(state.uid),
-        sha256=state.sha256,
-        test=state.test,
-        vector=float16_from_halfvec(state.vector),
-        labels=[_training_label(label) for label in state.labels],
-    )
+        item.deleted = True
+        return
+    item.sha256, item.test = state.sha256, state.test
+    item.vector = float16_from_halfvec(state.vector)
+    for label in state.labels:
+        said = item.labels.add()
+        said.concept = label.concept
+        if label.number is not None:
+            said.number = label.number
+        else:
+            said.positive = bool(label.positive)
 
 
 def near_input_to_proto(app: str, row: NearInput) -> NearestTrainingInput:

@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 
 from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
-from lensmith_dataset.converters import concept_count_to_proto, near_input_to_proto, training_input_to_proto
+from lensmith_dataset.converters import concept_count_to_proto, fill_training_input, near_input_to_proto
 from lensmith_dataset.recent_blobs import RecentBlobs
 from lensmith_dataset.store import apps, inputs, nearest, new_annotations, testing_data, training_data
 from lensmith_dataset.vectors import halfvec_from_float16
@@ -16,7 +16,7 @@ from lensmith_platform.blobs import blob_key
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import DependencyUnavailableError, InvalidInputError, NotFoundError
 
-_BATCH = 500
+_BATCH = 1000
 _POLL_SECONDS = 0.05
 _MOST_PICTURES = 1000
 _PICTURES_AT_ONCE = 4
@@ -104,32 +104,47 @@ class TrainingDataServicer(TrainingDataServiceServicer):
             DependencyUnavailableError: FEED_BEHIND: a transaction wrote for so long that what was committed meanwhile
                 cannot be told yet.
         """
-        cursor, space = request.cursor, request.space
         async with self._database.transaction(request.app_id) as connection:
             await change_feed.heal(connection, request.app_id)
         newest, waited = 0, 0.0
-        while True:
-            # One snapshot for the feed and the states; the transaction is over before anything is sent or waited for.
-            async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
-                changes = await change_feed.read(connection, request.app_id, cursor, _BATCH)
-                states = await training_data.states(connection, request.app_id, space, changes.ids)
-            cursor, newest = changes.next_cursor, newest or changes.newest
-            at_end = len(changes.ids) < _BATCH
-            complete = at_end and changes.horizon >= newest
-            if states or complete:
-                yield pb.StreamTrainingDataResponse(
-                    inputs=[training_input_to_proto(state) for state in states], next_cursor=cursor if complete else ""
-                )
-            if complete:
-                return
-            if at_end:
-                if waited >= self._feed_wait_seconds:
-                    raise DependencyUnavailableError(
-                        "FEED_BEHIND",
-                        f"what was changed waits for a transaction that has been writing for over {waited:.0f} s",
-                    )
-                await asyncio.sleep(_POLL_SECONDS)
-                waited += _POLL_SECONDS
+        reading = asyncio.create_task(self._read(request, request.cursor))
+        try:
+            while True:
+                changes, states = await reading
+                cursor, newest = changes.next_cursor, newest or changes.newest
+                at_end = len(changes.ids) < _BATCH
+                complete = at_end and changes.horizon >= newest
+                if not at_end:
+                    # Postgres reads on while this part is laid out and sent.
+                    reading = asyncio.create_task(self._read(request, cursor))
+                if states or complete:
+                    response = pb.StreamTrainingDataResponse(next_cursor=cursor if complete else "")
+                    for state in states:
+                        fill_training_input(response.inputs.add(), state)
+                    yield response
+                if complete:
+                    return
+                if at_end:
+                    if waited >= self._feed_wait_seconds:
+                        raise DependencyUnavailableError(
+                            "FEED_BEHIND",
+                            f"what was changed waits for a transaction that has been writing for over {waited:.0f} s",
+                        )
+                    await asyncio.sleep(_POLL_SECONDS)
+                    waited += _POLL_SECONDS
+                    reading = asyncio.create_task(self._read(request, cursor))
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(
+        self, request: pb.StreamTrainingDataRequest, cursor: str
+    ) -> tuple[change_feed.Changes, list[training_data.TrainingState]]:
+        """Read a part of the feed and the states in it, in one snapshot; nothing is sent or waited for meanwhile."""
+        app_id = request.app_id
+        async with self._database.transaction(app_id, isolation="repeatable read") as connection:
+            changes = await change_feed.read(connection, app_id, cursor, _BATCH)
+            return changes, await training_data.states(connection, app_id, request.space, changes.ids)
 
     async def StreamPictures(
         self,

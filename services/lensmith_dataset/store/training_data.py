@@ -26,7 +26,7 @@ class TrainingState:
     Attributes:
         uid: uid of the input.
         deleted: whether it is gone; the rest is empty then.
-        vector: halfvec of the space; empty: none yet.
+        vector: halfvec of the space; empty: none yet, or nothing to learn from it.
     """
 
     uid: UUID
@@ -117,7 +117,7 @@ async def count_pending(connection: Connection, app_id: int, space: str) -> int:
 
 
 async def states(connection: Connection, app_id: int, space: str, ids: Sequence[int]) -> list[TrainingState]:
-    """Return the states of inputs of the change feed, of those that are gone too."""
+    """Return the states of inputs of the change feed, of those that are gone too; vectors only of what has labels."""
     labels: dict[int, list[Label]] = {}
     for row in await connection.fetch(
         """
@@ -139,6 +139,7 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
         LEFT JOIN inputs AS input ON input.app_id = $1 AND input.id = change.input_id
         LEFT JOIN embeddings AS vector
             ON vector.app_id = $1 AND vector.space = $3 AND vector.input_id = change.input_id
+                AND vector.input_id = ANY($4::bigint[])
         WHERE change.app_id = $1 AND change.input_id = ANY($2::bigint[])
             AND coalesce(input.uid, change.deleted_uid) IS NOT NULL
         ORDER BY change.input_id
@@ -146,6 +147,8 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
         app_id,
         ids,
         space,
+        # Nothing is learnt from what nobody has labelled, and it comes again with its first label.
+        list(labels),
     )
     return [
         TrainingState(

@@ -37,6 +37,7 @@ from lensmith_registry.learning_curve_job_service import LearningCurveJobService
 from lensmith_registry.learning_curves import LearningCurves
 from lensmith_registry.model_service import ModelServicer
 from lensmith_registry.models import Models
+from lensmith_registry.networks import Networks
 from lensmith_registry.packs import PackInstaller
 from lensmith_registry.retraining import Retrainer
 from lensmith_registry.serving_service import ServingServicer
@@ -115,7 +116,8 @@ class RegistryService:
         self._base_models = BaseModelServicer(database, blobs, pager, self._installer, settings.max_pack_bytes)
         self._upgrades = UpgradeServicer(database, pager, watchers, settings.watch_poll_seconds)
         self._serving = ServingServicer(database, blobs)
-        self._jobs = TrainingJobServicer(database, blobs, settings.lease_seconds, settings.max_attempts)
+        networks = Networks(database, blobs, settings.lease_seconds, settings.max_pack_bytes)
+        self._jobs = TrainingJobServicer(database, blobs, networks, settings.lease_seconds, settings.max_attempts)
         self._suggestions = SuggestionServicer(database, pager, CurationServiceStub(dataset), training_data)
         self._suggestion_jobs = SuggestionJobServicer(database, blobs)
         self._learning_curve_jobs = LearningCurveJobServicer(database)

@@ -18,6 +18,7 @@ from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.outbox import publish
 
 __all__ = [
+    "fine_tuning_queued",
     "learning_curve_queued",
     "model_changed",
     "model_changed_event",
@@ -42,6 +43,11 @@ async def model_changed(connection: Connection, app_id: int, model: str, version
 async def version_queued(connection: Connection, app_id: int, uid: UUID) -> None:
     """Tell trainers that a version waits."""
     await publish(connection, Event(app_id=app_id, model_version_queued=ModelVersionQueued(version_uid=str(uid))))
+
+
+async def fine_tuning_queued(connection: Connection, app_id: int, uid: UUID) -> None:
+    """Tell trainers that fine-tune that a version waits whose whole network is to learn."""
+    await publish(connection, Event(app_id=app_id, model_fine_tuning_queued=ModelVersionQueued(version_uid=str(uid))))
 
 
 async def version_changed(connection: Connection, app_id: int, uid: UUID) -> None:

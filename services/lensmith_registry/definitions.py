@@ -97,6 +97,8 @@ def _check(definition: ModelDefinition) -> None:
     _check_concepts(definition)
     settings = message_from_json(definition.training, TrainingSettings())
     training_settings.check(settings, definition.type, "model.training")
+    together = training_settings.resolve(settings, TrainingSettings(), definition.type)
+    training_settings.check_together(together, "model.training")
     if definition.closed_environment and definition.type != "multi_label":
         raise _invalid("MODEL_INVALID", "model.closed_environment", "only a multi_label model may have one")
     bounds = {"min_value": definition.min_value, "max_value": definition.max_value}

@@ -10,7 +10,17 @@ from lensmith_platform.blobs import Blobs
 from lensmith_platform.bus import Bus
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import NotFoundError
-from lensmith_registry import changes, learning_curve_store, request_store, store, version_state_store, version_store
+from lensmith_registry import (
+    changes,
+    learning_curve_store,
+    network_store,
+    request_store,
+    store,
+    version_purge_store,
+    version_state_store,
+    version_store,
+)
+from lensmith_registry.networks import network_prefix
 
 __all__ = ["Caretaker"]
 
@@ -64,7 +74,8 @@ class Caretaker:
         """Tell the bus again of versions that nobody has worked on for too long."""
         async with self._database.transaction(None) as connection:
             for version in await version_state_store.unfinished(connection, self._silent_seconds, _BATCH):
-                announce = changes.version_completed if version.completed else changes.version_queued
+                queued = changes.fine_tuning_queued if version.fine_tuning else changes.version_queued
+                announce = changes.version_completed if version.completed else queued
                 await announce(connection, version.app_id, version.uid)
                 _LOG.warning("version %s waits for too long; the bus is told again", version.uid)
 
@@ -79,14 +90,34 @@ class Caretaker:
         """Remove the bytes and rows of what was deleted long enough ago, and old request ids."""
         while True:
             async with self._database.transaction(None) as connection:
-                candidates = await version_store.purge_candidates(connection, self._grace_seconds, _BATCH)
+                candidates = await version_purge_store.purge_candidates(connection, self._grace_seconds, _BATCH)
             # Bytes before rows: a row that is still there is found again by the next round.
-            await self._blobs.delete([key for _, _, keys in candidates for key in keys])
+            await self._blobs.delete([key for candidate in candidates for key in candidate.blobs])
+            for candidate in candidates:
+                if candidate.has_network:
+                    await self._delete_networks(candidate.app_id, candidate.uid)
             async with self._database.transaction(None) as connection:
-                for app_id, version_id, _ in candidates:
-                    await version_store.remove_version(connection, app_id, version_id)
+                for candidate in candidates:
+                    await version_purge_store.remove_version(connection, candidate.app_id, candidate.id)
             if len(candidates) < _BATCH:
                 break
+        await self._purge_networks()
         async with self._database.transaction(None) as connection:
             await store.purge_models(connection, self._grace_seconds)
             await request_store.purge_requests(connection, self._grace_seconds)
+
+    async def _purge_networks(self) -> None:
+        """Remove the networks of versions that failed, were cancelled, or kept the head that they had before."""
+        while True:
+            async with self._database.transaction(None) as connection:
+                left = await network_store.left_behind(connection, _BATCH)
+            for network in left:
+                await self._delete_networks(network.app_id, network.version_uid)
+            async with self._database.transaction(None) as connection:
+                for network in left:
+                    await network_store.forget(connection, network)
+            if len(left) < _BATCH:
+                return
+
+    async def _delete_networks(self, app_id: int, version_uid: UUID) -> None:
+        await self._blobs.delete(list(await self._blobs.list(network_prefix(app_id, str(version_uid)))))

@@ -171,7 +171,9 @@ class TrainingStart:
                 )
             negative = await store.negative_concepts(connection, app_id)
         training_settings.check(request.training, model.definition.type, "training")
-        tested = _settings(model.definition, request).evaluation == EvaluationMethod.EVALUATION_METHOD_TEST_SET
+        settings = _settings(model.definition, request)
+        training_settings.check_together(settings, "training")
+        tested = settings.evaluation == EvaluationMethod.EVALUATION_METHOD_TEST_SET
         counted = await self._training_data.CountTrainingData(
             CountTrainingDataRequest(
                 app_id=app_id, space=base.space, concepts=preflight.concepts_to_count(model.definition), tests=tested
@@ -214,6 +216,7 @@ class TrainingStart:
         snapshot = json_from_message(
             model_to_proto(replace(model, definition=definition, latest_version=number, retrain_error=None))
         )
+        settings = _settings(definition, request)
         row = await version_store.insert_version(
             connection,
             model,
@@ -230,12 +233,14 @@ class TrainingStart:
                 note=request.note,
                 actor=request.actor,
                 upgrade=upgrade,
-                training=json_from_message(_settings(definition, request)),
+                training=json_from_message(settings),
             ),
         )
         if not upgrade:
             await retraining_store.note_queued(connection, model, judged.annotations_cursor)
-        await changes.version_queued(connection, model.app_id, row.uid)
+        # On a subject of its own, so that seconds never wait for hours.
+        queued = changes.fine_tuning_queued if training_settings.fine_tunes(settings) else changes.version_queued
+        await queued(connection, model.app_id, row.uid)
         await changes.version_changed(connection, model.app_id, row.uid)
         return row
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 from lensmith_api.internal.v1 import training_job_service_pb2_grpc
@@ -14,6 +15,8 @@ from lensmith_api.internal.v1.training_job_service_pb2 import (
     ClaimModelVersionRequest,
     CompleteModelVersionRequest,
     FailModelVersionRequest,
+    PutNetworkFileRequest,
+    PutNetworkFileResponse,
     ReportProgressRequest,
     ReportProgressResponse,
     TrainingJob,
@@ -27,6 +30,8 @@ from lensmith_platform.errors import ConflictError, InvalidInputError, Precondit
 from lensmith_registry import changes, version_state_store, version_store
 from lensmith_registry.converters import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.evaluation_scores import out_of_fold_key
+from lensmith_registry.network_store import StoredNetwork
+from lensmith_registry.networks import Networks
 from lensmith_registry.serving_service import head_key
 from lensmith_registry.version_inputs import snapshot_key
 from lensmith_registry.version_state_store import Outcome
@@ -34,6 +39,7 @@ from lensmith_registry.version_store import Json, VersionRow
 from lensmith_vision import dataset_snapshot, heads, out_of_fold
 from lensmith_vision import evaluation as vision_evaluation
 from lensmith_vision.errors import VisionError
+from lensmith_vision.heads import Head
 
 __all__ = ["TrainingJobServicer"]
 
@@ -48,13 +54,17 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
     Args:
         database: Of the service's role.
         blobs: Where heads go.
+        networks: Takes in those of fine-tuned versions.
         lease_seconds: How long a lease lasts without a report.
         max_attempts: How often trainers may die over a version.
     """
 
-    def __init__(self, database: Database, blobs: Blobs, lease_seconds: float, max_attempts: int) -> None:
+    def __init__(
+        self, database: Database, blobs: Blobs, networks: Networks, lease_seconds: float, max_attempts: int
+    ) -> None:
         self._database = database
         self._blobs = blobs
+        self._networks = networks
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
 
@@ -99,6 +109,13 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             return ReportProgressResponse(cancelled=True)
         raise _lease_lost(row)
 
+    async def PutNetworkFile(
+        self, request_iterator: AsyncIterator[PutNetworkFileRequest], context: object
+    ) -> PutNetworkFileResponse:
+        """Take in one file of the network of a version in training."""
+        await self._networks.put(request_iterator)
+        return PutNetworkFileResponse()
+
     async def CompleteModelVersion(self, request: CompleteModelVersionRequest, context: object) -> ModelVersion:
         """Store the head, then the outcome; READY follows once serving has been told."""
         app_id, uid = request.app_id, _uid(request.version_uid)
@@ -129,6 +146,8 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         left = (row.head, row.out_of_fold, row.dataset_snapshot)
         await self._blobs.delete([key for key in left if key and key not in blobs])
         await asyncio.gather(*(self._blobs.put(key, data, _BYTES) for key, data in blobs.items()))
+        if outcome.network is not None:
+            await self._networks.drop_others(row, request.lease)
         return await self._database.retry(lambda: self._complete(app_id, uid, request.lease, outcome))
 
     async def FailModelVersion(self, request: FailModelVersionRequest, context: object) -> ModelVersion:
@@ -164,7 +183,11 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             await changes.version_changed(connection, row.app_id, row.uid)
 
     async def _outcome(self, request: CompleteModelVersionRequest, row: VersionRow, head: str) -> Outcome:
-        evaluation, tier = await asyncio.to_thread(_checked_artefacts, request, row.space)
+        space = request.network_space or row.space
+        checked, evaluation = await asyncio.to_thread(_checked_artefacts, request, space)
+        network: StoredNetwork | None = None
+        if request.network_space:
+            network = await self._networks.described(row, request.lease, request.network_space, checked)
         names = dict(zip(row.concepts, row.display_names, strict=True))
         return Outcome(
             head=head,
@@ -176,7 +199,8 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             findings=_merged(row.findings, json_from_messages(request.findings)),
             summary=json_from_message(request.summary),
             evaluation=evaluation,
-            tier=tier,
+            tier=checked.tier,
+            network=network,
         )
 
 
@@ -185,11 +209,11 @@ def _is_completed(row: VersionRow, lease: int, head: str) -> bool:
     return row.completed_at is not None and row.lease == lease and row.head == head
 
 
-def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tuple[Json, str]:
+def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tuple[Head, Json]:
     """Hold what a trainer hands in against its version; a head that serving refuses must not become READY.
 
     Returns:
-        The evaluation, and the tier of the head.
+        The head, and the evaluation.
     """
     try:
         head = heads.load(request.head)
@@ -209,7 +233,7 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
     if not _SHA256.fullmatch(request.dataset_sha256):
         raise InvalidInputError("DATASET_SHA256_INVALID", "dataset_sha256 must be 64 lower-case hexadecimal digits")
     evaluation: Json = json.loads(request.evaluation_json)
-    return evaluation, head.tier
+    return head, evaluation
 
 
 def _merged(queued: Json, trained: Json) -> Json:

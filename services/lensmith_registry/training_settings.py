@@ -11,7 +11,7 @@ from lensmith_api.v1.training_settings_pb2 import (
 )
 from lensmith_platform.errors import InvalidInputError
 
-__all__ = ["check", "resolve"]
+__all__ = ["check", "check_together", "fine_tunes", "resolve"]
 
 
 def check(settings: TrainingSettings, kind: str, field: str) -> None:
@@ -47,22 +47,54 @@ def check(settings: TrainingSettings, kind: str, field: str) -> None:
         raise _invalid(f"{field}.thresholds.{aim}", "must be above 0 and at most 1")
 
 
+def check_together(settings: TrainingSettings, field: str) -> None:
+    """Refuse resolved settings of which one part cannot be had with another, whether model or call named it.
+
+    Args:
+        settings: As `resolve` put them together.
+        field: Where they stand in the request.
+
+    Raises:
+        InvalidInputError: `TRAINING_SETTINGS_INVALID`; the violation names the field.
+    """
+    if not fine_tunes(settings):
+        if settings.max_epochs:
+            raise _invalid(f"{field}.max_epochs", "is for fine-tuning only")
+        return
+    if settings.evaluation != EvaluationMethod.EVALUATION_METHOD_OUT_OF_FOLD:
+        raise _invalid(
+            f"{field}.evaluation",
+            "must be EVALUATION_METHOD_OUT_OF_FOLD where a network is fine-tuned: it is judged fold by fold",
+        )
+
+
 def _check_mode(settings: TrainingSettings, field: str) -> None:
-    if settings.mode not in (TrainingMode.TRAINING_MODE_UNSPECIFIED, TrainingMode.TRAINING_MODE_HEAD):
-        # A refusal is better than a head under another name.
-        raise _invalid(f"{field}.mode", "must be TRAINING_MODE_HEAD: no trainer of this version fine-tunes yet")
-    if settings.max_epochs:
+    if settings.mode not in TrainingMode.values():
+        raise _invalid(f"{field}.mode", f"must be one of {', '.join(TrainingMode.keys()[1:])}")
+    if settings.max_epochs and settings.mode == TrainingMode.TRAINING_MODE_HEAD:
         raise _invalid(f"{field}.max_epochs", "is for fine-tuning only")
 
 
 def resolve(of_model: TrainingSettings, of_call: TrainingSettings, kind: str) -> TrainingSettings:
     """Put the settings of a call, of a model and of the platform together, in this order of weight."""
-    settings = TrainingSettings(tier=HeadTier.HEAD_TIER_AUTO, evaluation=EvaluationMethod.EVALUATION_METHOD_OUT_OF_FOLD)
+    settings = TrainingSettings(
+        tier=HeadTier.HEAD_TIER_AUTO,
+        evaluation=EvaluationMethod.EVALUATION_METHOD_OUT_OF_FOLD,
+        mode=TrainingMode.TRAINING_MODE_HEAD,
+    )
     if kind != "regression":
         settings.thresholds.CopyFrom(ThresholdAim(best_f1=True))
     settings.MergeFrom(of_model)
     settings.MergeFrom(of_call)
+    if of_call.mode == TrainingMode.TRAINING_MODE_HEAD:
+        # A head for once, of a model that is fine-tuned otherwise.
+        settings.ClearField("max_epochs")
     return settings
+
+
+def fine_tunes(settings: TrainingSettings) -> bool:
+    """Tell whether the whole network is to learn."""
+    return settings.mode == TrainingMode.TRAINING_MODE_FINE_TUNE
 
 
 def _invalid(field: str, why: str) -> InvalidInputError:

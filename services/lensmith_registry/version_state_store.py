@@ -9,10 +9,11 @@ trainer writes carries its lease, a number that grows with every claim: a traine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from uuid import UUID
 
 from lensmith_platform.db.unit_of_work import Connection
+from lensmith_registry.network_store import StoredNetwork
 from lensmith_registry.version_store import Json, changed, follow
 
 __all__ = [
@@ -43,6 +44,7 @@ class Outcome:
     summary: Json
     evaluation: Json
     tier: str
+    network: StoredNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Unfinished:
     app_id: int
     uid: UUID
     completed: bool
+    fine_tuning: bool
 
 
 async def claim(connection: Connection, app_id: int, uid: UUID, trainer: str, lease_seconds: float) -> bool:
@@ -132,7 +135,9 @@ async def complete(connection: Connection, app_id: int, uid: UUID, lease: int, o
     record = await connection.fetchrow(
         """UPDATE model_versions SET completed_at = now(), fraction = 1, stage = 'storing', progress_message = '',
              concepts = $5, display_names = $6, thresholds = $7, input_count = $8, dataset_sha256 = $9, findings = $10,
-             summary = $11, evaluation = $12, tier = $13, announced_at = now(), revision = revision + 1
+             summary = $11, evaluation = $12, tier = $13, network_space = $14, network_sha256 = $15,
+             network_bytes = $16, network_dimensions = $17, network_input_side = $18, announced_at = now(),
+             revision = revision + 1
            WHERE app_id = $1 AND uid = $2 AND lease = $3 AND head = $4 AND state = 'TRAINING' AND completed_at IS NULL
              AND deleted_at IS NULL
            RETURNING model_id, number""",
@@ -149,6 +154,7 @@ async def complete(connection: Connection, app_id: int, uid: UUID, lease: int, o
         outcome.summary,
         outcome.evaluation,
         outcome.tier,
+        *(("", "", 0, 0, 0) if outcome.network is None else astuple(outcome.network)),
     )
     if record is None:
         return False
@@ -209,8 +215,9 @@ async def unfinished(connection: Connection, silent_seconds: float, limit: int) 
                AND (state <> 'QUEUED' OR announced_at < now() - (now() - created_at) / 2)
                AND (lease_expires_at IS NULL OR lease_expires_at < now() OR completed_at IS NOT NULL)
              ORDER BY announced_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-           RETURNING app_id, uid, completed_at IS NOT NULL AS completed""",
+           RETURNING app_id, uid, completed_at IS NOT NULL AS completed,
+             coalesce(training->>'mode', '') = 'TRAINING_MODE_FINE_TUNE' AS fine_tuning""",
         silent_seconds,
         limit,
     )
-    return [Unfinished(row["app_id"], row["uid"], row["completed"]) for row in rows]
+    return [Unfinished(row["app_id"], row["uid"], row["completed"], row["fine_tuning"]) for row in rows]

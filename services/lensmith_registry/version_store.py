@@ -30,8 +30,6 @@ __all__ = [
     "insert_version",
     "list_versions",
     "newest_ready",
-    "purge_candidates",
-    "remove_version",
     "remove_versions_on",
     "update_version",
     "version_by_uid",
@@ -301,26 +299,6 @@ async def adopt(connection: Connection, row: VersionRow) -> None:
     """Let a version be one like any other, whatever it was trained for: somebody put it into production."""
     await connection.execute(
         "UPDATE model_versions SET candidate = false WHERE app_id = $1 AND uid = $2 AND candidate", row.app_id, row.uid
-    )
-
-
-async def purge_candidates(
-    connection: Connection, grace_seconds: float, limit: int
-) -> list[tuple[int, int, list[str]]]:
-    """Return app, id and keys of the blobs of buried versions whose grace is over, of all apps."""
-    rows = await connection.fetch(
-        """SELECT app_id, id, array_remove(ARRAY[head, out_of_fold, dataset_snapshot], '') AS blobs FROM model_versions
-           WHERE deleted_at < now() - make_interval(secs => $1) ORDER BY deleted_at LIMIT $2""",
-        grace_seconds,
-        limit,
-    )
-    return [(row["app_id"], row["id"], row["blobs"]) for row in rows]
-
-
-async def remove_version(connection: Connection, app_id: int, version_id: int) -> None:
-    """Remove a buried version for good."""
-    await connection.execute(
-        "DELETE FROM model_versions WHERE app_id = $1 AND id = $2 AND deleted_at IS NOT NULL", app_id, version_id
     )
 
 

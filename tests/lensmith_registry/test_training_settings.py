@@ -15,6 +15,7 @@ from lensmith_api.v1.training_settings_pb2 import (
 from tests.lensmith_registry.rig import DIM, MULTI_CLASS, MULTI_LABEL, REGRESSION, TRASH, Rig, refusal
 
 AUTO, LINEAR, KERNEL = HeadTier.HEAD_TIER_AUTO, HeadTier.HEAD_TIER_LINEAR, HeadTier.HEAD_TIER_KERNEL
+FINE_TUNE = TrainingMode.TRAINING_MODE_FINE_TUNE
 PRECISE = ThresholdAim(min_precision=0.95)
 
 
@@ -47,8 +48,10 @@ REFUSED = [
     (REGRESSION, {"thresholds": PRECISE}, "thresholds"),
     (MULTI_CLASS, {"thresholds": {"min_recall": 0.0}}, "thresholds.min_recall"),
     (MULTI_CLASS, {"thresholds": {"best_f1": False}}, "thresholds.best_f1"),
-    (MULTI_CLASS, {"mode": TrainingMode.TRAINING_MODE_FINE_TUNE}, "mode"),
+    (MULTI_CLASS, {"mode": 9}, "mode"),
     (MULTI_CLASS, {"max_epochs": 3}, "max_epochs"),
+    (MULTI_CLASS, {"mode": FINE_TUNE, "evaluation": EvaluationMethod.EVALUATION_METHOD_SPLIT}, "evaluation"),
+    (REGRESSION, {"mode": FINE_TUNE, "evaluation": EvaluationMethod.EVALUATION_METHOD_TEST_SET}, "evaluation"),
 ]
 
 

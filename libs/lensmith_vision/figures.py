@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from lensmith_vision.bootstrap import Interval, Resamples, interval_of
+from lensmith_vision.bootstrap import Interval, Resamples, interval_of, intervals_of
 from lensmith_vision.evaluation import CalibrationBin, ResidualBin
+from lensmith_vision.threads import in_threads
 
-__all__ = ["CountIntervals", "calibration_bins", "count_intervals", "regression_intervals", "residual_bins"]
+__all__ = ["Cells", "CountIntervals", "calibration_bins", "count_intervals", "regression_intervals", "residual_bins"]
 
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 _BINS = 15
 _RESIDUAL_BINS = 20
@@ -29,30 +31,68 @@ class CountIntervals:
     concepts: list[dict[str, Interval | None]]
 
 
-def count_intervals(labels: npt.NDArray[np.float32], predicted: Bools, resamples: Resamples) -> CountIntervals:
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Where decisions differ from silence, few of many cells: [n, c] each.
+
+    Attributes:
+        right: Positives that are found.
+        missed: Positives that are not.
+        false: Negatives that are taken for positives.
+    """
+
+    right: scipy.sparse.csr_array
+    missed: scipy.sparse.csr_array
+    false: scipy.sparse.csr_array
+
+    @classmethod
+    def of(cls, labels: npt.NDArray[np.float32], predicted: Bools) -> Cells:
+        """Of labels [n, c] with 1, 0 and NaN unknown, and of what is predicted [n, c]."""
+        parts: list[list[scipy.sparse.csr_array]] = [[], [], []]
+        for start in range(0, len(labels), _ROWS):
+            own, found = labels[start : start + _ROWS], predicted[start : start + _ROWS]
+            positive = own == 1
+            for part, chosen in zip(parts, (positive & found, positive & ~found, (own == 0) & found), strict=True):
+                part.append(scipy.sparse.csr_array(chosen, dtype=np.float32))
+        return cls(*(scipy.sparse.vstack(part, format="csr") for part in parts))
+
+    @classmethod
+    def of_classes(cls, classes: Ints, best: Ints, width: int) -> Cells:
+        """Of pictures that have one class each and are given one."""
+        rows, right = np.arange(len(classes)), classes == best
+
+        def cells(chosen: Bools, columns: Ints) -> scipy.sparse.csr_array:
+            ones = np.ones(int(chosen.sum()), np.float32)
+            return scipy.sparse.csr_array((ones, (rows[chosen], columns[chosen])), shape=(len(rows), width))
+
+        return cls(cells(right, classes), cells(~right, classes), cells(~right, best))
+
+    def counts(self) -> tuple[list[int], list[int], list[int]]:
+        """How many of each in each column."""
+        right, missed, false = (
+            np.bincount(part.indices, minlength=part.shape[1]).tolist()
+            for part in (self.right, self.missed, self.false)
+        )
+        return right, missed, false
+
+
+def count_intervals(cells: Cells, resamples: Resamples) -> CountIntervals:
     """Bootstrap precision, recall and F1.
 
     Args:
-        labels: [n, c] with 1, 0 and NaN unknown.
-        predicted: [n, c].
+        cells: What was decided.
         resamples: Draws of the pictures.
     """
-    cells = _cells(labels, predicted)
-    right, missed, false = (resamples.sums(part) for part in cells)
+    right, missed, false = in_threads(resamples.sums, (cells.right, cells.missed, cells.false))
     precision, recall = _ratio(right, right + false), _ratio(right, right + missed)
     f1 = _ratio(2 * right, 2 * right + false + missed)
     # A concept that a draw leaves without a positive has no F1 in it.
     f1[right + missed == 0] = np.nan
-    known_right, known_missed, known_false = (np.asarray(part.sum(axis=0), dtype=np.int64) for part in cells)
-    trials = zip((known_right + known_false).tolist(), (known_right + known_missed).tolist(), strict=True)
-    concepts = [
-        {
-            "precision": interval_of(precision[column], _groups(taken, resamples)),
-            "recall": interval_of(recall[column], _groups(shown, resamples)),
-            "f1": interval_of(f1[column], _groups(shown, resamples)),
-        }
-        for column, (taken, shown) in enumerate(trials)
-    ]
+    known_right, known_missed, known_false = cells.counts()
+    taken = [_groups(one + other, resamples) for one, other in zip(known_right, known_false, strict=True)]
+    shown = [_groups(one + other, resamples) for one, other in zip(known_right, known_missed, strict=True)]
+    each = zip(intervals_of(precision, taken), intervals_of(recall, shown), intervals_of(f1, shown), strict=True)
+    concepts = [dict(zip(("precision", "recall", "f1"), three, strict=True)) for three in each]
     all_right, all_missed, all_false = right.sum(axis=0), missed.sum(axis=0), false.sum(axis=0)
     whole = {
         "macro_precision": interval_of(_mean(precision)),
@@ -102,17 +142,6 @@ def residual_bins(residuals: Doubles) -> tuple[ResidualBin, ...]:
         ResidualBin(low, high, count)
         for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
     )
-
-
-def _cells(labels: npt.NDArray[np.float32], predicted: Bools) -> list[scipy.sparse.csr_array]:
-    """Where positives are found and missed, and negatives are taken for positives: few of many cells."""
-    parts: list[list[scipy.sparse.csr_array]] = [[], [], []]
-    for start in range(0, len(labels), _ROWS):
-        own, found = labels[start : start + _ROWS], predicted[start : start + _ROWS]
-        positive = own == 1
-        for part, chosen in zip(parts, (positive & found, positive & ~found, (own == 0) & found), strict=True):
-            part.append(scipy.sparse.csr_array(chosen, dtype=np.float32))
-    return [scipy.sparse.vstack(part, format="csr") for part in parts]
 
 
 def _groups(trials: int, resamples: Resamples) -> int:

@@ -12,7 +12,7 @@ from lensmith_vision import metrics
 from lensmith_vision.bootstrap import Interval, Resamples
 from lensmith_vision.errors import VisionError
 from lensmith_vision.evaluation import Evaluation, defined
-from lensmith_vision.figures import count_intervals
+from lensmith_vision.figures import Cells, count_intervals
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.report import Decisions, ThresholdAim, thresholds_of
 
@@ -87,15 +87,14 @@ def at_thresholds(evaluation: Evaluation, predictions: OutOfFoldPredictions, thr
             {"least": f"{predictions.floor:.6f}"},
         )
     predicted = predictions.scores >= thresholds
-    known = np.isfinite(labels)
-    positive = labels == 1
-    right = (positive & predicted).sum(axis=0).tolist()
-    false = (known & ~positive & predicted).sum(axis=0).tolist()
-    missed = (positive & ~predicted).sum(axis=0).tolist()
-    negative = (known & ~positive & ~predicted).sum(axis=0).tolist()
-    counts = [metrics.Binary(*four) for four in zip(right, false, missed, negative, strict=True)]
+    cells = Cells.of(labels, predicted)
+    negatives = (labels == 0).sum(axis=0).tolist()
+    counts = [
+        metrics.Binary(right, false, missed, negative - false)
+        for right, missed, false, negative in zip(*cells.counts(), negatives, strict=True)
+    ]
     resamples = Resamples(predictions.groups)
-    intervals = count_intervals(labels, predicted, resamples)
+    intervals = count_intervals(cells, resamples)
     concepts = tuple(
         replace(
             concept,

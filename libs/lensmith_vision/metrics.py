@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.threads import in_threads
+
 __all__ = [
     "Binary",
     "Ranking",
@@ -34,7 +36,7 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
-_ROWS = 4096
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,12 @@ def in_top_k(truth: Ints, scores: Floats, k: int) -> Bools:
         return best
     if len(truth) > _ROWS:
         starts = range(0, len(truth), _ROWS)
-        return np.concatenate([in_top_k(truth[at : at + _ROWS], scores[at : at + _ROWS], k) for at in starts])
+        parts = in_threads(lambda at: in_top_k(truth[at : at + _ROWS], scores[at : at + _ROWS], k), starts)
+        return np.concatenate(parts)
     # Counting who is better is many times faster than sorting; of equal scores, the first class is the better one.
     own = scores[np.arange(len(truth)), truth][:, None]
-    better = (scores > own).sum(axis=1)
-    tied = np.flatnonzero((scores == own).sum(axis=1) > 1)
+    better = np.count_nonzero(scores > own, axis=1)
+    tied = np.flatnonzero(np.count_nonzero(scores == own, axis=1) > 1)
     before = np.arange(scores.shape[1]) < truth[tied, None]
     better[tied] += ((scores[tied] == own[tied]) & before).sum(axis=1)
     among: Bools = better < k
@@ -118,86 +121,91 @@ def confusion_matrix(truth: Ints, predicted: Ints, classes: int) -> npt.NDArray[
 
 
 class Ranking:
-    """Scores of one concept in order, from which everything about ranks follows with one sort.
+    """Where the positives of one concept stand among all scores: what follows from one sort, without keeping it.
 
     Args:
-        truth: [n].
-        scores: [n].
+        ordered: [n], all scores from low to high.
+        found: [p], those of the positives from low to high.
     """
 
-    def __init__(self, truth: Bools, scores: Floats) -> None:
-        self._ordered = np.sort(scores)
-        found, self._counts = np.unique(scores[truth], return_counts=True)
+    def __init__(self, ordered: Floats, found: Floats) -> None:
+        self.rows, self.positives = len(ordered), len(found)
+        descending = found[::-1]
         # Of each distinct score of a positive, from the top: nothing changes for the better between them.
-        self._values, self._counts = found[::-1], self._counts[::-1]
-        self._hits = np.cumsum(self._counts)
-        self._below = np.searchsorted(self._ordered, self._values, side="left")
+        ends = np.flatnonzero(descending[1:] != descending[:-1]) if len(found) else np.empty(0, np.int64)
+        self.hits = np.append(ends + 1, len(found)) if len(found) else ends
+        self._counts = np.diff(self.hits, prepend=0)
+        self._values = descending[self.hits - 1]
+        self._below = np.searchsorted(ordered, self._values, side="left")
+        self._through = np.searchsorted(ordered, self._values, side="right")
+        self._lower = np.where(self._below > 0, ordered[np.maximum(self._below, 1) - 1], 0)
 
-    @property
-    def _positives(self) -> int:
-        return int(self._hits[-1]) if len(self._hits) else 0
+    @classmethod
+    def of(cls, truth: Bools, scores: Floats) -> Ranking:
+        """Rank scores [n], of which some are positives'."""
+        return cls(np.sort(scores), np.sort(scores[truth]))
+
+    def negatives_above(self) -> npt.NDArray[np.float64]:
+        """How many negatives score above each distinct score of a positive, ties counted half."""
+        above = self.positives - self.hits
+        left, right = self._below - above, self._through - above - self._counts
+        result: npt.NDArray[np.float64] = (self.rows - self.positives) - (left + right) / 2
+        return result
 
     def roc_auc(self) -> float:
         """Chance that a positive scores above a negative; ties count half."""
-        positives, rows = self._positives, len(self._ordered)
+        positives, rows = self.positives, self.rows
         if positives in (0, rows):
             return math.nan
-        through = np.searchsorted(self._ordered, self._values, side="right")
-        ranks = float((self._counts * (self._below + through + 1) / 2).sum())
+        ranks = float((self._counts * (self._below + self._through + 1) / 2).sum())
         return (ranks - positives * (positives + 1) / 2) / (positives * (rows - positives))
 
     def average_precision(self) -> float:
         """Area under the precision-recall steps."""
-        if self._positives == 0:
+        if self.positives == 0:
             return math.nan
-        taken = len(self._ordered) - self._below
-        return float((self._counts * self._hits / taken).sum() / self._positives)
+        return float((self._counts * self.hits / (self.rows - self._below)).sum() / self.positives)
 
     def best_f1_threshold(self) -> float:
         """The threshold with the highest F1, half way to the next lower score so that it holds for new pictures too.
 
         0.5 where that is as good, and where there are no positives or no negatives to choose by.
         """
-        positives, rows = self._positives, len(self._ordered)
-        if positives in (0, rows):
+        if self.positives in (0, self.rows):
             return 0.5
-        f1 = 2 * self._hits / (rows - self._below + positives)
+        f1 = 2 * self.hits / (self.rows - self._below + self.positives)
         best = int(np.flatnonzero(f1 >= f1.max() - 1e-12)[0])
-        upper, below = float(self._values[best]), int(self._below[best])
-        lower = float(self._ordered[below - 1]) if below else 0.0
+        upper, lower = float(self._values[best]), float(self._lower[best])
         return 0.5 if lower < 0.5 <= upper else (upper + lower) / 2
 
     def threshold_of_precision(self, least: float) -> float:
         """The lowest threshold from which on the precision is at least so much; the most precise one if none is."""
-        return self._threshold(self._hits / np.maximum(len(self._ordered) - self._below, 1), least)
+        if self.positives in (0, self.rows):
+            return 0.5
+        precision = self.hits / np.maximum(self.rows - self._below, 1)
+        good = np.flatnonzero(precision >= least - 1e-9)
+        return float(self._values[good[-1] if len(good) else int(np.argmax(precision))])
 
     def threshold_of_recall(self, least: float) -> float:
         """The highest threshold that finds at least so much of the positives."""
-        positives = self._positives
-        if positives in (0, len(self._ordered)):
+        if self.positives in (0, self.rows):
             return 0.5
-        return float(self._values[int(np.argmax(self._hits >= least * positives - 1e-9))])
-
-    def _threshold(self, precision: npt.NDArray[np.float64], least: float) -> float:
-        if self._positives in (0, len(self._ordered)):
-            return 0.5
-        good = np.flatnonzero(precision >= least - 1e-9)
-        return float(self._values[good[-1] if len(good) else int(np.argmax(precision))])
+        return float(self._values[int(np.argmax(self.hits >= least * self.positives - 1e-9))])
 
 
 def roc_auc(truth: Bools, scores: Floats) -> float:
     """Chance that a positive scores above a negative; ties count half."""
-    return Ranking(truth, scores).roc_auc()
+    return Ranking.of(truth, scores).roc_auc()
 
 
 def average_precision(truth: Bools, scores: Floats) -> float:
     """Area under the precision-recall steps."""
-    return Ranking(truth, scores).average_precision()
+    return Ranking.of(truth, scores).average_precision()
 
 
 def best_f1_threshold(truth: Bools, scores: Floats) -> float:
     """See :meth:`Ranking.best_f1_threshold`."""
-    return Ranking(truth, scores).best_f1_threshold()
+    return Ranking.of(truth, scores).best_f1_threshold()
 
 
 def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 15) -> float:

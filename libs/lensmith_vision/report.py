@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +12,10 @@ import scipy.optimize
 import scipy.sparse
 
 from lensmith_vision import metrics
-from lensmith_vision.bootstrap import Interval, Resamples, interval_of, rank_intervals
+from lensmith_vision.bootstrap import Interval, RankIntervals, Resamples, interval_of, rank_intervals
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import ConceptEvaluation, ConfusionCell, CooccurrenceCell, Evaluation, defined
-from lensmith_vision.figures import calibration_bins, count_intervals, regression_intervals, residual_bins
+from lensmith_vision.figures import Cells, calibration_bins, count_intervals, regression_intervals, residual_bins
 from lensmith_vision.fitting import log_loss
 from lensmith_vision.heads import Head, HeadType
 from lensmith_vision.out_of_fold import EvaluationMethod
@@ -30,7 +29,7 @@ _MOST_CELLS = 10_000
 _FEWEST_BLOCKS, _MOST_BLOCKS = 32, 128
 _BLOCK_DRAWS = 4_000_000
 _COLUMNS = 16
-_Result = TypeVar("_Result")
+_ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,7 @@ class Decisions:
         groups: [n], near copies share a number; None: every picture stands for itself.
         thresholds: [c] that were chosen without these pictures; None: to be chosen on the other folds.
         method: On which pictures they were made.
+        classes: [n], where each picture is labelled with one concept and no other; None: labels say it all.
     """
 
     scores: npt.NDArray[np.float32]
@@ -54,6 +54,48 @@ class Decisions:
     groups: npt.NDArray[np.int64] | None = None
     thresholds: npt.NDArray[np.float32] | None = None
     method: EvaluationMethod = "out_of_fold"
+    classes: npt.NDArray[np.int64] | None = None
+
+    @cached_property
+    def rankings(self) -> list[metrics.Ranking]:
+        """Of each concept, over all pictures."""
+        return rank_concepts(self)
+
+
+def rank_concepts(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = None) -> list[metrics.Ranking]:
+    """Rank the pictures by each concept's scores, over all rows or some."""
+    labels, scores, classes = decisions.labels, decisions.scores, decisions.classes
+    if labels is None:
+        raise ValueError("concepts are ranked by labels")
+    members = None if classes is None or rows is not None else _members(classes, scores.shape[1])
+
+    def rank_some(start: int) -> list[metrics.Ranking]:
+        scored = _columns_of(scores, start)
+        if members is not None:
+            some = members[start : start + _COLUMNS]
+            found = [np.sort(own[shown]) for own, shown in zip(scored, some, strict=True)]
+            scored.sort(axis=1)
+            return [metrics.Ranking(own, positives) for own, positives in zip(scored, found, strict=True)]
+        rankings = []
+        for own, truth in zip(scored, _columns_of(labels, start), strict=True):
+            known = np.isfinite(truth) if rows is None else rows & np.isfinite(truth)
+            rankings.append(metrics.Ranking.of(truth[known] == 1, own[known]))
+        return rankings
+
+    return [ranking for some in in_threads(rank_some, range(0, scores.shape[1], _COLUMNS)) for ranking in some]
+
+
+def _members(classes: npt.NDArray[np.int64], width: int) -> list[npt.NDArray[np.int64]]:
+    """The rows of each class."""
+    return np.split(np.argsort(classes, kind="stable"), np.cumsum(np.bincount(classes, minlength=width))[:-1])
+
+
+def _columns_of(matrix: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.float32]:
+    """Lay out some columns [k, n], some rows at a time: what is read of a row stays at hand until all of it is."""
+    columns = np.empty((min(_COLUMNS, matrix.shape[1] - start), len(matrix)), np.float32)
+    for row in range(0, len(matrix), _ROWS):
+        columns[:, row : row + _ROWS] = matrix[row : row + _ROWS, start : start + _COLUMNS].T
+    return columns
 
 
 @dataclass(frozen=True)
@@ -91,35 +133,14 @@ def thresholds_of(
     decisions: Decisions, aim: ThresholdAim, rows: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.float32]:
     """Choose a threshold for each concept, over all rows or some."""
-    labels = decisions.labels
-    if labels is None:
-        raise ValueError("thresholds need labels")
-
-    def threshold(_column: int, own: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> float:
-        known = np.isfinite(own) if rows is None else rows & np.isfinite(own)
-        ranking = metrics.Ranking(own[known] == 1, scores[known])
-        if aim.least_precision is not None:
-            return ranking.threshold_of_precision(aim.least_precision)
-        if aim.least_recall is not None:
-            return ranking.threshold_of_recall(aim.least_recall)
-        return ranking.best_f1_threshold()
-
-    return np.asarray(_by_column(threshold, labels, decisions.scores), dtype=np.float32)
-
-
-def _by_column(
-    work: Callable[[int, npt.NDArray[np.float32], npt.NDArray[np.float32]], _Result],
-    labels: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-) -> list[_Result]:
-    """Work on each column's labels and scores, in threads, some columns laid out at a time: in rows they are far."""
-
-    def on_some(start: int) -> list[_Result]:
-        own = np.ascontiguousarray(labels[:, start : start + _COLUMNS].T)
-        scored = np.ascontiguousarray(scores[:, start : start + _COLUMNS].T)
-        return [work(start + turn, *pair) for turn, pair in enumerate(zip(own, scored, strict=True))]
-
-    return [result for some in in_threads(on_some, range(0, labels.shape[1], _COLUMNS)) for result in some]
+    rankings = decisions.rankings if rows is None else rank_concepts(decisions, rows)
+    if aim.least_precision is not None:
+        found = [ranking.threshold_of_precision(aim.least_precision) for ranking in rankings]
+    elif aim.least_recall is not None:
+        found = [ranking.threshold_of_recall(aim.least_recall) for ranking in rankings]
+    else:
+        found = [ranking.best_f1_threshold() for ranking in rankings]
+    return np.asarray(found, dtype=np.float32)
 
 
 def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim) -> Evaluation:
@@ -132,25 +153,33 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
     labels = decisions.labels
     if labels is None:
         raise ValueError("an evaluation needs labels or targets")
-    predicted = _predicted(head, decisions, aim)
-    intervals = count_intervals(labels, predicted, resamples)
-    blocks = _BLOCK_DRAWS // (2 * resamples.count * max(1, len(head.concepts)))
-    blocks = max(_FEWEST_BLOCKS, min(_MOST_BLOCKS, blocks))
-
-    def judged(
-        column: int, own: npt.NDArray[np.float32], all_scores: npt.NDArray[np.float32]
-    ) -> tuple[metrics.Binary, ConceptEvaluation]:
-        known = np.isfinite(own)
-        truth, scores = own[known] == 1, all_scores[known]
-        count = metrics.binary(truth, predicted[known, column])
-        concept = _concept(head.concepts[column], truth, scores, count, float(head.thresholds[column]))
-        figures = (_or_nan(concept.roc_auc), _or_nan(concept.average_precision))
-        ranks = rank_intervals(truth, scores, figures, resamples, column, blocks)
-        both = {"roc_auc": ranks.roc_auc, "average_precision": ranks.average_precision}
-        return count, replace(concept, intervals=_known(intervals.concepts[column] | both))
-
-    each = _by_column(judged, labels, decisions.scores)
-    counts, concepts = [count for count, _ in each], [concept for _, concept in each]
+    if head.type == "multi_class" and decisions.classes is None:
+        decisions = replace(decisions, classes=labels.argmax(axis=1))
+    predicted = None
+    if decisions.classes is not None:
+        # The highest score wins.
+        cells = Cells.of_classes(decisions.classes, _best(decisions.scores), len(head.concepts))
+    else:
+        predicted = _predicted(decisions, aim)
+        cells = Cells.of(labels, predicted)
+    intervals = count_intervals(cells, resamples)
+    rankings = decisions.rankings
+    counts = [
+        metrics.Binary(right, false, missed, ranking.rows - ranking.positives - false)
+        for right, missed, false, ranking in zip(*cells.counts(), rankings, strict=True)
+    ]
+    concepts = [
+        _concept(name, ranking, count, float(threshold), own, ranks)
+        for name, ranking, count, threshold, own, ranks in zip(
+            head.concepts,
+            rankings,
+            counts,
+            head.thresholds,
+            intervals.concepts,
+            _rank_intervals(rankings, resamples),
+            strict=True,
+        )
+    ]
     together = sum(counts[1:], counts[0])
     whole = _whole(head, decisions, labels, resamples)
     return Evaluation(
@@ -177,7 +206,7 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
         intervals=_known(intervals.whole | whole.intervals),
         resamples=resamples.count,
         calibration=calibration_bins(whole.confidence, whole.right),
-        cooccurrence=_cooccurrence(head, labels, predicted),
+        cooccurrence=() if predicted is None else _cooccurrence(head, labels, predicted),
     )
 
 
@@ -211,13 +240,9 @@ def _evaluate_numbers(
     )
 
 
-def _predicted(head: Head, decisions: Decisions, aim: ThresholdAim) -> npt.NDArray[np.bool_]:
-    """Decide: the highest score (multi_class), or thresholds that were chosen on other pictures (multi_label)."""
+def _predicted(decisions: Decisions, aim: ThresholdAim) -> npt.NDArray[np.bool_]:
+    """Decide by thresholds that were chosen on other pictures."""
     scores = decisions.scores
-    if head.type == "multi_class":
-        winners: npt.NDArray[np.bool_] = np.zeros(scores.shape, dtype=np.bool_)
-        winners[np.arange(len(scores)), scores.argmax(axis=1)] = True
-        return winners
     if decisions.thresholds is not None:
         above: npt.NDArray[np.bool_] = scores >= decisions.thresholds
         return above
@@ -228,24 +253,44 @@ def _predicted(head: Head, decisions: Decisions, aim: ThresholdAim) -> npt.NDArr
     return predicted
 
 
+def _best(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The concept with the highest score of each picture."""
+    starts = range(0, len(scores), _ROWS)
+    parts = in_threads(lambda row: scores[row : row + _ROWS].argmax(axis=1), starts)
+    best: npt.NDArray[np.int64] = np.concatenate(parts)
+    return best
+
+
+def _rank_intervals(rankings: list[metrics.Ranking], resamples: Resamples) -> list[RankIntervals]:
+    blocks = _BLOCK_DRAWS // (2 * resamples.count * max(1, len(rankings)))
+    blocks = max(_FEWEST_BLOCKS, min(_MOST_BLOCKS, blocks))
+
+    def of_some(start: int) -> list[RankIntervals]:
+        return rank_intervals(rankings[start : start + _COLUMNS], resamples, blocks)
+
+    return [ranks for some in in_threads(of_some, range(0, len(rankings), _COLUMNS)) for ranks in some]
+
+
 def _concept(
     concept: str,
-    truth: npt.NDArray[np.bool_],
-    scores: npt.NDArray[np.float32],
+    ranking: metrics.Ranking,
     count: metrics.Binary,
     threshold: float,
+    intervals: dict[str, Interval | None],
+    ranks: RankIntervals,
 ) -> ConceptEvaluation:
-    ranking = metrics.Ranking(truth, scores)
+    both = {"roc_auc": ranks.roc_auc, "average_precision": ranks.average_precision}
     return ConceptEvaluation(
         concept=concept,
-        positives=int(truth.sum()),
-        negatives=int((~truth).sum()),
+        positives=ranking.positives,
+        negatives=ranking.rows - ranking.positives,
         precision=defined(count.precision) or 0.0,
         recall=defined(count.recall) or 0.0,
         f1=defined(count.f1) or 0.0,
         threshold=threshold,
         roc_auc=defined(ranking.roc_auc()),
         average_precision=defined(ranking.average_precision()),
+        intervals=_known(intervals | both),
     )
 
 
@@ -267,8 +312,8 @@ def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], re
         confidence, right = scores[known].astype(np.float64), labels[known] == 1
         error = metrics.expected_calibration_error(confidence, right)
         return _Whole(confidence, right, expected_calibration_error=defined(error))
-    truth = labels.argmax(axis=1)
-    best = scores.argmax(axis=1)
+    truth = labels.argmax(axis=1) if decisions.classes is None else decisions.classes
+    best = _best(scores)
     matrix = metrics.confusion_matrix(truth, best, len(head.concepts))
     actual, guessed = np.nonzero(matrix)
     most = np.argsort(-matrix[actual, guessed], kind="stable")[:_MOST_CELLS]
@@ -278,7 +323,7 @@ def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], re
         )
         for place in np.sort(most)
     ]
-    confidence, right = scores.max(axis=1).astype(np.float64), best == truth
+    confidence, right = scores[np.arange(len(best)), best].astype(np.float64), best == truth
     among_five = metrics.in_top_k(truth, scores, 5)
     # In single precision as the weights are, or a second copy of those is made.
     shown = np.stack([np.ones(len(truth)), right, among_five], axis=1).astype(np.float32)
@@ -301,8 +346,6 @@ def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], re
 def _cooccurrence(
     head: Head, labels: npt.NDArray[np.float32], predicted: npt.NDArray[np.bool_]
 ) -> tuple[CooccurrenceCell, ...]:
-    if head.type != "multi_label":
-        return ()
     shown = scipy.sparse.csr_array(labels == 1, dtype=np.float32)
     found = scipy.sparse.csr_array(predicted, dtype=np.float32)
     both, both_found = (shown.T @ shown).toarray(), (found.T @ found).toarray()

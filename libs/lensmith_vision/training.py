@@ -24,7 +24,7 @@ from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, ref
 from lensmith_vision.report import Decisions, evaluate, thresholds_of
 from lensmith_vision.ridge import RidgeFit
 from lensmith_vision.set_findings import allowed_findings, judged
-from lensmith_vision.threads import give_memory_back
+from lensmith_vision.threads import give_memory_back, in_threads
 from lensmith_vision.training_set import TrainingSet, TrainOptions, take_part
 from lensmith_vision.transforms import transformed
 
@@ -39,7 +39,7 @@ __all__ = [
     "predictions_of",
 ]
 
-_BLOCK = 4096
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ def _fit_classes(
 ) -> Fitted:
     if data.labels is None:
         raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
-    width = len(data.concepts)
+    width, classes = len(data.concepts), data.labels.argmax(axis=1)
     fitted = fit_classes(
         data.features,
-        data.labels.argmax(axis=1),
+        classes,
         width,
         groups,
         folds,
@@ -199,15 +199,14 @@ def _fit_classes(
         transform=fitted.transform,
         kernel=fitted.kernel,
     )
-    decisions = Decisions(_scores(head, fitted.logits), folds, labels=data.labels)
+    decisions = Decisions(_scores(head, fitted.logits), folds, labels=data.labels, groups=groups, classes=classes)
     head = replace(head, thresholds=thresholds_of(decisions, options.thresholds))
-    evaluation = evaluate(head, replace(decisions, groups=groups), fitted.shrinkage, options.thresholds)
+    evaluation = evaluate(head, decisions, fitted.shrinkage, options.thresholds)
     head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
     report(1.0, "fitting")
-    predictions = predictions_of(data, head, replace(decisions, groups=groups))
+    predictions = predictions_of(data, head, decisions)
     memory = None
     if fitted.sums is not None and head.familiarity is not None:
-        classes = data.labels.argmax(axis=1)
         pictures = Pictures(data.ids, data.group_ids, classes, groups, folds, decisions.scores)
         memory = ClassMemory(fitted.sums, pictures, head.familiarity, head.thresholds)
     return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, memory)
@@ -225,7 +224,11 @@ def _fitted_again(
     report(0.5, "evaluating")
     sums, pictures, places = again.memory.sums, again.memory.pictures, again.places
     decisions = Decisions(
-        pictures.scores[places], pictures.folds[places], labels=data.labels, groups=pictures.groups[places]
+        pictures.scores[places],
+        pictures.folds[places],
+        labels=data.labels,
+        groups=pictures.groups[places],
+        classes=pictures.classes[places],
     )
     head = _head_again(data, options, again, thresholds_of(decisions, options.thresholds))
     report(0.8, "evaluating")
@@ -238,8 +241,11 @@ def _fitted_again(
 
 def _scores(head: Head, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Turn logits into scores where they stand: of many pictures and concepts there is no room for a copy."""
-    for start in range(0, len(logits), _BLOCK):
+
+    def activate(start: int) -> None:
         logits[start : start + _BLOCK] = head.activate(logits[start : start + _BLOCK])
+
+    in_threads(activate, range(0, len(logits), _BLOCK))
     return logits
 
 

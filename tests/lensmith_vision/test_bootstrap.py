@@ -41,8 +41,10 @@ def test_intervals_are_those_of_drawing_pictures_again_and_again_when_pictures_d
             [metrics.average_precision(truth[rows], own[rows]) for rows in drawn], [0.025, 0.975]
         ),
     }
-    figures = metrics.roc_auc(truth, own), metrics.average_precision(truth, own)
-    found = rank_intervals(truth, own, figures, Resamples(np.arange(300)), 0)
+    # Beside a concept that nothing is known of.
+    rankings = [metrics.Ranking.of(truth, own), metrics.Ranking.of(np.zeros(300, np.bool_), own)]
+    found, nothing = rank_intervals(rankings, Resamples(np.arange(300)))
+    assert (nothing.roc_auc, nothing.average_precision) == (None, None)
     assert found.roc_auc == pytest.approx(wanted["roc_auc"], abs=0.02)
     assert found.average_precision == pytest.approx(wanted["average_precision"], abs=0.03)
     accurate = [(scores[rows].argmax(axis=1) == labels[rows].argmax(axis=1)).mean() for rows in drawn]

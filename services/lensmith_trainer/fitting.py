@@ -14,9 +14,9 @@ from lensmith_trainer.training_set import method_of, options_of, snapshot_of, tr
 from lensmith_vision import dataset_snapshot, heads, out_of_fold, preflight
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
 from lensmith_vision.evaluation_methods import fit_and_evaluate
-from lensmith_vision.training import Progress, TrainingSet, fit_head_again
+from lensmith_vision.training import Fitted, Progress, TrainingSet, fit_head_again
 
-__all__ = ["fit_job"]
+__all__ = ["fit_job", "request_of"]
 
 
 def fit_job(
@@ -40,6 +40,14 @@ def fit_job(
     options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
     test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
     fitted = fit_and_evaluate(data, test, options, method, progress, cancelled, kept.memory if kept else None)
+    request = request_of(job, taken, fitted)
+    if fitted.memory is not None and method == "out_of_fold":
+        memories.keep(job, Kept(fitted.memory, request))
+    return request
+
+
+def request_of(job: TrainingJob, taken: TrainingRows, fitted: Fitted) -> CompleteModelVersionRequest:
+    """Make what is handed in of a head and its evaluation."""
     scores = fitted.out_of_fold
     folds = dict(zip(scores.ids, scores.folds.tolist(), strict=True)) if scores.method == "out_of_fold" else {}
     request = CompleteModelVersionRequest(
@@ -56,8 +64,6 @@ def fit_job(
         out_of_fold=out_of_fold.save(scores),
     )
     _take_down(request, snapshot_of(job.model, taken.rows, fitted.left_out, folds))
-    if fitted.memory is not None and method == "out_of_fold":
-        memories.keep(job, Kept(fitted.memory, request))
     return request
 
 

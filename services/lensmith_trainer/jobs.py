@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.events_pb2 import Event
@@ -21,7 +19,6 @@ from lensmith_api.internal.v1.training_job_service_pb2 import (
     ReportProgressRequest,
     TrainingJob,
 )
-from lensmith_api.v1.model_version_pb2 import TrainingProgress
 from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import (
     AlreadyExistsError,
@@ -42,10 +39,10 @@ from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.fitting import fit_job
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
+from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import labels_needed, method_of
 from lensmith_vision.errors import TrainingError
-from lensmith_vision.training import Progress
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceAsyncStub
@@ -54,35 +51,12 @@ __all__ = ["TrainingJobs"]
 
 _PERMANENT = (InvalidInputError, NotFoundError, AlreadyExistsError, PreconditionError, ForbiddenError)
 _TRANSIENT = (DependencyUnavailableError, DeadlineExceededError, QuotaExceededError)
-_FETCHED, _FITTED = 0.1, 0.95
-"""Parts of the work that are done after fetching and after fitting."""
-
 _FIRST_REPORT_SECONDS = 0.25
 _RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 5.0
 _PATIENCE_SECONDS = 600.0
 _LEASE_SLACK_SECONDS = 0.1
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class _State:
-    """How far a job is, shared by the loop and the thread that fits."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    fraction: float = 0.0
-    stage: str = "fetching"
-    message: str = ""
-
-    def received(self, inputs: int) -> None:
-        self.message = f"{inputs} changed images received"
-
-    def fitting(self, progress: Progress) -> None:
-        self.fraction = _FETCHED + (_FITTED - _FETCHED) * progress.fraction
-        self.stage, self.message = progress.stage, ""
-
-    def to_proto(self) -> TrainingProgress:
-        return TrainingProgress(fraction=self.fraction, stage=self.stage, message=self.message)
 
 
 class TrainingJobs:
@@ -164,7 +138,7 @@ class TrainingJobs:
 
     async def _train(self, job: TrainingJob) -> str:
         """Train a claimed version; returns the outcome as metrics name it."""
-        state = _State()
+        state = JobProgress()
         work = asyncio.create_task(self._fitted(job, state))
         report = asyncio.create_task(self._report(job, state))
         try:
@@ -209,20 +183,20 @@ class TrainingJobs:
         except _PERMANENT as error:
             return error
 
-    async def _fitted(self, job: TrainingJob, state: _State) -> CompleteModelVersionRequest:
+    async def _fitted(self, job: TrainingJob, state: JobProgress) -> CompleteModelVersionRequest:
         parts = self._metrics.train_part_seconds
         with parts.labels("fetch").time():
             rows = await self._rows(job, state)
-        state.fraction, state.stage, state.message = _FETCHED, "evaluating", f"{len(rows)} labelled images"
+        state.fraction, state.stage, state.message = FETCHED, "evaluating", f"{len(rows)} labelled images"
         loop = asyncio.get_running_loop()
         with parts.labels("fit").time():
             request = await loop.run_in_executor(
                 self._threads, fit_job, job, rows, self._memories, state.fitting, state.stop.is_set
             )
-        state.fraction, state.stage, state.message = _FITTED, "storing", ""
+        state.fraction, state.stage, state.message = FITTED, "storing", ""
         return request
 
-    async def _rows(self, job: TrainingJob, state: _State) -> TrainingRows:
+    async def _rows(self, job: TrainingJob, state: JobProgress) -> TrainingRows:
         """Fetch the training data; while dataset is away, the lease is kept and the version says what it waits for.
 
         Raises:
@@ -245,7 +219,7 @@ class TrainingJobs:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
-    async def _report(self, job: TrainingJob, state: _State) -> None:
+    async def _report(self, job: TrainingJob, state: JobProgress) -> None:
         """Report until cancelled by whoever waits, or until registry says to stop.
 
         Raises:

@@ -1,7 +1,7 @@
-"""An app's training data in memory, between trainings: what changed is applied in place, nothing is read again.
+"""An app's training data between trainings: what changed is applied in place, nothing is read again.
 
-Vectors stand in one matrix of float16 in the order in which they came; a training takes the rows that it needs out of
-it, in order of uid, so that equal data gives equal heads.
+Who is in it stands in memory, vectors in a file of float16 that is mapped, in the order in which they came. A training
+takes the rows that it needs out of it, in order of uid, so that equal data gives equal heads.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Change", "Holding", "Row", "TrainingRows"]
+from lensmith_trainer.vector_file import VectorFile
 
-_FIRST_ROOM = 256
-_GROWTH = 1.25
-_BLOCK = 4096
+__all__ = ["Change", "Holding", "Row", "TrainingRows", "Written"]
+
+_FEW = 64
+"""Rows up to which sorting them in one by one is faster than sorting all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,78 +70,131 @@ class TrainingRows:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a part of the changes comes to, for the replica to note.
+
+    Attributes:
+        placed: Inputs that are new or others than before, with the places of their vectors.
+        gone: uids of inputs that take part no more.
+    """
+
+    placed: Sequence[tuple[Row, int]]
+    gone: Sequence[str]
+
+
 class Holding:
     """The inputs of one app and space. Not safe to use from several threads at once.
 
+    The place of a vector is not used again until the holding is settled: where a process dies before, everything that
+    the replica knows of still stands where it stood.
+
     Args:
+        path: File of the vectors.
+        dim: Numbers of a vector; 0: there are none yet.
+        rows: What there is to begin with, in its places.
         cursor: Of the change feed, up to which it holds everything.
     """
 
-    def __init__(self, cursor: str) -> None:
+    def __init__(self, path: Path, dim: int = 0, rows: Iterable[tuple[Row, int]] = (), cursor: str = "") -> None:
         self.cursor = cursor
-        self._order: list[str] = []
+        self._path = path
+        self._vectors = VectorFile(path, dim)
         self._rows: dict[str, Row] = {}
         self._places: dict[str, int] = {}
-        self._free: list[int] = []
-        self._vectors = np.empty((0, 0), np.float16)
+        for row, place in rows:
+            self._rows[row.uid], self._places[row.uid] = row, place
+        self._order: list[str] = []
+        self._sorted = False
+        self._used = max(self._places.values(), default=-1) + 1
+        self._free = sorted(set(range(self._used)).difference(self._places.values()))
+        self._left: list[int] = []
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector; 0: there are none yet."""
+        return self._vectors.dim
 
     @property
     def nbytes(self) -> int:
-        """Memory of the vectors, which is most of it."""
+        """Bytes of the vectors."""
         return self._vectors.nbytes
 
-    def apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Sequence[Change]) -> Written:
         """Apply changes; applying them twice is the same as once.
 
         Raises:
             ValueError: A vector has another length than those before it.
+            OSError: The disk is full.
         """
-        for change in changes:
-            if change.row is None:
-                self._remove(change.uid)
-            else:
-                self._put(change.row, np.frombuffer(change.vector, "<f2"))
+        gone = [change.uid for change in changes if change.row is None]
+        put = {change.uid: change for change in changes if change.row is not None}
+        for uid in gone:
+            self._forget(uid)
+        if put and not self._rows:
+            self._begin(len(next(iter(put.values())).vector) // 2)
+        places = {uid: self._place() for uid in put}
+        self._vectors.reserve(self._used)
+        self._vectors.put(list(places.values()), [change.vector for change in put.values()])
+        fresh = [uid for uid in put if uid not in self._rows]
+        placed = []
+        for uid, change in put.items():
+            if change.row is not None:
+                before = self._places.get(uid)
+                if before is not None:
+                    self._left.append(before)
+                self._rows[uid], self._places[uid] = change.row, places[uid]
+                placed.append((change.row, places[uid]))
+        if len(fresh) > _FEW:
+            self._sorted = False
+        if self._sorted:
+            for uid in fresh:
+                insort(self._order, uid)
+        return Written(placed, gone)
+
+    def settle(self, cursor: str) -> None:
+        """Note that everything applied so far is written down for good, up to a cursor."""
+        self.cursor = cursor
+        self._free += self._left
+        self._left = []
+
+    def raw(self, place: int) -> bytes:
+        """Return the vector in a place as it is stored.
+
+        Raises:
+            IndexError: There is no such place.
+        """
+        return self._vectors.raw(place)
 
     def take(self, concepts: Iterable[str], *, tests: bool = False) -> TrainingRows:
         """Copy out the inputs that carry a label of any of the concepts, those marked as test only where asked for."""
+        if not self._sorted:
+            self._order, self._sorted = sorted(self._rows), True
         wanted = set(concepts)
         rows = [
             row
             for uid in self._order
             if not wanted.isdisjoint((row := self._rows[uid]).labels) and (tests or not row.test)
         ]
-        places = np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows))
-        features = np.empty((len(rows), self._vectors.shape[1]), np.float32)
-        for start in range(0, len(rows), _BLOCK):
-            features[start : start + _BLOCK] = self._vectors[places[start : start + _BLOCK]]
+        features = self._vectors.take(np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows)))
+        # They are in the file; a training needs the memory.
+        self._vectors.release()
         return TrainingRows(rows, features)
 
-    def _put(self, row: Row, vector: npt.NDArray[np.float16]) -> None:
-        if not self._order:
-            self._vectors, self._free = np.empty((0, len(vector)), np.float16), []
-        if len(vector) != self._vectors.shape[1] or not len(vector):
-            raise ValueError(f"a vector has {len(vector)} numbers, those before it {self._vectors.shape[1]}")
-        place = self._places.get(row.uid)
-        if place is None:
-            place = self._room()
-            self._places[row.uid] = place
-            # Inputs mostly come in some other order; where they come sorted, this only appends.
-            insort(self._order, row.uid)
-        self._vectors[place] = vector
-        self._rows[row.uid] = row
+    def _begin(self, dim: int) -> None:
+        if dim != self.dim:
+            if not dim:
+                raise ValueError("a vector is empty")
+            self._vectors = VectorFile(self._path, dim)
 
-    def _remove(self, uid: str) -> None:
-        if self._rows.pop(uid, None) is None:
-            return
-        self._free.append(self._places.pop(uid))
-        del self._order[bisect_left(self._order, uid)]
+    def _forget(self, uid: str) -> None:
+        if self._rows.pop(uid, None) is not None:
+            self._left.append(self._places.pop(uid))
+            if self._sorted:
+                del self._order[bisect_left(self._order, uid)]
 
-    def _room(self) -> int:
+    def _place(self) -> int:
         if self._free:
             return self._free.pop()
-        used, room = len(self._order), len(self._vectors)
-        if used == room:
-            grown = np.empty((max(_FIRST_ROOM, int(room * _GROWTH)), self._vectors.shape[1]), np.float16)
-            grown[:room] = self._vectors
-            self._vectors = grown
-        return used
+        self._used += 1
+        return self._used - 1

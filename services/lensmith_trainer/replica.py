@@ -1,8 +1,9 @@
 """A replica of an app's training data on the local disk: a retrain fetches only what has changed.
 
-One SQLite file for each app and space. Every write is a transaction and each row carries a checksum, so that a process
-killed at any moment leaves a file that is right or that is noticed to be wrong; a wrong one is made anew. The cursor is
-written last: what was applied twice is the same.
+Two files for each app and space: the vectors, and beside them in SQLite what else is known of the inputs, with the
+place of each one's vector and a checksum of all of it. What changed is one transaction, in which the cursor is written
+last; vectors go to places that nobody knew of before. So a process killed at any moment leaves what was there before; a
+machine that stops may leave something wrong, which is noticed, and the replica is made anew.
 """
 
 from __future__ import annotations
@@ -10,162 +11,228 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput
-from lensmith_trainer.holding import Change, Holding, Row
+from lensmith_trainer.holding import Change, Holding, Row, Written
 
-__all__ = ["Replica", "ReplicaDamagedError", "changes_of"]
+__all__ = ["Replica", "ReplicaDamagedError", "ReplicaUpdate", "changes_of", "files_of"]
 
-_FORMAT = "3"
+_FORMAT = "4"
 _BUSY_SECONDS = 30.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
+Labels = Mapping[str, "bool | float"]
+_Said = tuple[tuple[str, "bool | float", bool], ...]
+"""Concept, value, and whether it is no number: `True` and `1.0` are equal, and not the same."""
+
 
 class ReplicaDamagedError(Exception):
-    """The file is not what was written; it must be made anew."""
+    """The files are not what was written; they must be made anew."""
 
 
-def changes_of(inputs: Iterable[TrainingInput]) -> list[Change]:
-    """Read a part of a stream."""
+def changes_of(inputs: Iterable[TrainingInput], known: dict[_Said, Labels] | None = None) -> list[Change]:
+    """Read a part of a stream.
+
+    Args:
+        inputs: The part.
+        known: Sets of labels of the parts before: most inputs share a few, and there may be millions of inputs.
+    """
     changes = []
+    known = {} if known is None else known
     for item in inputs:
         # An input without a vector or label cannot take part; it comes again when that changes.
         if item.deleted or not item.vector or not item.labels:
             changes.append(Change(item.input_uid, None))
             continue
-        labels = {
-            label.concept: label.positive if label.WhichOneof("value") == "positive" else label.number
+        said = tuple(
+            (label.concept, label.positive, True)
+            if label.WhichOneof("value") == "positive"
+            else (label.concept, label.number, False)
             for label in item.labels
-        }
+        )
+        labels = known.get(said)
+        if labels is None:
+            labels = known[said] = {concept: value for concept, value, _ in said}
         changes.append(Change(item.input_uid, Row(item.input_uid, item.sha256.hex(), labels, item.test), item.vector))
     return changes
 
 
-class Replica:
-    """The file of one app and space. Blocking: call it in a thread.
+class ReplicaUpdate:
+    """What changed, on its way into a replica: all of it, or nothing. Blocking: call it in a thread.
 
     Args:
-        path: The file; its folder exists.
+        database: In a transaction, which whoever made it ends.
+        holding: What the replica holds, which is brought up to date too.
+    """
+
+    def __init__(self, database: sqlite3.Connection, holding: Holding) -> None:
+        self._database = database
+        self._holding = holding
+        self._known: dict[_Said, Labels] = {}
+        self._texts: dict[int, tuple[Labels, str]] = {}
+
+    def apply(self, inputs: Iterable[TrainingInput]) -> int:
+        """Apply a part of a stream; return how many inputs it was about.
+
+        Raises:
+            ValueError: A vector has another length than those before it.
+            OSError: The disk is full.
+        """
+        changes = changes_of(inputs, self._known)
+        vectors = {change.uid: change.vector for change in changes}
+        written = self._holding.apply(changes)
+        self._forget(written)
+        self._database.executemany(
+            """INSERT INTO inputs (uid, sha256, place, labels, test, checksum) VALUES (?, ?, ?, ?, ?, ?)
+               ON CONFLICT (uid) DO UPDATE SET sha256 = excluded.sha256, place = excluded.place,
+                 labels = excluded.labels, test = excluded.test, checksum = excluded.checksum""",
+            [
+                (row.uid, row.sha256, place, text, row.test, _checksum(row, vectors[row.uid], text))
+                for row, place in written.placed
+                for text in (self._text(row.labels),)
+            ],
+        )
+        return len(changes)
+
+    def finish(self, cursor: str) -> None:
+        """Note where the next stream begins, once everything before is applied, and make all of it last."""
+        self._database.executemany(
+            "UPDATE meta SET value = ? WHERE name = ?", [(cursor, "cursor"), (str(self._holding.dim), "dim")]
+        )
+        self._database.commit()
+        self._holding.settle(cursor)
+
+    def _forget(self, written: Written) -> None:
+        self._database.executemany("DELETE FROM inputs WHERE uid = ?", [(uid,) for uid in written.gone])
+
+    def _text(self, labels: Labels) -> str:
+        known = self._texts.get(id(labels))
+        if known is None or known[0] is not labels:
+            known = self._texts[id(labels)] = labels, json.dumps(labels)
+        return known[1]
+
+
+class Replica:
+    """The files of one app and space. Blocking: call it in a thread.
+
+    Args:
+        path: The database; its folder exists, and the vectors lie beside it.
         app_id: The app.
         space: The space.
     """
 
     def __init__(self, path: Path, app_id: int, space: str) -> None:
         self._path = path
+        self._vectors = path.with_suffix(".vectors")
         self._identity = f"{_FORMAT}/{app_id}/{space}"
 
     def cursor(self) -> str:
         """Return where the next stream begins; empty: from the beginning.
 
         Raises:
-            ReplicaDamagedError: The file is damaged, or of something else.
+            ReplicaDamagedError: A file is damaged, or of something else.
         """
         with self._open() as database:
-            return _cursor(database)
+            return _meta(database, "cursor")
 
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Apply a part of a stream.
-
-        Raises:
-            ReplicaDamagedError: The file is damaged, or of something else.
-        """
-        gone, rows = [], []
-        for change in changes:
-            if change.row is None:
-                gone.append((change.uid,))
-                continue
-            labels = json.dumps(change.row.labels)
-            row = change.row
-            checksum = _checksum(row, change.vector, labels)
-            rows.append((row.uid, row.sha256, change.vector, labels, row.test, checksum))
-        with self._open() as database, database:
-            database.executemany("DELETE FROM inputs WHERE uid = ?", gone)
-            database.executemany(
-                """INSERT INTO inputs (uid, sha256, vector, labels, test, checksum) VALUES (?, ?, ?, ?, ?, ?)
-                   ON CONFLICT (uid) DO UPDATE SET sha256 = excluded.sha256, vector = excluded.vector,
-                     labels = excluded.labels, test = excluded.test, checksum = excluded.checksum""",
-                rows,
-            )
-
-    def finish(self, cursor: str) -> None:
-        """Note where the next stream begins, once everything before is applied.
+    @contextmanager
+    def update(self, holding: Holding) -> Iterator[ReplicaUpdate]:
+        """Take changes; what is not finished when the block ends was never there, and the holding is of no use then.
 
         Raises:
-            ReplicaDamagedError: The file is damaged, or of something else.
+            ReplicaDamagedError: A file is damaged, or of something else.
         """
-        with self._open() as database, database:
-            database.execute("UPDATE meta SET value = ? WHERE name = 'cursor'", (cursor,))
+        with self._open() as database:
+            database.execute("BEGIN")
+            yield ReplicaUpdate(database, holding)
 
     def hold(self) -> Holding:
         """Read all of it.
 
         Raises:
-            ReplicaDamagedError: The file is damaged, or of something else.
+            ReplicaDamagedError: A file is damaged, or of something else.
         """
         with self._open() as database:
             # One transaction: the cursor must be that of the rows.
             database.execute("BEGIN")
-            holding = Holding(_cursor(database))
             try:
-                holding.apply(self._changes(database))
-            except ValueError as error:
-                raise ReplicaDamagedError(f"{self._path} holds vectors that do not fit together: {error}") from error
+                dim = int(_meta(database, "dim") or 0)
+                found = list(_rows(database))
+                rows = [(row, place) for row, place, _, _ in found]
+                holding = Holding(self._vectors, dim, rows, _meta(database, "cursor"))
+                whole = all(
+                    _checksum(row, holding.raw(place), text) == checksum for row, place, text, checksum in found
+                )
+            except (ValueError, IndexError) as error:
+                raise ReplicaDamagedError(f"{self._path} is not what was written: {error}") from error
+            if not whole:
+                raise ReplicaDamagedError(f"a row of {self._path} is not what was written")
             return holding
 
-    def _changes(self, database: sqlite3.Connection) -> Iterator[Change]:
-        query = "SELECT uid, sha256, vector, labels, test, checksum FROM inputs ORDER BY uid"
-        for uid, sha256, vector, text, test, checksum in database.execute(query):
-            try:
-                row = Row(uid, sha256, json.loads(text), bool(test))
-            except ValueError as error:
-                raise ReplicaDamagedError(f"a row of {self._path} is not what was written") from error
-            if _checksum(row, vector, text) != checksum:
-                raise ReplicaDamagedError(f"a row of {self._path} is not what was written")
-            yield Change(uid, row, vector)
-
     def discard(self) -> None:
-        """Delete the file."""
-        for suffix in ("", "-journal"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        """Delete the files."""
+        for file in files_of(self._path):
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as database:
+            # Calls come from one thread after the other.
+            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)) as database:
                 self._prepare(database)
                 yield database
         except sqlite3.Error as error:
-            # A full disk or a lock is no damage, and making the file anew would not help.
+            # A full disk or a lock is no damage, and making the files anew would not help.
             if error.sqlite_errorcode not in _DAMAGE:
                 raise
             raise ReplicaDamagedError(f"{self._path} is no replica: {error}") from error
 
     def _prepare(self, database: sqlite3.Connection) -> None:
+        # Whoever reads goes on reading what was there while somebody writes.
+        database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            # Vectors are long and come in any order: rows are appended to large pages, uids have an index of their own.
-            database.execute("PRAGMA page_size = 16384")
             with database:
                 database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
                 database.execute(
-                    """CREATE TABLE inputs (uid TEXT PRIMARY KEY, sha256 TEXT NOT NULL, vector BLOB NOT NULL,
+                    """CREATE TABLE inputs (uid TEXT PRIMARY KEY, sha256 TEXT NOT NULL, place INTEGER NOT NULL,
                          labels TEXT NOT NULL, test INTEGER NOT NULL, checksum INTEGER NOT NULL)
                        STRICT"""
                 )
                 database.executemany(
-                    "INSERT INTO meta (name, value) VALUES (?, ?)", [("identity", self._identity), ("cursor", "")]
+                    "INSERT INTO meta (name, value) VALUES (?, ?)",
+                    [("identity", self._identity), ("cursor", ""), ("dim", "0")],
                 )
-        found = database.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
-        if found is None or found[0] != self._identity:
+        if _meta(database, "identity") != self._identity:
             raise ReplicaDamagedError(f"{self._path} is of another app, space or format")
 
 
-def _cursor(database: sqlite3.Connection) -> str:
-    row = database.execute("SELECT value FROM meta WHERE name = 'cursor'").fetchone()
+def files_of(path: Path) -> list[Path]:
+    """All files of a replica, by the path of its database."""
+    return [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")] + [path.with_suffix(".vectors")]
+
+
+def _meta(database: sqlite3.Connection, name: str) -> str:
+    row = database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return str(row[0]) if row else ""
+
+
+def _rows(database: sqlite3.Connection) -> Iterator[tuple[Row, int, str, int]]:
+    """Each input with the place of its vector, its labels as they are written, and the checksum.
+
+    Raises:
+        ValueError: A row is not what was written.
+    """
+    known: dict[str, Labels] = {}
+    query = "SELECT uid, sha256, place, labels, test, checksum FROM inputs ORDER BY uid"
+    for uid, sha256, place, text, test, checksum in database.execute(query):
+        labels = known.get(text)
+        if labels is None:
+            labels = known[text] = json.loads(text)
+        yield Row(uid, sha256, labels, bool(test)), place, text, checksum
 
 
 def _checksum(row: Row, vector: bytes, labels: str) -> int:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +17,7 @@ from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDat
 from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_trainer.holding import Holding, TrainingRows
 from lensmith_trainer.metrics import Metrics
-from lensmith_trainer.replica import Replica, ReplicaDamagedError, changes_of
+from lensmith_trainer.replica import Replica, ReplicaDamagedError, ReplicaUpdate, files_of
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
@@ -27,6 +27,7 @@ __all__ = ["Replicas"]
 _LOCK_SECONDS = 0.1
 _SUFFIX = ".sqlite"
 _Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 _LOG = logging.getLogger(__name__)
 
 
@@ -109,37 +110,51 @@ class Replicas:
     ) -> Holding:
         """Fetch what has changed, write it down, and apply it to what is held in memory."""
         cursor = await asyncio.to_thread(replica.cursor)
-        # Taken out until it is whole again: a failure on the way leaves the file to begin from.
+        # Taken out until it is whole again: a failure on the way leaves the files to begin from.
         holding = self._holdings.pop(path, None)
         if holding is None or holding.cursor != cursor:
-            # Another process went on with the file, or it is new.
+            # Another process went on with the files, or they are new.
             holding = await asyncio.to_thread(replica.hold)
         request = StreamTrainingDataRequest(app_id=app_id, space=space, cursor=holding.cursor)
-        received, next_cursor = 0, ""
         try:
-            async for message in self._training_data.StreamTrainingData(request, timeout=self._stream_seconds):
-                changes = changes_of(message.inputs)
-                if changes:
-                    holding.apply(changes)
-                    await _unbroken(replica.apply, changes)
-                received += len(changes)
-                self._metrics.inputs_received.inc(len(changes))
-                next_cursor = message.next_cursor or next_cursor
-                on_received(received)
+            with replica.update(holding) as update:
+                cursor = await self._received(request, update, on_received)
+                if cursor != holding.cursor:
+                    await _unbroken(update.finish, cursor)
         except InvalidInputError as error:
-            if not holding.cursor:
+            if not request.cursor:
                 raise
             # The cursor is of another life of dataset's database: begin again.
             raise ReplicaDamagedError(f"dataset refuses the cursor: {error}") from error
         except ValueError as error:
             raise ReplicaDamagedError(f"what dataset sends does not fit to {path}: {error}") from error
-        if not next_cursor:
-            raise InternalError("STREAM_INCOMPLETE", "the stream of training data ended without a cursor")
-        if next_cursor != holding.cursor:
-            await _unbroken(replica.finish, next_cursor)
-            holding.cursor = next_cursor
         self._keep(path, holding)
         return holding
+
+    async def _received(
+        self, request: StreamTrainingDataRequest, update: ReplicaUpdate, on_received: Callable[[int], None]
+    ) -> str:
+        """Receive a stream and apply it, each part while the next one is on its way; return its cursor."""
+        received, next_cursor = 0, ""
+        applying: asyncio.Task[int] | None = None
+        try:
+            async for message in self._training_data.StreamTrainingData(request, timeout=self._stream_seconds):
+                if applying is not None:
+                    received += await asyncio.shield(applying)
+                    on_received(received)
+                applying = asyncio.create_task(asyncio.to_thread(update.apply, message.inputs))
+                next_cursor = message.next_cursor or next_cursor
+            if applying is not None:
+                received += await asyncio.shield(applying)
+                on_received(received)
+        finally:
+            # Nothing may be closed under a thread that still writes.
+            if applying is not None:
+                await _ended(applying)
+            self._metrics.inputs_received.inc(received)
+        if not next_cursor:
+            raise InternalError("STREAM_INCOMPLETE", "the stream of training data ended without a cursor")
+        return next_cursor
 
     def _keep(self, path: Path, holding: Holding) -> None:
         """Keep it in memory, and of the others those used last, as far as there is room."""
@@ -160,7 +175,8 @@ class Replicas:
                 status = path.stat()
             except FileNotFoundError:
                 continue
-            found.append((status.st_mtime, status.st_size, path))
+            size = sum(file.stat().st_size for file in files_of(path) if file.exists())
+            found.append((status.st_mtime, size, path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self._max_bytes:
@@ -169,7 +185,8 @@ class Replicas:
             if lock is None:
                 continue
             try:
-                path.unlink(missing_ok=True)
+                for file in files_of(path):
+                    file.unlink(missing_ok=True)
                 total -= size
             finally:
                 os.close(lock)
@@ -195,8 +212,17 @@ async def _unbroken(function: Callable[[_Argument], None], argument: _Argument) 
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
-        await asyncio.wait({writing})
+        await _ended(writing)
         raise
+
+
+async def _ended(work: asyncio.Future[_Result]) -> None:
+    """Wait until a thread is done, however often this is cancelled, and leave what it failed with to others."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({work})
+    if not work.cancelled():
+        work.exception()
 
 
 def _try_lock(path: Path) -> int | None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput, TrainingLabel
-from lensmith_trainer.holding import Holding
-from lensmith_trainer.replica import Replica, ReplicaDamagedError, changes_of
+from lensmith_trainer.replica import Replica, ReplicaDamagedError
 
 
 def _input(uid: str, **fields: object) -> TrainingInput:
@@ -28,12 +27,16 @@ def replica(tmp_path: Path) -> Replica:
     return Replica(tmp_path / "replica.sqlite", 7, "space")
 
 
+def _write(replica: Replica, *inputs: TrainingInput, cursor: str = "1") -> None:
+    with replica.update(replica.hold()) as update:
+        update.apply(inputs)
+        update.finish(cursor)
+
+
 def test_inputs_come_back_in_order_of_uid(replica: Replica):
     number = TrainingLabel(concept="weight", number=2.5)
-    replica.apply(
-        changes_of([_input("b"), _input("a", labels=[TrainingLabel(concept="glass", positive=False), number])])
-    )
-    replica.finish("17")
+    labels = [TrainingLabel(concept="glass", positive=False), number]
+    _write(replica, _input("b"), _input("a", labels=labels), cursor="17")
     taken = replica.hold().take(["glass"])
     assert [row.uid for row in taken.rows] == ["a", "b"]
     assert taken.rows[0].labels == {"glass": False, "weight": 2.5}
@@ -45,46 +48,74 @@ def test_inputs_come_back_in_order_of_uid(replica: Replica):
 
 @pytest.mark.parametrize("change", [{"deleted": True}, {"test": True}, {"vector": b""}, {"labels": []}])
 def test_input_is_forgotten_when_it_can_take_part_no_more(replica: Replica, change: dict[str, object]):
-    replica.apply(changes_of([_input("a"), _input("b")]))
-    replica.apply(changes_of([_input("a", **change)]))
+    _write(replica, _input("a"), _input("b"))
+    _write(replica, _input("a", **change))
     assert [row.uid for row in replica.hold().take(["glass"]).rows] == ["b"]
 
 
 def test_applying_twice_is_the_same_as_once(replica: Replica):
     for _ in range(2):
-        replica.apply(changes_of([_input("a"), _input("b")]))
+        _write(replica, _input("a"), _input("b"))
     assert len(replica.hold().take(["glass"])) == 2
 
 
 def test_what_is_held_is_what_is_written_down_when_changes_come_in_any_order(replica: Replica):
     random = np.random.RandomState(0)
-    holding = Holding("")
-    for _ in range(60):
+    holding = replica.hold()
+    for step in range(60):
         inputs = []
         for number in random.permutation(400)[:25]:
             vector = random.randn(8).astype("<f2").tobytes()
             gone = {"deleted": True} if random.rand() < 0.3 else {"vector": vector}
             inputs.append(_input(f"input-{number:03d}", **gone))
-        changes = changes_of(inputs)
-        holding.apply(changes)
-        replica.apply(changes)
+        with replica.update(holding) as update:
+            update.apply(inputs[:20])
+            update.apply(inputs[20:])
+            update.finish(str(step))
     held, written = holding.take(["glass"]), replica.hold().take(["glass"])
     assert held.rows == written.rows
     assert np.array_equal(held.features, written.features)
 
 
 def test_damage_is_noticed_when_a_row_was_changed(replica: Replica, tmp_path: Path):
-    replica.apply(changes_of([_input("a")]))
+    _write(replica, _input("a"))
     with sqlite3.connect(tmp_path / "replica.sqlite") as database:
-        database.execute("UPDATE inputs SET vector = zeroblob(8)")
+        database.execute("UPDATE inputs SET test = 1")
     database.close()
     with pytest.raises(ReplicaDamagedError):
         replica.hold()
 
 
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 100])
+def test_damage_is_noticed_when_vectors_are_not_those_that_were_written(
+    replica: Replica, tmp_path: Path, content: bytes
+):
+    _write(replica, _input("a"))
+    (tmp_path / "replica.vectors").write_bytes(content)
+    with pytest.raises(ReplicaDamagedError):
+        replica.hold()
+
+
+def test_nothing_is_changed_when_an_update_is_not_finished(replica: Replica):
+    _write(replica, _input("a"), _input("b"))
+    with replica.update(replica.hold()) as update:
+        other = np.ones(4, dtype="<f2").tobytes()
+        update.apply([_input("a", vector=other), _input("b", deleted=True), _input("c", vector=other)])
+    taken = replica.hold().take(["glass"])
+    assert [row.uid for row in taken.rows] == ["a", "b"]
+    assert taken.features.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_places_are_used_again_when_inputs_are_gone(replica: Replica):
+    for step in range(8):
+        new = [_input(f"input-{step}-{index}") for index in range(200)]
+        _write(replica, *new, *(_input(f"input-{step - 1}-{index}", deleted=True) for index in range(200)))
+    assert replica.hold().nbytes == 1024 * 8
+
+
 @pytest.mark.parametrize("where", ["head", "middle", "cut", "text"])
 def test_damage_is_noticed_when_the_file_was_overwritten(replica: Replica, tmp_path: Path, where: str):
-    replica.apply(changes_of([_input(f"input-{index}", vector=os.urandom(512)) for index in range(200)]))
+    _write(replica, *(_input(f"input-{index:050}") for index in range(200)))
     path = tmp_path / "replica.sqlite"
     content = bytearray(path.read_bytes())
     if where == "head":
@@ -105,7 +136,7 @@ def test_damage_is_noticed_when_the_file_was_overwritten(replica: Replica, tmp_p
 
 @pytest.mark.parametrize(("app_id", "space"), [(8, "space"), (7, "other")])
 def test_replica_is_refused_when_it_is_of_something_else(replica: Replica, tmp_path: Path, app_id: int, space: str):
-    replica.apply(changes_of([_input("a")]))
+    _write(replica, _input("a"))
     with pytest.raises(ReplicaDamagedError):
         Replica(tmp_path / "replica.sqlite", app_id, space).cursor()
 

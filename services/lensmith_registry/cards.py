@@ -56,6 +56,11 @@ def _cautions(row: VersionRow, base: BaseModelRow | None, evaluation: Evaluation
         found.append("It was not evaluated here: nothing is known of how good it is on your pictures.")
     else:
         found += _cautions_of(row, evaluation)
+    if row.network_space:
+        found.append(
+            f"It looks at pictures with a network of its own ({row.network_bytes / 1e6:.1f} MB): each of them costs "
+            "a pass that no other model shares."
+        )
     if base is not None and base.licence:
         found.append(
             f"It stands on the base network {base.name}, whose licence ({base.licence}) holds for its use too."

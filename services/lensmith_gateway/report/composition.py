@@ -210,7 +210,7 @@ def _facts(material: Material) -> dict[str, str]:
     """What a version is, for whoever must train it again or answer for it."""
     card = material.card
     version, model, base = card.model_version, card.model, card.base_model
-    own_id = base.name.removeprefix("baseModels/")
+    own_id, own = base.name.removeprefix("baseModels/"), version.network_space
     took = version.end_time.ToDatetime() - version.start_time.ToDatetime()
     facts = {
         "version": version.name,
@@ -221,6 +221,8 @@ def _facts(material: Material) -> dict[str, str]:
         "data (SHA-256)": version.dataset_sha256,
         "base network": f"{base.display_name or own_id} ({own_id}, version {base.version})" if own_id else "",
         "space": version.space,
+        "network of its own": f"fine-tuned from it, {version.network_size_bytes / 1e6:.1f} MB" if own else "",
+        "space of that network": own,
         "licence of the base network": base.licence,
         "source of the base network": base.source,
         "kind of head": HeadTier.Name(version.tier).removeprefix("HEAD_TIER_").lower() if version.tier else "",

@@ -36,8 +36,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 import lensmith
-from lensmith_vision.classes import statistics_of
 from lensmith_vision.discriminant import solve, within_variance
+from lensmith_vision.linear_fit import statistics_of
 from lensmith_vision.pack import load_card
 from lensmith_vision.pack_builder import build_pack, read_source
 from lensmith_vision.training import TrainingSet, TrainOptions, fit

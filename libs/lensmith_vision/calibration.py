@@ -32,9 +32,14 @@ class Calibration:
 
 def class_loss(logits: Floats, classes: Ints) -> float:
     """Mean log loss of the true class."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    true = shifted[np.arange(len(classes)), classes]
-    return float((np.log(np.exp(shifted).sum(axis=1)) - true).mean())
+    return _loss_in_place(logits.copy(), classes)
+
+
+def _loss_in_place(logits: Floats, classes: Ints) -> float:
+    logits -= logits.max(axis=1, keepdims=True)
+    true = logits[np.arange(len(classes)), classes]
+    np.exp(logits, out=logits)
+    return float((np.log(logits.sum(axis=1)) - true).mean())
 
 
 def calibrate(
@@ -51,13 +56,18 @@ def calibrate(
         certainty: How many nats one unit of the factor's logarithm away from it costs.
         prior: Added to the scaled logits, such as log shares of the classes.
     """
+    # In the precision of the logits.
+    added = np.asarray(prior, logits.dtype)
+    scaled = np.empty_like(logits)
 
     def cost(exponent: float) -> float:
-        loss = class_loss(logits * math.exp(exponent) + prior, classes)
+        np.multiply(logits, logits.dtype.type(math.exp(exponent)), out=scaled)
+        np.add(scaled, added, out=scaled)
+        loss = _loss_in_place(scaled, classes)
         return loss + certainty * (exponent - math.log(usual)) ** 2 / len(classes)
 
     centre = math.log(usual)
     bounds = (centre + _BOUNDS[0], centre + _BOUNDS[1])
     found = scipy.optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-3})
     factor = math.exp(float(found.x))
-    return Calibration(factor, class_loss(logits * factor + prior, classes))
+    return Calibration(factor, class_loss(logits * logits.dtype.type(factor) + added, classes))

@@ -18,6 +18,7 @@ from lensmith_vision.statistics import Moments
 
 __all__ = [
     "Discriminant",
+    "Scatter",
     "blocks_of",
     "held_out_logits",
     "inverse_of",
@@ -45,7 +46,7 @@ class Discriminant:
         bias: [c].
     """
 
-    weights: Doubles
+    weights: Floats
     bias: Doubles
 
 
@@ -56,6 +57,43 @@ def within_variance(moments: Moments) -> float:
     return max(scatter, 0.0) / max(moments.rows, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Scatter:
+    """What classes that exclude each other are fitted from, once for all strengths of shrinkage.
+
+    Attributes:
+        within: [d, d], the scatter within classes.
+        means: [c, d].
+        rows: How many pictures.
+    """
+
+    within: Floats
+    means: Floats
+    rows: int
+
+    @classmethod
+    def of(cls, moments: Moments) -> Scatter:
+        """Of the pictures to learn from; each has exactly one class."""
+        counts = moments.counts[0]
+        means = moments.sums[0] / np.maximum(counts, 1)[:, None]
+        # Shrinkage keeps the condition number small, so single precision is enough and twice as fast.
+        scaled = (means * np.sqrt(counts)[:, None]).astype(np.float32)
+        within = moments.gram.astype(np.float32)
+        within -= scaled.T @ scaled
+        # A concept without pictures stands where all of them do, and its prior makes it unlikely.
+        means[counts == 0] = moments.total / max(moments.rows, 1)
+        return cls(within, means.astype(np.float32), moments.rows)
+
+    def solve(self, shrinkage: float) -> Discriminant:
+        """Fit with so much added to the diagonal, greater than 0; see :func:`within_variance`."""
+        positive = self.within.copy()
+        positive[np.diag_indices_from(positive)] += np.float32(max(shrinkage, _LEAST_SHRINKAGE))
+        factor = scipy.linalg.cho_factor(positive.T, lower=True, overwrite_a=True, check_finite=False)
+        weights: Floats = scipy.linalg.cho_solve(factor, self.means.T, check_finite=False)
+        weights *= np.float32(self.rows)
+        return Discriminant(weights, -0.5 * np.vecdot(self.means, weights.T).astype(np.float64))
+
+
 def solve(moments: Moments, shrinkage: float) -> Discriminant:
     """Fit classes that exclude each other.
 
@@ -63,19 +101,7 @@ def solve(moments: Moments, shrinkage: float) -> Discriminant:
         moments: Of the pictures to learn from; each has exactly one class.
         shrinkage: Added to the within-class scatter's diagonal, greater than 0; see :func:`within_variance`.
     """
-    counts = moments.counts[0]
-    means = moments.sums[0] / np.maximum(counts, 1)[:, None]
-    # Shrinkage keeps the condition number small, so single precision is enough and twice as fast.
-    scaled = (means * np.sqrt(counts)[:, None]).astype(np.float32)
-    scatter = moments.gram.astype(np.float32)
-    scatter -= scaled.T @ scaled
-    scatter[np.diag_indices_from(scatter)] += np.float32(max(shrinkage, _LEAST_SHRINKAGE))
-    # A concept without pictures stands where all of them do, and its prior makes it unlikely.
-    means[counts == 0] = moments.total / max(moments.rows, 1)
-    factor = scipy.linalg.cho_factor(scatter.T, lower=True, overwrite_a=True, check_finite=False)
-    solved = scipy.linalg.cho_solve(factor, means.T.astype(np.float32), check_finite=False).astype(np.float64)
-    weights = moments.rows * solved
-    return Discriminant(weights, -0.5 * np.einsum("kd,dk->k", means, weights))
+    return Scatter.of(moments).solve(shrinkage)
 
 
 def solve_ridge(moments: Moments, penalty: float) -> Doubles:

@@ -59,9 +59,9 @@ class ClassSums:
     def final(self) -> tuple[Floats, Floats]:
         """Fit on all pictures: weights [d, c] and bias [c] on transformed features, calibrated."""
         fitted = solve(self.total, self.shrinkage * within_variance(self.total))
-        weights = self.factor * fitted.weights
+        weights = np.float32(self.factor) * fitted.weights
         bias = self.factor * fitted.bias + log_prior(self.total.counts[0]) - self.origin @ weights
-        return weights.astype(np.float32), bias.astype(np.float32)
+        return weights, bias.astype(np.float32)
 
     def held_out(self, features: Floats, folds: Ints) -> Floats:
         """Calibrated logits [n, c] of features [n, d], each row by the fit without its fold."""
@@ -69,7 +69,7 @@ class ClassSums:
         logits = np.empty((len(features), len(self.total.counts[0])), np.float32)
         for fold in np.unique(folds):
             rows, fitted = folds == fold, self.without[fold]
-            logits[rows] = inputs[rows] @ fitted.weights.astype(np.float32) + fitted.bias.astype(np.float32)
+            logits[rows] = inputs[rows] @ fitted.weights + fitted.bias.astype(np.float32)
         logits *= np.float32(self.factor)
         logits += log_prior(self.total.counts[0]).astype(np.float32)
         return logits

@@ -129,6 +129,23 @@ class SufficientStatistics:
         """Take in pictures: features [n, d], labels [n, c] or targets [n, 1], and the fold of each."""
         self._absorb(features, values, folds, 1)
 
+    def add_classes(self, features: Floats, classes: Ints, fold: int) -> None:
+        """Take in pictures of one fold that have one class each: features [n, d] about the origin, classes [n]."""
+        present, own = np.unique(classes, return_inverse=True)
+        rows = len(features)
+        member = scipy.sparse.csr_array(
+            (np.ones(rows, np.float32), own, np.arange(rows + 1)), shape=(rows, len(present))
+        )
+        sums, gram = member.T @ features, features.T @ features
+        counts, total = np.bincount(own), sums.sum(axis=0, dtype=np.float64)
+        moments = self._folds[fold]
+        with self._lock:
+            moments.rows += rows
+            moments.total += total
+            moments.gram += gram
+            moments.counts[0, present] += counts
+            moments.sums[0, present] += sums
+
     def remove(self, features: Floats, values: Floats, folds: Ints) -> None:
         """Take out pictures that were added before, with the same values and folds."""
         self._absorb(features, values, folds, -1)

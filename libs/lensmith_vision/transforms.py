@@ -7,12 +7,13 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TRANSFORMS", "Transform", "transformed"]
+__all__ = ["TRANSFORMS", "Transform", "gathered", "transformed"]
 
 Transform = Literal["none", "unit", "root"]
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
 
 _SHORTEST = 1e-6
+_ROWS = 128
 
 
 def transformed(features: npt.NDArray[np.float32], transform: Transform) -> npt.NDArray[np.float32]:
@@ -24,11 +25,40 @@ def transformed(features: npt.NDArray[np.float32], transform: Transform) -> npt.
     """
     if transform == "none":
         return features
-    units: npt.NDArray[np.float32] = np.array(features, copy=True)
-    if transform == "root":
-        np.abs(units, out=units)
-        np.sqrt(units, out=units)
-        np.copysign(units, features, out=units)
-    lengths = np.sqrt(np.einsum("nd,nd->n", units, units, dtype=np.float64))
-    units /= np.maximum(lengths, _SHORTEST).astype(np.float32)[:, None]
+    units: npt.NDArray[np.float32] = np.array(features, dtype=np.float32, order="C", copy=True)
+    for start in range(0, len(units), _ROWS):
+        _transform(units[start : start + _ROWS], transform)
     return units
+
+
+def gathered(
+    features: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    transform: Transform,
+    origin: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float32]:
+    """Transform some rows of features [n, d], measured from an origin if there is one; gives [m, d]."""
+    inputs = np.empty((len(rows), features.shape[1]), np.float32)
+    # What was read is still near the processor in each next step.
+    for start in range(0, len(rows), _ROWS):
+        part = inputs[start : start + _ROWS]
+        # Rows are in range; being told what to do if not, take writes where it should at once.
+        np.take(features, rows[start : start + _ROWS], axis=0, out=part, mode="clip")
+        _transform(part, transform)
+        if origin is not None:
+            part -= origin
+    return inputs
+
+
+def _transform(units: npt.NDArray[np.float32], transform: Transform) -> None:
+    if transform == "none":
+        return
+    if transform == "root":
+        if units.size and units.min() < 0:
+            signs = units.copy()
+            np.sqrt(np.abs(units, out=units), out=units)
+            np.copysign(units, signs, out=units)
+        else:
+            np.sqrt(units, out=units)
+    lengths = np.sqrt(np.vecdot(units, units))
+    units *= (1 / np.maximum(lengths, np.float32(_SHORTEST)))[:, None]

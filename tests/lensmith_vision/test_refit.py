@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lensmith_vision.classes import statistics_of
 from lensmith_vision.discriminant import solve
+from lensmith_vision.linear_fit import statistics_of
 from lensmith_vision.refit import ClassMemory, ClassSums, Pictures, refit_classes
 from lensmith_vision.statistics import Moments, SufficientStatistics
 from lensmith_vision.training import Fitted, TrainingSet, TrainOptions, fit

@@ -1,0 +1,182 @@
+"""Linear heads of concepts that exclude each other, from one pass over the pictures and one to hold them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lensmith_vision.calibration import calibrate
+from lensmith_vision.class_choice import ALL_PAIRS, CERTAINTY, SAMPLE, USUAL_LINEAR, Choice
+from lensmith_vision.discriminant import Discriminant, Scatter, solve, within_variance
+from lensmith_vision.kernel import KernelPart
+from lensmith_vision.refit import ClassSums
+from lensmith_vision.statistics import Moments, SufficientStatistics
+from lensmith_vision.threads import cores, in_threads
+from lensmith_vision.transforms import Transform, gathered, transformed
+
+__all__ = ["ClassFit", "blocks_of_folds", "fit_linear", "some_rows", "statistics_of"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
+_BLOCK = 2560
+_ORIGIN_ROWS = 1024
+_SCALED_ROWS = 512
+_MOST_TO_CALIBRATE, _LOGITS_TO_CALIBRATE = 4096, 500_000
+
+
+@dataclass(frozen=True, eq=False)
+class ClassFit:
+    """A fitted head's numbers with calibration folded in.
+
+    Attributes:
+        transform: Of the features.
+        weights: [d, c].
+        bias: [c].
+        kernel: None in the linear tier.
+        logits: [n, c], each row given by a fit without its fold, calibrated.
+        shrinkage: That was chosen, in units of the within-class variance.
+        sums: What a linear fit worked with; None in the kernel tier.
+    """
+
+    transform: Transform
+    weights: Floats
+    bias: Floats
+    kernel: KernelPart | None
+    logits: Floats
+    shrinkage: float
+    sums: ClassSums | None = None
+
+
+def fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: Choice, prior: Doubles) -> ClassFit:
+    """Fit, and hold out each fold.
+
+    Args:
+        features: [n, d].
+        classes: [n].
+        width: Number of classes.
+        folds: [n].
+        choice: Of transform and, for small sets, shrinkage.
+        prior: [width], log of how common each class is.
+    """
+    statistics = statistics_of(features, classes, width, folds, choice.transform)
+    total, origin, count = statistics.total(), statistics.origin, int(folds.max()) + 1
+    chosen, first = choice.shrinkage, None
+    if len(features) > ALL_PAIRS:
+        chosen, first = _refined(features, classes, folds, choice.transform, statistics, total, prior)
+    shrinkage = chosen * within_variance(total)
+
+    def fit_without(fold: int) -> Discriminant:
+        if fold == 0 and first is not None:
+            return first
+        return solve(total - statistics.fold(fold) if fold < count else total, shrinkage)
+
+    logits = np.empty((len(features), width), np.float32)
+
+    def hold_out(rows: Ints, fitted: Future[Discriminant]) -> None:
+        own = fitted.result()
+        bias = own.bias - origin @ own.weights
+        logits[rows] = gathered(features, rows, choice.transform) @ own.weights + bias.astype(np.float32)
+
+    with ThreadPoolExecutor(cores()) as executor:
+        fits: list[Future[Discriminant]] = []
+        held_out = []
+        for fold in range(count + 1):
+            fits.append(executor.submit(fit_without, fold))
+            # The next fit is on its way while this one's pictures are scored.
+            if fold:
+                held_out += [executor.submit(hold_out, rows, fits[fold - 1]) for rows in _blocks(folds, fold - 1)]
+        for done in held_out:
+            done.result()
+        *without, fitted = (future.result() for future in fits)
+    factor = choice.linear.factor
+    if len(features) > ALL_PAIRS:
+        some = some_rows(len(features), width)
+        factor = calibrate(logits[some], classes[some], factor, CERTAINTY, prior).factor
+    _scale(logits, factor, prior)
+    weights = np.float32(factor) * fitted.weights
+    bias = factor * fitted.bias + prior - origin @ weights
+    sums = ClassSums(choice.transform, origin, total, without, chosen, factor)
+    return ClassFit(choice.transform, weights, bias.astype(np.float32), None, logits, chosen, sums)
+
+
+def _scale(logits: Floats, factor: float, prior: Doubles) -> None:
+    added = prior.astype(np.float32)
+
+    def scale(start: int) -> None:
+        block = logits[start : start + _SCALED_ROWS]
+        block *= np.float32(factor)
+        block += added
+
+    in_threads(scale, range(0, len(logits), _SCALED_ROWS))
+
+
+def _refined(
+    features: Floats,
+    classes: Ints,
+    folds: Ints,
+    transform: Transform,
+    statistics: SufficientStatistics,
+    total: Moments,
+    prior: Doubles,
+) -> tuple[float, Discriminant]:
+    """Choose the shrinkage of a large set, of which a sample would want more, on pictures of its first fold.
+
+    Gives the fit without that fold, too.
+    """
+    rows = np.flatnonzero(folds == 0)
+    rows = rows[some_rows(len(rows), len(prior))]
+    inputs = gathered(features, rows, transform, statistics.origin)
+    scatter = Scatter.of(total - statistics.fold(0))
+    unit = within_variance(total)
+
+    def judged(shrinkage: float) -> tuple[float, Discriminant]:
+        fitted = scatter.solve(shrinkage * unit)
+        logits = inputs @ fitted.weights
+        logits += fitted.bias.astype(np.float32)
+        return calibrate(logits, classes[rows], USUAL_LINEAR, CERTAINTY, prior).loss, fitted
+
+    tried = in_threads(judged, _LARGE_SHRINKAGES)
+    best = int(np.argmin([loss for loss, _ in tried]))
+    return _LARGE_SHRINKAGES[best], tried[best][1]
+
+
+def statistics_of(
+    features: Floats, classes: Ints, width: int, folds: Ints, transform: Transform
+) -> SufficientStatistics:
+    """Sum up a training set of classes, block by block so that no second copy of the features is made."""
+    origin = transformed(features[:_ORIGIN_ROWS], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
+    statistics = SufficientStatistics(origin, width, int(folds.max()) + 1, sides=1)
+    # Pictures of one class beside each other: a block has few of them.
+    order = np.argsort(classes, kind="stable")
+
+    def sum_up(rows: Ints) -> None:
+        own = order[rows]
+        statistics.add_classes(gathered(features, own, transform, origin), classes[own], int(folds[own[0]]))
+
+    in_threads(sum_up, blocks_of_folds(folds[order]))
+    return statistics
+
+
+def blocks_of_folds(folds: Ints) -> Iterator[Ints]:
+    """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
+    for fold in range(int(folds.max()) + 1):
+        yield from _blocks(folds, fold)
+
+
+def _blocks(folds: Ints, fold: int) -> list[Ints]:
+    """Rows of a fold in equal parts."""
+    rows = np.flatnonzero(folds == fold)
+    return np.array_split(rows, -(-len(rows) // _BLOCK)) if len(rows) else []
+
+
+def some_rows(rows: int, width: int) -> Ints:
+    """Rows that are enough to find one number by."""
+    most = min(_MOST_TO_CALIBRATE, max(SAMPLE, _LOGITS_TO_CALIBRATE // width))
+    return np.random.default_rng(0).permutation(rows)[:most]

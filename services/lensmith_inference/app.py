@@ -60,7 +60,7 @@ class InferenceService:
         metrics = Metrics(platform.registry)
         registry = platform.clients.channel("registry")
         serving = ServingServiceStub(registry)
-        artefacts = Artefacts(serving, settings.cache_dir, settings.network_disk_bytes)
+        artefacts = self._artefacts = Artefacts(serving, settings.cache_dir, settings.network_disk_bytes)
         self._engine = engine
         self._catalogue = Catalogue(
             serving,
@@ -117,6 +117,7 @@ class InferenceService:
             group.create_task(self._news.run_warming())
             group.create_task(self._usage.run())
             group.create_task(self._preload())
+            group.create_task(self._artefacts.tidy())
 
     async def close(self) -> None:
         """Stop the threads; calls in flight have ended before."""

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, NetworkFile, PackFile
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_inference.pack_folder import PackFolder, checked, is_whole
@@ -34,6 +36,8 @@ __all__ = ["Artefacts"]
 _SILENCE_SECONDS = 20.0
 _MAX_HEAD_BYTES = 256 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_LOG = structlog.get_logger(__name__)
 
 
 class Artefacts:
@@ -78,6 +82,13 @@ class Artefacts:
     def kept(self) -> list[tuple[str, Path]]:
         """List the packs of base models on disk with their spaces, the last used first."""
         return self._packs.packs()
+
+    async def tidy(self) -> None:
+        """Remove networks of versions that nobody has asked for in a long time."""
+        try:
+            await asyncio.to_thread(self._networks.shrink)
+        except OSError as error:
+            _LOG.warning("networks_not_tidied", error=str(error))
 
     async def head(self, key: str) -> Head:
         """Fetch a head.

@@ -19,6 +19,8 @@ from lensmith_vision.pack import CARD_FILE, check_hash, load_card, load_labels, 
 __all__ = ["PackFolder", "checked", "is_whole"]
 
 _LEFTOVER_SECONDS = 3600.0
+_FORGOTTEN_SECONDS = 7 * 86_400.0
+"""What was not loaded for so long goes where there is a budget: its version may have been deleted since."""
 _IN_USE_SECONDS = 60.0
 """A pack that was used so lately may just be being loaded, by whichever process: it stays, whatever the budget."""
 
@@ -65,7 +67,7 @@ class PackFolder:
             # Another process put the same pack there meanwhile; it was checked just as this one was.
             if not (kept / CARD_FILE).is_file():
                 raise
-        self._shrink()
+        self.shrink()
 
     def packs(self) -> list[tuple[str, Path]]:
         """List the packs with their spaces, the last used first."""
@@ -85,13 +87,15 @@ class PackFolder:
                 found.append((folder.stat().st_mtime, folder))
         return sorted(found)
 
-    def _shrink(self) -> None:
+    def shrink(self) -> None:
+        """Remove what is over the budget, and what nobody has asked for in a week."""
         if self.budget is None:
             return
         packs = [(used, _bytes_of(folder), folder) for used, folder in self._by_use()]
         total = sum(size for _, size, _ in packs)
         for used, size, folder in packs:
-            if total <= self.budget or time.time() - used < _IN_USE_SECONDS:
+            unused = time.time() - used
+            if unused < _IN_USE_SECONDS or (total <= self.budget and unused < _FORGOTTEN_SECONDS):
                 return
             self._take_away(folder)
             total -= size

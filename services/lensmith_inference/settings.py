@@ -85,12 +85,13 @@ class InferenceSettings(ServiceSettings, BusSettings):
     max_base_models: int = Field(default=8, ge=1)
     """Base networks held in memory at once; the longest unused ones are dropped first."""
 
-    network_cache_bytes: int = Field(default=2048 * _MIB, ge=1)
-    """Memory for the networks of fine-tuned versions, each counted as six times its file; the longest unused ones are
+    network_cache_bytes: int = Field(default=1024 * _MIB, ge=1)
+    """Memory for the networks of fine-tuned versions, each counted as eight times its file; the longest unused ones are
     dropped first. They never push out base networks."""
 
     network_disk_bytes: int = Field(default=8192 * _MIB, ge=1)
-    """Room in `cache_dir` for the networks of fine-tuned versions; the longest unused ones are removed first."""
+    """Room in `cache_dir` for the networks of fine-tuned versions; the longest unused ones are removed first, and all
+    that were not loaded for a week."""
 
     warm_models: bool = True
     """Whether a model is fetched as soon as it changes, so that its first question does not wait for it."""

@@ -216,7 +216,7 @@ def test_version_answers_with_its_own_network_and_says_so(tuned: Tuned) -> None:
     own_key = {"LENSMITH_KEY": tuned.client.keys.create(["All"]).secret, "LENSMITH_APP": APP, "COLUMNS": "200"}
     assert "its own network, 3.2 MB" in tuned.platform.cli("models", "versions", MODEL, **own_key).stdout
     assert "its own network" in tuned.platform.cli("models", "card", MODEL, **own_key).stdout
-    assert "fine-tuned from it" in tuned.client.models.report(MODEL, 2, pictures=False)
+    assert "fine-tuned from it" in tuned.client.models.report(MODEL, 2)
 
 
 def test_production_goes_back_to_the_head_and_forward_again(tuned: Tuned) -> None:

@@ -255,3 +255,8 @@ def test_longest_unused_pack_goes_when_the_disk_is_full(tmp_path: Path, tuned: l
     assert [space for space, _ in folder.packs()] == [space_of(cards[place]).id for place in (2, 0)]
     assert is_whole(places[0], space_of(cards[0]).id, cards[0].sha256)
     assert not list((tmp_path / "kept").glob(".*"))
+    # One that was not loaded for weeks goes where there is room for it, too.
+    used = time.time() - 30 * 86_400
+    os.utime(places[0], (used, used))
+    folder.shrink()
+    assert [place.exists() for place in places] == [False, False, True]

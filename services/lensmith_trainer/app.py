@@ -12,6 +12,7 @@ import grpc.aio
 
 from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
 from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import LearningCurveJobServiceStub
+from lensmith_api.internal.v1.serving_service_pb2_grpc import ServingServiceStub
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
@@ -19,13 +20,17 @@ from lensmith_platform.bus import Bus, WorkConsumer, connect
 from lensmith_platform.errors import DependencyUnavailableError
 from lensmith_platform.server import Platform
 from lensmith_platform.usage import UsageMeter
+from lensmith_trainer.fine_tuning import FineTuning
 from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.jobs import TrainingJobs
 from lensmith_trainer.learning_curves import LearningCurveJobs
 from lensmith_trainer.metrics import Metrics
+from lensmith_trainer.network_transfer import NetworkTransfer
 from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.scratch import Scratch
 from lensmith_trainer.settings import TrainerSettings
-from lensmith_trainer.suggestions import SuggestionJobs, be_nice
+from lensmith_trainer.spare_process import SpareProcess
+from lensmith_trainer.suggestions import SuggestionJobs
 
 __all__ = ["TrainerService", "build"]
 
@@ -45,6 +50,7 @@ class TrainerService:
         learning_curves: Who finds out what more images would bring.
         usage: Where trainings are counted.
         concurrency: Versions trained at once.
+        fine_tunings: Who trains those whose whole network is to learn; None: other trainers do.
     """
 
     name = "trainer"
@@ -58,6 +64,7 @@ class TrainerService:
         learning_curves: LearningCurveJobs,
         usage: UsageMeter,
         concurrency: int,
+        fine_tunings: TrainingJobs | None,
     ) -> None:
         self._bus = bus
         self._usage = usage
@@ -69,6 +76,16 @@ class TrainerService:
             concurrency,
             _MAX_DELIVER,
             # Training is killable at any moment: a stop waits for what is nearly done, no longer.
+            grace=_STOP_SECONDS,
+        )
+        # A slot of its own: those who wait for seconds never wait for those who wait for hours.
+        self._fine_tuning = fine_tunings and WorkConsumer(
+            bus,
+            "trainer--fine-tune",
+            "models.fine_tuning_queued",
+            fine_tunings.start,
+            1,
+            _MAX_DELIVER,
             grace=_STOP_SECONDS,
         )
         self._suggesting = WorkConsumer(
@@ -94,6 +111,8 @@ class TrainerService:
         """Take work until cancelled; a version that is not done then goes back to the bus."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._consumer.run())
+            if self._fine_tuning is not None:
+                group.create_task(self._fine_tuning.run())
             group.create_task(self._suggesting.run())
             group.create_task(self._continuing.run())
             group.create_task(self._usage.run())
@@ -134,8 +153,7 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
         report_seconds=settings.report_seconds,
         complete_seconds=settings.complete_seconds,
     )
-    spare = ThreadPoolExecutor(1, thread_name_prefix="suggest", initializer=be_nice)
-    platform.closers.callback(spare.shutdown, wait=False, cancel_futures=True)
+    spare = SpareProcess(settings.fit_threads)
     suggestions = SuggestionJobs(
         SuggestionJobServiceStub(platform.clients.channel("registry")),
         CurationServiceStub(platform.clients.channel("dataset")),
@@ -146,4 +164,36 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
     learning_curves = LearningCurveJobs(
         LearningCurveJobServiceStub(platform.clients.channel("registry")), replicas, spare
     )
-    return TrainerService(bus, jobs, suggestions, learning_curves, usage, settings.concurrency)
+    fine_tunings = await _fine_tunings(platform, replicas, usage, metrics) if settings.fine_tunes else None
+    return TrainerService(bus, jobs, suggestions, learning_curves, usage, settings.concurrency, fine_tunings)
+
+
+async def _fine_tunings(
+    platform: Platform[TrainerSettings], replicas: Replicas, usage: UsageMeter, metrics: Metrics
+) -> TrainingJobs:
+    """Build what trains versions whose whole network is to learn, with a thread that no other version waits for."""
+    settings = platform.settings
+    registry = TrainingJobServiceStub(platform.clients.channel("registry"))
+    threads = ThreadPoolExecutor(1, thread_name_prefix="fine-tune")
+    platform.closers.callback(threads.shutdown, wait=False, cancel_futures=True)
+    scratch = Scratch(settings.scratch, settings.scratch_bytes)
+    await scratch.prepare()
+    transfer = NetworkTransfer(
+        ServingServiceStub(platform.clients.channel("registry")),
+        TrainingDataServiceStub(platform.clients.channel("dataset")),
+        registry,
+        settings.stream_seconds,
+        settings.complete_seconds,
+    )
+    return TrainingJobs(
+        registry,
+        replicas,
+        threads,
+        FitMemories(0),
+        usage,
+        metrics,
+        FineTuning(transfer, scratch, threads, settings.fine_tune_threads),
+        trainer=f"{socket.gethostname()}/{os.getpid()}",
+        report_seconds=settings.report_seconds,
+        complete_seconds=settings.complete_seconds,
+    )

@@ -133,18 +133,19 @@ class Holding:
             self._forget(uid)
         if put and not self._rows:
             self._begin(len(next(iter(put.values())).vector) // 2)
-        places = {uid: self._place() for uid in put}
+        # Mostly labels change: a vector that is the same stays where it is.
+        others = [uid for uid, change in put.items() if not self._stands(uid, change.vector)]
+        moved = {uid: self._place() for uid in others}
         self._vectors.reserve(self._used)
-        self._vectors.put(list(places.values()), [change.vector for change in put.values()])
+        self._vectors.put(list(moved.values()), [put[uid].vector for uid in others])
         fresh = [uid for uid in put if uid not in self._rows]
+        self._left += [self._places[uid] for uid in others if uid in self._places]
+        self._places |= moved
         placed = []
         for uid, change in put.items():
             if change.row is not None:
-                before = self._places.get(uid)
-                if before is not None:
-                    self._left.append(before)
-                self._rows[uid], self._places[uid] = change.row, places[uid]
-                placed.append((change.row, places[uid]))
+                self._rows[uid] = change.row
+                placed.append((change.row, self._places[uid]))
         if len(fresh) > _FEW:
             self._sorted = False
         if self._sorted:
@@ -186,6 +187,10 @@ class Holding:
             if not dim:
                 raise ValueError("a vector is empty")
             self._vectors = VectorFile(self._path, dim)
+
+    def _stands(self, uid: str, vector: bytes) -> bool:
+        place = self._places.get(uid)
+        return place is not None and self._vectors.raw(place) == vector
 
     def _forget(self, uid: str) -> None:
         if self._rows.pop(uid, None) is not None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.events_pb2 import Event
@@ -20,14 +17,15 @@ from lensmith_platform.errors import NotFoundError, PreconditionError, to_status
 from lensmith_platform.service_auth import service_call_app
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.replicas import Replicas
-from lensmith_trainer.training_set import labels_needed, options_of, training_set_of
+from lensmith_trainer.spare_process import SpareProcess, Task
+from lensmith_trainer.training_set import options_of, training_set_of
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.learning_curve import CurvePoint, LearningCurve, learning_curve
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import LearningCurveJobServiceAsyncStub
 
-__all__ = ["LearningCurveJobs"]
+__all__ = ["LearningCurveJobs", "curve_of"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,13 +36,13 @@ class LearningCurveJobs:
     Args:
         registry: Who asks for them, and stores them.
         replicas: Training data.
-        threads: Where they are computed, at low priority.
+        spare: Where they are computed.
     """
 
-    def __init__(self, registry: LearningCurveJobServiceAsyncStub, replicas: Replicas, threads: Executor) -> None:
+    def __init__(self, registry: LearningCurveJobServiceAsyncStub, replicas: Replicas, spare: SpareProcess) -> None:
         self._registry = registry
         self._replicas = replicas
-        self._threads = threads
+        self._spare = spare
 
     async def start(self, event: Event) -> None:
         """Compute the learning curve that an event tells of, if anybody still waits for it.
@@ -61,26 +59,26 @@ class LearningCurveJobs:
             except (NotFoundError, PreconditionError) as error:
                 _LOG.info("no learning curve is wanted for %s: %s", uid, error)
                 return
-            rows = await self._replicas.rows(event.app_id, job.space, labels_needed(job.model), lambda received: None)
-            stop = threading.Event()
-            work = asyncio.get_running_loop().run_in_executor(self._threads, _computed, job, rows, stop.is_set)
-            request = PutLearningCurveRequest(app_id=event.app_id, version_uid=uid)
-            try:
-                request.learning_curve.CopyFrom(await work)
-            except TrainingError as error:
-                reason = PreconditionError(error.reason, str(error), metadata=error.metadata)
-                request.error.CopyFrom(to_status(reason))
-            finally:
-                stop.set()
+            async with self._spare.turn, self._replicas.lent(event.app_id, job.space) as replica:
+                task = Task("learning_curve", str(replica), event.app_id, job.space)
+                answer = await self._spare.run(task, [job.SerializeToString()])
+            request = PutLearningCurveRequest.FromString(answer)
+            request.app_id, request.version_uid = event.app_id, uid
             try:
                 await self._registry.PutLearningCurve(request)
             except NotFoundError:
                 _LOG.info("%s was deleted meanwhile", job.name)
 
 
-def _computed(job: LearningCurveJob, taken: TrainingRows, cancelled: Callable[[], bool]) -> pb.LearningCurve:
+def curve_of(job: LearningCurveJob, taken: TrainingRows) -> PutLearningCurveRequest:
+    """Compute a learning curve, or say why there is none."""
     data = training_set_of(job.model, job.space, taken)
-    return _to_proto(learning_curve(data, options_of(job.model, job.training, job.seed), cancelled))
+    try:
+        curve = learning_curve(data, options_of(job.model, job.training, job.seed), lambda: False)
+    except TrainingError as error:
+        reason = PreconditionError(error.reason, str(error), metadata=error.metadata)
+        return PutLearningCurveRequest(error=to_status(reason))
+    return PutLearningCurveRequest(learning_curve=_to_proto(curve))
 
 
 def _to_proto(curve: LearningCurve) -> pb.LearningCurve:

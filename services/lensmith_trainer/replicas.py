@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -57,6 +57,7 @@ class Replicas:
         self._max_bytes = max_bytes
         self._memory_bytes = memory_bytes
         self._holdings: OrderedDict[Path, Holding] = OrderedDict()
+        self._lent: Counter[Path] = Counter()
         self._training_data = training_data
         self._stream_seconds = stream_seconds
 
@@ -90,20 +91,51 @@ class Replicas:
             LensmithError: dataset is away, or refuses.
         """
         wanted = tuple(concepts)
+        async with self.opened(app_id, space, on_received) as holding:
+            return await asyncio.to_thread(holding.take, wanted, tests=tests)
+
+    @asynccontextmanager
+    async def lent(self, app_id: int, space: str) -> AsyncIterator[Path]:
+        """Bring a replica up to date for another process to read; gives the path of its database.
+
+        It is not thrown away meanwhile, but others may go on with it: whoever reads does so in one transaction.
+
+        Raises:
+            LensmithError: dataset is away, or refuses.
+        """
+        path = self._path(app_id, space)
+        self._lent[path] += 1
+        try:
+            async with self.opened(app_id, space, lambda received: None):
+                pass
+            yield path
+        finally:
+            self._lent[path] -= 1
+            await asyncio.to_thread(self._evict)
+
+    @asynccontextmanager
+    async def opened(self, app_id: int, space: str, on_received: Callable[[int], None]) -> AsyncIterator[Holding]:
+        """Bring a replica up to date and hold it: as long as the block lasts, nobody changes it.
+
+        Raises:
+            LensmithError: dataset is away, or refuses.
+        """
         path = self._path(app_id, space)
         try:
             async with _exclusive(path.with_suffix(".lock")):
-                replica = Replica(path, app_id, space)
-                for _ in range(2):
-                    try:
-                        holding = await self._updated(replica, path, app_id, space, on_received)
-                        return await asyncio.to_thread(holding.take, wanted, tests=tests)
-                    except ReplicaDamagedError as error:
-                        _LOG.warning("replica is made anew: %s", error)
-                        await asyncio.to_thread(replica.discard)
-                raise InternalError("REPLICA_DAMAGED", f"the replica {path} is damaged again as soon as it is made")
+                yield await self._whole(path, app_id, space, on_received)
         finally:
             await asyncio.to_thread(self._evict)
+
+    async def _whole(self, path: Path, app_id: int, space: str, on_received: Callable[[int], None]) -> Holding:
+        replica = Replica(path, app_id, space)
+        for _ in range(2):
+            try:
+                return await self._updated(replica, path, app_id, space, on_received)
+            except ReplicaDamagedError as error:
+                _LOG.warning("replica is made anew: %s", error)
+                await asyncio.to_thread(replica.discard)
+        raise InternalError("REPLICA_DAMAGED", f"the replica {path} is damaged again as soon as it is made")
 
     async def _updated(
         self, replica: Replica, path: Path, app_id: int, space: str, on_received: Callable[[int], None]
@@ -181,6 +213,8 @@ class Replicas:
         for _, size, path in sorted(found):
             if total <= self._max_bytes:
                 return
+            if self._lent[path]:
+                continue
             lock = _try_lock(path.with_suffix(".lock"))
             if lock is None:
                 continue

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +24,7 @@ from lensmith_platform.service_auth import service_call_app
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.spare_process import SpareProcess, Task
 from lensmith_trainer.training_set import labels_needed, training_set_of
 from lensmith_vision import heads, out_of_fold
 from lensmith_vision.curation import suggestion as curation
@@ -40,9 +39,8 @@ if TYPE_CHECKING:  # the generated stubs name these classes for type checkers on
     from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceAsyncStub
     from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceAsyncStub
 
-__all__ = ["SuggestionJobs", "be_nice", "suggestions_of"]
+__all__ = ["SuggestionJobs", "suggestions_of"]
 
-_NICENESS = 10
 _PAUSE_SECONDS = 1.0
 _STREAM_SECONDS = 120.0
 _LOG = logging.getLogger(__name__)
@@ -51,14 +49,15 @@ _LOG = logging.getLogger(__name__)
 class SuggestionJobs:
     """Looks through the data of versions.
 
-    It is work of its own, after the version is handed in: READY waits for nothing of it, and a process that dies over
-    it leaves an event that another one takes up. Of versions that follow each other fast, only the newest is done.
+    It is work of its own, after the version is handed in and in a process of its own: READY waits for nothing of it,
+    and whoever dies over it leaves an event that another one takes up. Of versions that follow each other fast, only
+    the newest is done.
 
     Args:
         registry: Who gives and takes it.
         curation: dataset, which has the pictures that nobody has labelled.
         replicas: Training data.
-        threads: Where it runs, at low priority.
+        spare: Where it runs.
         metrics: Where its seconds are counted.
     """
 
@@ -67,61 +66,59 @@ class SuggestionJobs:
         registry: SuggestionJobServiceAsyncStub,
         curation: CurationServiceAsyncStub,
         replicas: Replicas,
-        threads: Executor,
+        spare: SpareProcess,
         metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._curation = curation
         self._replicas = replicas
-        self._threads = threads
+        self._spare = spare
         self._metrics = metrics
 
     async def start(self, event: Event) -> None:
         """Look through the data of the version that an event tells of, if anybody wants that.
 
         Raises:
-            LensmithError: registry or dataset is away; try again later.
+            LensmithError: registry or dataset is away, or the work failed; try again later.
         """
-        uid = event.model_version_completed.version_uid
         # Whoever labels a few pictures and trains again is not to wait for this; the next version has its turn then.
         await asyncio.sleep(_PAUSE_SECONDS)
         with service_call_app(event.app_id):
-            try:
-                job = await self._registry.GetSuggestionJob(
-                    GetSuggestionJobRequest(app_id=event.app_id, version_uid=uid)
-                )
-            except (NotFoundError, PreconditionError) as error:
-                _LOG.info("nothing is suggested for %s: %s", uid, error)
-                return
-            needed = labels_needed(job.model)
-            rows = await self._replicas.rows(event.app_id, job.space, needed, lambda received: None, tests=True)
-            unlabelled = await self._unlabelled(event.app_id, job, needed)
-            work = asyncio.get_running_loop().run_in_executor(self._threads, suggestions_of, job, rows, unlabelled)
+            async with self._spare.turn:
+                await self._suggest(event.app_id, event.model_version_completed.version_uid)
+
+    async def _suggest(self, app_id: int, uid: str) -> None:
+        try:
+            # In its turn only: what was superseded while it waited is not looked through any more.
+            job = await self._registry.GetSuggestionJob(GetSuggestionJobRequest(app_id=app_id, version_uid=uid))
+        except (NotFoundError, PreconditionError) as error:
+            _LOG.info("nothing is suggested for %s: %s", uid, error)
+            return
+        async with self._replicas.lent(app_id, job.space) as replica:
+            task = Task("suggest", str(replica), app_id, job.space)
             with self._metrics.train_part_seconds.labels("suggest").time():
-                found = await work
-            request = PutSuggestionsRequest(app_id=event.app_id, version_uid=uid, suggestions=found)
-            try:
-                await self._registry.PutSuggestions(request)
-            except NotFoundError:
-                _LOG.info("%s was deleted meanwhile", job.name)
+                answer = await self._spare.run(task, [job.SerializeToString()], self._unlabelled(app_id, job))
+        request = PutSuggestionsRequest.FromString(answer)
+        request.app_id, request.version_uid = app_id, uid
+        try:
+            await self._registry.PutSuggestions(request)
+        except NotFoundError:
+            _LOG.info("%s was deleted meanwhile", job.name)
 
-    async def _unlabelled(self, app_id: int, job: SuggestionJob, concepts: tuple[str, ...]) -> list[TrainingInput]:
+    async def _unlabelled(self, app_id: int, job: SuggestionJob) -> AsyncIterator[bytes]:
         request = StreamUnlabelledInputsRequest(
-            app_id=app_id, space=job.space, concepts=concepts, limit=MOST_CANDIDATES, seed=job.seed
+            app_id=app_id,
+            space=job.space,
+            concepts=labels_needed(job.model),
+            limit=MOST_CANDIDATES,
+            seed=job.seed,
         )
-        stream = self._curation.StreamUnlabelledInputs(request, timeout=_STREAM_SECONDS)
-        return [one async for part in stream for one in part.inputs]
-
-
-def be_nice() -> None:
-    """Let the threads of a pool, and those that they start, take only the time that nobody else wants."""
-    if hasattr(os, "setpriority"):
-        # On Linux priorities are those of threads.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        async for part in self._curation.StreamUnlabelledInputs(request, timeout=_STREAM_SECONDS):
+            yield part.SerializeToString()
 
 
 def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[TrainingInput]) -> list[Suggestion]:
-    """Look through the data of a version, in a thread.
+    """Look through the data of a version.
 
     Raises:
         VisionError: What registry has of the version is damaged.

@@ -1,0 +1,72 @@
+"""The process that does what nobody waits for: ``python -m lensmith_trainer.spare_work``, started by `SpareProcess`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.message import Message
+
+from lensmith_api.internal.v1.curation_service_pb2 import StreamUnlabelledInputsResponse
+from lensmith_api.internal.v1.learning_curve_job_service_pb2 import LearningCurveJob
+from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest, SuggestionJob
+from lensmith_trainer.holding import Holding
+from lensmith_trainer.learning_curves import curve_of
+from lensmith_trainer.replica import Replica
+from lensmith_trainer.spare_process import Task, read_frames, write_frame
+from lensmith_trainer.suggestions import suggestions_of
+from lensmith_trainer.training_set import labels_needed
+
+_NICENESS = 19
+
+
+def main() -> int:
+    """Do one piece of work."""
+    _be_nice()
+    # Whatever a library prints must not be taken for the answer.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    head, *parts = read_frames(sys.stdin.buffer)
+    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    task = Task.from_bytes(head)
+    if not Path(task.replica).exists():
+        sys.exit("the replica is gone; the work comes again")
+    holding = Replica(Path(task.replica), task.app_id, task.space).hold()
+    work = _suggest if task.work == "suggest" else _learning_curve
+    write_frame(answers, work(holding, parts).SerializeToString())
+    return 0
+
+
+def _be_nice() -> None:
+    """Take only the time that nobody else wants."""
+    os.nice(_NICENESS)
+    # Where sessions share the processor among each other, a process is nice only within its own.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(_NICENESS))
+
+
+def _end_with(trainer: BinaryIO) -> None:
+    """End when the trainer does: somebody else has the work then."""
+    trainer.read()
+    os._exit(1)
+
+
+def _suggest(holding: Holding, parts: Sequence[bytes]) -> Message:
+    job = SuggestionJob.FromString(parts[0])
+    unlabelled = [one for part in parts[1:] for one in StreamUnlabelledInputsResponse.FromString(part).inputs]
+    rows = holding.take(labels_needed(job.model), tests=True)
+    return PutSuggestionsRequest(suggestions=suggestions_of(job, rows, unlabelled))
+
+
+def _learning_curve(holding: Holding, parts: Sequence[bytes]) -> Message:
+    job = LearningCurveJob.FromString(parts[0])
+    return curve_of(job, holding.take(labels_needed(job.model)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

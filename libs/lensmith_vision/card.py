@@ -23,6 +23,8 @@ CARD_FILE = "card.json"
 MODEL_FILE = "model.onnx"
 LABELS_FILE = "labels.txt"
 FORMAT_VERSION = 1
+MAX_VIEWS = 64
+"""More views of a picture than this nobody could wait for."""
 
 NUMERIC_CLASSES = ("fp32", "bf16", "int8")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
@@ -68,7 +70,7 @@ class Card:
         id: Lower-case letters, digits and dashes; the id of the base model.
         version: Counts up when the vectors change; part of the space.
         rank: Which installed base to prefer for training; higher is better.
-        views: Passes through the network that make one vector.
+        views: Passes through the network that make one vector; the graph makes them all.
         sha256: Of ``model.onnx``.
     """
 
@@ -153,7 +155,7 @@ def card_from_json(text: str) -> Card:
         source=root.text("source"),
         rank=root.integer("rank", -1_000_000, 1_000_000),
         resize=_resize(root.fields("input")),
-        views=root.integer("views", 1, 1),
+        views=root.integer("views", 1, MAX_VIEWS),
         numeric=root.one_of("numeric", NUMERIC_CLASSES),
         feature_dim=dim,
         feature_map=_feature_map(outputs, dim),

@@ -18,7 +18,7 @@ from lensmith_vision.session import Session, open_session
 __all__ = ["Engine", "EngineError", "OnnxRuntimeEngine", "Outputs"]
 
 _CHUNK = 4
-"""Pictures a pass: with more, activations fall out of the CPU caches, which costs time as well as memory."""
+"""Views a pass: with more, activations fall out of the CPU caches, which costs time as well as memory."""
 
 
 class EngineError(VisionError):
@@ -141,9 +141,9 @@ class OnnxRuntimeEngine:
         if logits and card.logits is not None:
             names.append("logits")
         _check_batch(card, batch)
+        chunk = max(1, _CHUNK // card.views)
         parts = [
-            session.run(names, {"image": batch[start : start + _CHUNK]})
-            for start in range(0, max(1, len(batch)), _CHUNK)
+            session.run(names, {"image": batch[start : start + chunk]}) for start in range(0, max(1, len(batch)), chunk)
         ]
         joined = {
             name: column[0] if len(column) == 1 else np.concatenate(column)

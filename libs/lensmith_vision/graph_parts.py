@@ -18,7 +18,7 @@ from lensmith_vision.errors import PackError
 from lensmith_vision.explain import Classifier
 from lensmith_vision.session import Session, open_session
 
-__all__ = ["keep_only", "load_graph", "read_classifier"]
+__all__ = ["keep_only", "load_graph", "read_classifier", "source_of_map"]
 
 _CHANNELS_AT_ONCE = 32
 _TOLERANCE = 1e-3
@@ -89,7 +89,7 @@ def read_classifier(path: Path, card: Card) -> Classifier | None:
         return None
     model = load_graph(path)
     graph = model.graph
-    cut = _source_of_map(graph)
+    cut = source_of_map(graph)
     if keep_only(graph, ["logits"], [cut]):
         return None  # the logits see more of the picture than the feature map
     del graph.input[:], graph.output[:]
@@ -118,10 +118,9 @@ def _measured(session: Session, cut: str, shape: tuple[int, int, int]) -> Classi
     return classifier if np.allclose(actual, expected, rtol=0, atol=_TOLERANCE * scale) else None
 
 
-def _source_of_map(graph: onnx.GraphProto) -> str:
-    """The tensor that the feature map is: its own name, or what a renaming node takes."""
+def source_of_map(graph: onnx.GraphProto, name: str = "feature_map") -> str:
+    """Find the tensor that the feature map is: its own name, or what a renaming node takes."""
     maker = {name: node for node in graph.node for name in node.output}
-    name = "feature_map"
     while (node := maker.get(name)) is not None and node.op_type == "Identity":
         name = node.input[0]
     return name

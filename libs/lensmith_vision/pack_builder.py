@@ -58,6 +58,7 @@ class PackSource:
         activation: What turns the logits into scores.
         taxonomy: What the card calls the classes, see :class:`lensmith_vision.card.Logits`.
         calibration: How the logits become General's probabilities, where that was fitted.
+        views: Passes through the network that make one vector.
     """
 
     id: str
@@ -76,6 +77,7 @@ class PackSource:
     activation: Literal["softmax", "sigmoid"] = "softmax"
     taxonomy: str = ""
     calibration: Calibration | None = None
+    views: int = 1
 
 
 def build_pack(source: PackSource, destination: Path) -> Card:
@@ -124,7 +126,7 @@ def write_pack(folder: Path, source: PackSource, graph: onnx.ModelProto) -> Card
         source=source.source,
         rank=source.rank,
         resize=source.resize,
-        views=1,
+        views=source.views,
         numeric="fp32",
         feature_dim=int(features.shape[1]),
         feature_map=_map_shape(shapes.get("feature_map")),

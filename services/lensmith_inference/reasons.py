@@ -106,7 +106,7 @@ def _map_of(seen: Seen) -> Floats:
     """The feature map of a picture, of which its features are the mean: without that nothing could be shared out.
 
     Raises:
-        PreconditionError: They are not, as in spaces of several views, or networks that pool in another way.
+        PreconditionError: They are not, as in networks that pool in another way.
     """
     if seen.feature_map is None:
         raise InternalError("BASE_MODEL_INVALID", f"space {seen.space} gave no feature map")

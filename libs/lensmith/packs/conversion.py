@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from lensmith_vision.errors import VisionError
 
 PREPROCESSOR: Final = "preprocessor_config.json"
+VIEWS: Final = 8
+"""Views of a picture that a pack can be made to have, beside one."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Wishes:
         licence: As far as the folder does not say it.
         source: Where it comes from, as far as the folder does not say it.
         graph: Path of the ONNX file in the folder of a published network.
+        views: Views of each picture that make one vector, 1 or 8.
     """
 
     id: str = ""
@@ -35,6 +39,7 @@ class Wishes:
     licence: str = ""
     source: str = ""
     graph: str = ""
+    views: int = 1
 
 
 def is_ready(folder: Path) -> bool:
@@ -88,6 +93,36 @@ def convert(folder: Path, scratch: Path, wishes: Wishes) -> Path:
     except PackError as error:
         raise _invalid(folder, error) from error
     return pack
+
+
+def shipped(name: str) -> Path | None:
+    """The folder of the pack of this name that ships with Lensmith, if there is one."""
+    folder = files("lensmith_vision") / "packs" / name
+    ships = re.fullmatch(r"[a-z0-9-]+", name) is not None and (folder / CARD).is_file()
+    return Path(str(folder)) if ships else None
+
+
+def with_views(folder: Path, scratch: Path, wishes: Wishes) -> Path:
+    """Makes a pack that looks at each picture several times out of one that looks once.
+
+    Args:
+        folder: The pack.
+        scratch: The new pack becomes a subfolder.
+        wishes: Id and rank of the new one.
+
+    Raises:
+        InvalidInputError: `PACK_INVALID`: it cannot be made. `EXTRA_MISSING`: that needs more than the client.
+    """
+    try:
+        from lensmith_vision.errors import PackError
+        from lensmith_vision.views import build_pack_of_views
+    except ImportError as error:
+        raise InvalidInputError("EXTRA_MISSING", "packs of views need: pip install 'lensmith[packs]'") from error
+    try:
+        build_pack_of_views(folder, scratch / "views", id=wishes.id, rank=wishes.rank)
+    except PackError as error:
+        raise _invalid(folder, error) from error
+    return scratch / "views"
 
 
 def own_id(name: str) -> str:

@@ -79,15 +79,12 @@ class TrainerService:
             grace=_STOP_SECONDS,
         )
         # A slot of its own: those who wait for seconds never wait for those who wait for hours.
-        self._fine_tuning = fine_tunings and WorkConsumer(
-            bus,
-            "trainer--fine-tune",
-            "models.fine_tuning_queued",
-            fine_tunings.start,
-            1,
-            _MAX_DELIVER,
-            grace=_STOP_SECONDS,
-        )
+        self._fine_tuning: WorkConsumer | None = None
+        if fine_tunings is not None:
+            start = fine_tunings.start
+            self._fine_tuning = WorkConsumer(
+                bus, "trainer--fine-tune", "models.fine_tuning_queued", start, 1, _MAX_DELIVER, grace=_STOP_SECONDS
+            )
         self._suggesting = WorkConsumer(
             bus, "trainer--suggest", "models.version_completed", suggestions.start, _SUGGESTED_AT_ONCE, _MAX_SUGGEST
         )

@@ -35,6 +35,7 @@ from lensmith_platform.errors import (
 )
 from lensmith_platform.service_auth import service_call_app
 from lensmith_platform.usage import UsageMeter
+from lensmith_trainer.fine_tuning import FineTuning
 from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.fitting import fit_job
 from lensmith_trainer.holding import TrainingRows
@@ -42,7 +43,7 @@ from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import labels_needed, method_of
-from lensmith_vision.errors import TrainingError
+from lensmith_vision.errors import VisionError
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceAsyncStub
@@ -69,6 +70,7 @@ class TrainingJobs:
         memories: What fits leave for the next one of their model.
         usage: Where trainings are counted for their apps.
         metrics: Where they are counted for operators.
+        fine_tuning: Who lets whole networks learn, where these are the versions that want it.
         trainer: Name of this process, for people.
         report_seconds: How often to report.
         complete_seconds: How long to try to hand in a head while registry is away.
@@ -82,6 +84,7 @@ class TrainingJobs:
         memories: FitMemories,
         usage: UsageMeter,
         metrics: Metrics,
+        fine_tuning: FineTuning | None = None,
         *,
         trainer: str,
         report_seconds: float,
@@ -93,6 +96,7 @@ class TrainingJobs:
         self._memories = memories
         self._usage = usage
         self._metrics = metrics
+        self._fine_tuning = fine_tuning
         self._trainer = trainer
         self._report_seconds = report_seconds
         self._complete_seconds = complete_seconds
@@ -104,19 +108,23 @@ class TrainingJobs:
             DependencyUnavailableError: registry or dataset is away; try again later.
         """
         with service_call_app(event.app_id):
-            job = await self._claim(event.app_id, event.model_version_queued.version_uid)
+            queued = event.model_version_queued if self._fine_tuning is None else event.model_fine_tuning_queued
+            job = await self._claim(event.app_id, queued.version_uid)
             if job is None:
                 return
             _LOG.info("training %s, lease %d", job.name, job.lease)
-            started, outcome = time.monotonic(), "interrupted"
+            started, outcome, lost = time.monotonic(), "interrupted", False
             try:
                 outcome = await self._train(job)
             except (ConflictError, NotFoundError, PreconditionError) as error:
                 # Cancelled, deleted, or another trainer has it: nothing is left to do here.
                 _LOG.info("training of %s ends without a result: %s", job.name, error)
-                outcome = "stopped"
+                outcome, lost = "stopped", isinstance(error, ConflictError)
             finally:
                 self._metrics.train_seconds.labels(outcome).observe(time.monotonic() - started)
+            # Where another trainer of the machine has it, or another try will, what was reached is worth keeping.
+            if self._fine_tuning is not None and not lost:
+                await self._fine_tuning.forget(job.version_uid)
 
     async def _claim(self, app_id: int, version_uid: str) -> TrainingJob | None:
         request = ClaimModelVersionRequest(app_id=app_id, version_uid=version_uid, trainer=self._trainer)
@@ -177,7 +185,7 @@ class TrainingJobs:
         """
         try:
             return await work
-        except TrainingError as error:
+        except VisionError as error:
             reason = error.reason if error.reason.startswith("TRAINING_") else f"TRAINING_{error.reason}"
             return PreconditionError(reason, str(error), metadata=error.metadata)
         except _PERMANENT as error:
@@ -185,6 +193,9 @@ class TrainingJobs:
 
     async def _fitted(self, job: TrainingJob, state: JobProgress) -> CompleteModelVersionRequest:
         parts = self._metrics.train_part_seconds
+        if self._fine_tuning is not None:
+            with parts.labels("fine_tune").time():
+                return await self._fine_tuning.trained(job, state, lambda: self._rows(job, state))
         with parts.labels("fetch").time():
             rows = await self._rows(job, state)
         state.fraction, state.stage, state.message = FETCHED, "evaluating", f"{len(rows)} labelled images"

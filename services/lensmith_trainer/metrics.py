@@ -21,7 +21,7 @@ class Metrics:
         )
         self.train_part_seconds = Histogram(
             "lensmith_train_part_seconds",
-            "Seconds of the parts of a training: fetch, fit, hand_in; and of suggest, which comes after it.",
+            "Seconds of the parts of a training: fetch, fit (or fine_tune: all), hand_in; and of suggest, after it.",
             ["part"],
             registry=registry,
             buckets=_PART_SECONDS,

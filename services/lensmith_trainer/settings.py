@@ -39,3 +39,18 @@ class TrainerSettings(ServiceSettings, BusSettings):
     """Longest time to fetch what changed of an app's training data."""
     complete_seconds: float = Field(default=120.0, gt=0)
     """How long to try to hand in a fitted head while registry is away."""
+    fine_tunes: bool = True
+    """Whether this trainer takes versions whose whole network is to learn, one at a time, beside the heads. It needs
+    PyTorch then (`pip install "lensmith[finetune]"`) and fails them without; say false where other trainers have it."""
+    fine_tune_threads: int = Field(default_factory=_cores, ge=1, le=256)
+    """Processor threads of the process in which a network learns; the number of cores by default."""
+    scratch_dir: Path | None = None
+    """Where networks learn: pixels and checkpoints. A folder of `cache_dir` by default. Storage that outlives the
+    process lets a killed fine-tuning go on from its last epoch."""
+    scratch_bytes: int = Field(default=50 << 30, ge=0)
+    """Most bytes in `scratch_dir`. A picture takes about 100 KB for the starter, 385 KB for a network of 224 pixels."""
+
+    @property
+    def scratch(self) -> Path:
+        """Where networks learn."""
+        return self.scratch_dir or self.cache_dir / "fine-tuning"

@@ -23,7 +23,7 @@ from lensmith_vision.errors import TrainingError
 from lensmith_vision.heads import HeadType
 from lensmith_vision.resize import ResizePolicy
 
-__all__ = ["Job", "Pixels", "Taught", "pick_rounds", "read_job", "read_taught", "write_job"]
+__all__ = ["Job", "Pixels", "Taught", "bytes_of_pixels", "pick_rounds", "read_job", "read_taught", "write_job"]
 
 JOB_FILE, TAUGHT_FILE, START_FOLDER, STATE_FOLDER, RESULT_FOLDER = (
     "job.json",
@@ -119,12 +119,7 @@ class Pixels:
 
     def __init__(self, folder: Path, policy: ResizePolicy, rows: int, *, writable: bool = False) -> None:
         self._policy = policy
-        self._roomy_policy = replace(
-            policy,
-            height=round(policy.height * _ROOM),
-            width=round(policy.width * _ROOM),
-            short_side=round(policy.short_side * _ROOM),
-        )
+        self._roomy_policy = _roomy(policy)
         exact = (rows, policy.height, policy.width, 3)
         roomy = (rows, self._roomy_policy.height, self._roomy_policy.width, 3)
         self.exact = _mapped(folder / _EXACT_FILE, exact, writable)
@@ -142,6 +137,20 @@ class Pixels:
         if min(image.shape[:2]) < self._roomy_policy.min_side_hint:
             image = decode(data, limits, min_side_hint=self._roomy_policy.min_side_hint)
         self.roomy[row] = resize.apply(image, self._roomy_policy)
+
+
+def bytes_of_pixels(policy: ResizePolicy) -> int:
+    """Return the room on disk that the pixels of one picture take."""
+    return sum(one.height * one.width * 3 for one in (policy, _roomy(policy)))
+
+
+def _roomy(policy: ResizePolicy) -> ResizePolicy:
+    return replace(
+        policy,
+        height=round(policy.height * _ROOM),
+        width=round(policy.width * _ROOM),
+        short_side=round(policy.short_side * _ROOM),
+    )
 
 
 def pick_rounds(folds: Ints) -> tuple[int, ...]:
@@ -211,5 +220,11 @@ def put_file(path: Path, data: bytes) -> None:
 def _mapped(path: Path, shape: tuple[int, ...], writable: bool) -> Pictures:
     if not writable:
         return np.memmap(path, np.uint8, "r", shape=shape)
-    fits = path.is_file() and path.stat().st_size == int(np.prod(shape))
-    return np.memmap(path, np.uint8, "r+" if fits else "w+", shape=shape)
+    size = int(np.prod(shape))
+    if not path.is_file() or path.stat().st_size != size:
+        with path.open("wb") as file:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                # Taken now: writing to a mapped file on a full disk would end the process without a word.
+                os.posix_fallocate(file.fileno(), 0, size)
+    return np.memmap(path, np.uint8, "r+", shape=shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,14 +12,27 @@ import numpy as np
 
 from lensmith_vision.decode import ImageLimits
 from lensmith_vision.errors import ImageError, TrainingError
-from lensmith_vision.fine_tune.job import START_FOLDER, Ints, Job, Pixels, Taught, pick_rounds, write_job
+from lensmith_vision.fine_tune.job import (
+    JOB_FILE,
+    START_FOLDER,
+    Ints,
+    Job,
+    Pixels,
+    Taught,
+    pick_rounds,
+    put_file,
+    read_job,
+    read_taught,
+    write_job,
+)
 from lensmith_vision.folds import groups_of
 from lensmith_vision.pack import load_card
 from lensmith_vision.training import Fitted, TrainingSet
 
-__all__ = ["Layout", "lay_out"]
+__all__ = ["Layout", "lay_out", "read_layout"]
 
 _FEWEST = 12
+_LAYOUT_FILE = "layout.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +92,7 @@ def lay_out(
         )
     card = load_card(start)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / JOB_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / START_FOLDER, ignore_errors=True)
     shutil.copytree(start, folder / START_FOLDER)
     places = {uid: row for row, uid in enumerate(known.ids)}
@@ -115,8 +130,31 @@ def lay_out(
         max_epochs=max_epochs,
         threads=threads,
     )
+    # Before the job, which makes the folder one that is laid out.
+    put_file(folder / _LAYOUT_FILE, json.dumps({"rows": rows.tolist(), "unreadable": unreadable}).encode())
     write_job(folder, job, taught)
     return Layout(job, rows, groups, tuple(unreadable))
+
+
+def read_layout(folder: Path, before: Fitted) -> Layout | None:
+    """Read how a folder was laid out for the same training of a head; None: it was not, or for another one.
+
+    Args:
+        folder: That a process may have been killed over.
+        before: The head as it was fitted again.
+    """
+    try:
+        job, taught = read_job(folder), read_taught(folder)
+        document = json.loads((folder / _LAYOUT_FILE).read_bytes())
+        rows = np.asarray(document["rows"], np.int64)
+        known = before.out_of_fold.rows(rows)
+    except (OSError, ValueError, KeyError, IndexError, TrainingError):
+        return None
+    same = job.concepts == known.concepts and np.array_equal(taught.folds, known.folds)
+    for ours, theirs in ((taught.labels, known.labels), (taught.targets, known.targets)):
+        same = same and (ours is None) == (theirs is None)
+        same = same and (ours is None or theirs is None or np.array_equal(ours, theirs, equal_nan=True))
+    return Layout(job, rows, taught.groups, tuple(document["unreadable"])) if same else None
 
 
 def _groups(data: TrainingSet, ids: list[str]) -> Ints:

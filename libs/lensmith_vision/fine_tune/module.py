@@ -76,6 +76,7 @@ class FineTuning(lightning.LightningModule):
         self._seen: list[tuple[Floats, Floats]] = []
         self._losses: list[Tensor] = []
         self.held_out_loss = math.nan
+        self.held_out_right: float | None = None
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Compute logits [n, c]."""
@@ -116,6 +117,8 @@ class FineTuning(lightning.LightningModule):
         """Judge it as the finished version will be: calibrated."""
         logits, truth = (np.concatenate(column) for column in zip(*self._seen, strict=True))
         self.held_out_loss = _judged(self._type, logits, truth)
+        if self._type == "multi_class":
+            self.held_out_right = float((logits.argmax(axis=1) == truth.argmax(axis=1)).mean())
         self.log("held_out_loss", self.held_out_loss, sync_dist=False)
 
     @property
@@ -162,12 +165,14 @@ class EpochDone:
         epochs: Epochs at most.
         loss: Mean loss of the last one.
         held_out_loss: Calibrated loss on pictures held out for early stopping; None without any.
+        held_out_right: Part of them that is told right; None without any, and where concepts do not exclude each other.
     """
 
     epoch: int
     epochs: int
     loss: float
     held_out_loss: float | None
+    held_out_right: float | None
 
 
 class Keeper(Callback):
@@ -213,7 +218,8 @@ class Keeper(Callback):
         trainer.save_checkpoint(self._folder / CHECKPOINT_FILE)
         if trainer.is_global_zero:
             held_out = pl_module.held_out_loss if judged else None
-            self._told(EpochDone(done, trainer.max_epochs or done, pl_module.mean_loss, held_out))
+            right = pl_module.held_out_right if judged else None
+            self._told(EpochDone(done, trainer.max_epochs or done, pl_module.mean_loss, held_out, right))
 
 
 def _loss(type: HeadType, logits: Tensor, truth: Tensor) -> Tensor:

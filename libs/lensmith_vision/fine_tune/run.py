@@ -278,8 +278,11 @@ class _Runner:
     def _tell(self, training: _Training, done: EpochDone) -> None:
         trainings = len(self._job.rounds) + 1
         what = "the whole set" if training.stop_after else f"round {training.number + 1} of {trainings - 1}"
-        judged = "" if done.held_out_loss is None else f", {done.held_out_loss:.3f} on pictures held out"
-        message = f"{what}, epoch {done.epoch} of {done.epochs}: loss {done.loss:.3f}{judged}"
+        judged = (
+            "" if done.held_out_loss is None else f", {done.held_out_loss:.3f} on {len(training.validated)} held out"
+        )
+        right = "" if done.held_out_right is None else f", {done.held_out_right:.1%} of them right"
+        message = f"{what}, epoch {done.epoch} of {done.epochs}: loss {done.loss:.3f}{judged}{right}"
         self._told(Event((training.number + done.epoch / done.epochs) / trainings, message))
 
 

@@ -1,0 +1,146 @@
+"""The process in which a network learns: it needs PyTorch, which the trainer itself never loads, and dies with it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from lensmith_platform.errors import PreconditionError
+from lensmith_vision.errors import TrainingError
+
+__all__ = ["check_installed", "check_start", "learn"]
+
+_MODULE = "lensmith_vision.fine_tune"
+_NEEDED = ("torch", "lightning", "onnx")
+_NICENESS = 10
+"""What it gives way to: heads, which take seconds, and predictions."""
+
+_FRUITLESS = 2
+"""How often it may die without having finished another epoch."""
+
+_LOG = logging.getLogger(__name__)
+Told = Callable[[float, str], None]
+
+
+def check_installed() -> None:
+    """Refuse where this trainer lacks what fine-tuning needs.
+
+    Raises:
+        PreconditionError: FINE_TUNING_NOT_INSTALLED.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PreconditionError(
+            "FINE_TUNING_NOT_INSTALLED",
+            f'this trainer lacks {", ".join(missing)}: install it with `pip install "lensmith[finetune]"`, or let '
+            "trainers that have it take such versions (LENSMITH_TRAINER_FINE_TUNES=false on the others)",
+            metadata={"missing": ",".join(missing), "extra": "finetune"},
+        )
+
+
+async def check_start(pack: Path) -> None:
+    """Refuse a base network that cannot learn on.
+
+    Raises:
+        TrainingError: NETWORK_NOT_TRAINABLE.
+    """
+    code = await _run(["--check", str(pack)], lambda fraction, message: None)
+    if code:
+        raise _crashed(code)
+
+
+async def learn(folder: Path, told: Told) -> None:
+    """Do the job of a folder in a process of its own, going on where an earlier one was killed.
+
+    Cancelled, it kills the process; what that had finished is kept in the folder.
+
+    Args:
+        folder: As `lensmith_vision.fine_tune.layout` lays it out.
+        told: Told part of the work done, and a sentence, after every epoch.
+
+    Raises:
+        TrainingError: The job cannot be done, or its process dies again and again.
+    """
+    best, fruitless = -1.0, 0
+
+    def hear(fraction: float, message: str) -> None:
+        nonlocal best, fruitless
+        if fraction > best:
+            best, fruitless = fraction, 0
+        told(fraction, message)
+
+    while code := await _run([str(folder)], hear):
+        fruitless += 1
+        if fruitless >= _FRUITLESS:
+            raise _crashed(code)
+        _LOG.warning("the process that fine-tunes ended with status %d; it goes on from the last epoch", code)
+
+
+async def _run(arguments: list[str], told: Told) -> int:
+    """Run it; returns its status.
+
+    Raises:
+        TrainingError: It says that another try would fail as well.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        _MODULE,
+        "--until-eof",
+        *arguments,
+        # Held open by this process alone, so it ends with it, however that is killed.
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=_environment(),
+        # A Ctrl-C at the terminal is for the trainer, which stops it in order.
+        start_new_session=True,
+    )
+    failure: TrainingError | None = None
+    try:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        if process.stdout is None:
+            raise RuntimeError("the process was started without a pipe")
+        async for line in process.stdout:
+            failure = _heard(line, told) or failure
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            # Every file in its folder is complete or not there, so there is nothing that it would have to finish.
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if failure is not None:
+        raise failure
+    return code
+
+
+def _heard(line: bytes, told: Told) -> TrainingError | None:
+    """Take in what the process says; other programs' words on its output are passed over."""
+    try:
+        document = json.loads(line)
+        if "error" in document:
+            return TrainingError(str(document["error"]["reason"]), str(document["error"]["message"]))
+        event = document["event"]
+        told(float(event["fraction"]), str(event["message"]))
+    except (ValueError, KeyError, TypeError):
+        _LOG.debug("fine-tuning says: %r", line[:500])
+    return None
+
+
+def _environment() -> dict[str, str]:
+    """What the process may know: nothing of the platform, whose settings hold secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LENSMITH_")}
+
+
+def _crashed(code: int) -> TrainingError:
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+    memory = "; it may have run out of memory" if code == -9 else ""
+    return TrainingError("FINE_TUNING_CRASHED", f"the process that fine-tunes {how}{memory}: see the trainer's log")

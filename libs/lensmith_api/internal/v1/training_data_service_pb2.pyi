@@ -365,7 +365,7 @@ class TrainingInput(_message.Message):
     test: _builtins.bool
     """Whether it is kept out of training."""
     vector: _builtins.bytes
-    """Its vector as little-endian float16; empty while it has none."""
+    """Its vector as little-endian float16; empty while it has none, or no label."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingLabel]:
         """All its labels."""

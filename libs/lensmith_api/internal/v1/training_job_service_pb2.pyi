@@ -188,6 +188,7 @@ class CompleteModelVersionRequest(_message.Message):
     OUT_OF_FOLD_FIELD_NUMBER: _builtins.int
     NETWORK_SPACE_FIELD_NUMBER: _builtins.int
     DATASET_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    EVALUATION_OF_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     version_uid: _builtins.str
@@ -208,6 +209,10 @@ class CompleteModelVersionRequest(_message.Message):
     """Space of the network whose pack was put before; empty: the head is for the space of the job."""
     dataset_snapshot: _builtins.bytes
     """The inputs that it was trained on, as safetensors; empty where there are too many. Its SHA-256 is `dataset_sha256`."""
+    evaluation_of: _builtins.str
+    """uid of an earlier version of the model whose evaluation stands for this one too: `evaluation_json` and `out_of_fold`
+    are left out then. FAILED_PRECONDITION with EVALUATION_NOT_KEPT where it is gone meanwhile.
+    """
     @_builtins.property
     def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Own ids of the concepts, in the order of the head's outputs."""
@@ -241,10 +246,11 @@ class CompleteModelVersionRequest(_message.Message):
         out_of_fold: _builtins.bytes = ...,
         network_space: _builtins.str = ...,
         dataset_snapshot: _builtins.bytes = ...,
+        evaluation_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "dataset_sha256", b"dataset_sha256", "dataset_snapshot", b"dataset_snapshot", "evaluation_json", b"evaluation_json", "findings", b"findings", "head", b"head", "input_count", b"input_count", "lease", b"lease", "network_space", b"network_space", "out_of_fold", b"out_of_fold", "summary", b"summary", "thresholds", b"thresholds", "version_uid", b"version_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "concepts", b"concepts", "dataset_sha256", b"dataset_sha256", "dataset_snapshot", b"dataset_snapshot", "evaluation_json", b"evaluation_json", "evaluation_of", b"evaluation_of", "findings", b"findings", "head", b"head", "input_count", b"input_count", "lease", b"lease", "network_space", b"network_space", "out_of_fold", b"out_of_fold", "summary", b"summary", "thresholds", b"thresholds", "version_uid", b"version_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

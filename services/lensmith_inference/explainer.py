@@ -117,7 +117,7 @@ class Explainer:
         if card.feature_map is None:
             raise PreconditionError(
                 "BASE_MODEL_HAS_NO_FEATURE_MAP",
-                f"{served.base_model.name}, which {served.name} stands on, gives no feature map: "
+                f"the network that {served.name} looks with ({served.base_model.name}) gives no feature map: "
                 "there is no telling which part of a picture its answers come from",
                 metadata={"base_model": served.base_model.name},
             )

@@ -33,7 +33,7 @@ __all__ = ["CHUNK_BYTES", "ServingServicer", "head_key"]
 CHUNK_BYTES = 1 << 20
 """Most bytes of one message of a stream of an artefact."""
 
-_HEAD = re.compile(r"heads/\d{1,19}/[0-9a-f-]{36}/[0-9a-f]{64}")
+_HEAD = re.compile(r"heads/(\d{1,19})/[0-9a-f-]{36}/[0-9a-f]{64}")
 
 
 def head_key(app_id: int, version_uid: str, sha256: str) -> str:
@@ -106,9 +106,7 @@ class ServingServicer(serving_service_pb2_grpc.ServingServiceServicer):
 
     async def _key(self, request: FetchArtefactRequest) -> str:
         if request.WhichOneof("artefact") == "head":
-            if not _HEAD.fullmatch(request.head):
-                raise InvalidInputError("ARTEFACT_INVALID", "head is no key of a head")
-            return request.head
+            return _head_key_of(request.head)
         if request.WhichOneof("artefact") == "network_file":
             return await self._network_key(request.network_file)
         async with self._database.transaction(None) as connection:
@@ -128,6 +126,16 @@ class ServingServicer(serving_service_pb2_grpc.ServingServiceServicer):
         if not known:
             raise NotFoundError("ARTEFACT_NOT_FOUND", "no version of the app has this file of a network")
         return f"{wanted.network}/{wanted.file_name}"
+
+
+def _head_key_of(wanted: str) -> str:
+    """Check the key of a head, which a token that is bound to another app does not open."""
+    found = _HEAD.fullmatch(wanted)
+    if found is None:
+        raise InvalidInputError("ARTEFACT_INVALID", "head is no key of a head")
+    if current_call().principal.service_app_id not in (0, int(found[1])):
+        raise NotFoundError("ARTEFACT_NOT_FOUND", "the app has no such head")
+    return wanted
 
 
 def _served(model: ModelRow, version: VersionRow, base: base_model_store.BaseModelRow) -> ServedModel:

@@ -299,6 +299,15 @@ def test_network_stays_its_apps_own(tuned: Tuned) -> None:
             stream = serving.FetchArtefact(FetchArtefactRequest(network_file=network), metadata=token)
             return [part.chunk for part in stream]
 
+        def head(app_id: int) -> bytes:
+            token = internal.token("inference", "registry", app_id)
+            stream = serving.FetchArtefact(FetchArtefactRequest(head=served.head_artefact), metadata=token)
+            return b"".join(part.chunk for part in stream)
+
+        assert head(tuned.app_id) == heads.save(tuned.fitted.head)
+        with pytest.raises(grpc.RpcError) as refused:
+            head(other)
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
         chunks = fetched(tuned.app_id)
         assert b"".join(chunks) == (tuned.folder / "model.onnx").read_bytes()
         assert max(map(len, chunks)) <= CHUNK

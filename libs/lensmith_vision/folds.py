@@ -23,12 +23,16 @@ NEAR_DUPLICATE_COSINE = 0.95
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_BLOCK = 2048
+_BLOCK = 1024
 _SKETCH_FROM = 8192
-_SKETCH_DIM = 96
+_SKETCH_DIM = 64
+_LOOSER = 2.25
+"""How much further apart near copies may seem in a sketch: five times its error."""
+
 _DEAL_FROM = 4096
-_CELLS = 256
+_CELLS = 384
 _CELLS_OF_ROW = 3
+_CELLS_AT_ONCE = 32
 _SHORTEST = 1e-6
 _MIN_ROWS_TO_CENTRE = 16
 # Without a centre to look from, all pictures seem alike, so the bar is raised.
@@ -50,7 +54,8 @@ def groups_of(
     """
     first: dict[str, int] = {}
     exact = np.asarray([first.setdefault(group, row) for row, group in enumerate(group_ids)], dtype=np.int64)
-    components = _joined(np.arange(len(features)), exact, np.arange(len(features)))
+    rows = np.arange(len(features))
+    components = rows if len(first) == len(rows) else _joined(rows, exact, rows)
     if len(features) < _MIN_ROWS_TO_CENTRE:
         bar = 1 - (1 - bar) * _UNCENTRED_PART
     if len(features) > _SKETCH_FROM and features.shape[1] > _SKETCH_DIM:
@@ -64,12 +69,12 @@ def groups_of(
 
 
 def stratified_group_folds(
-    strata: npt.NDArray[np.float32], groups: npt.NDArray[np.int64], folds: int, seed: int
+    strata: npt.NDArray[np.float32] | npt.NDArray[np.int64], groups: npt.NDArray[np.int64], folds: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Deal groups into folds so that every column of ``strata`` is spread evenly.
+    """Deal groups into folds so that every stratum is spread evenly.
 
     Args:
-        strata: [n, s] ≥ 0, such as one-hot classes; what should be balanced.
+        strata: What should be balanced: [n, s] ≥ 0, of which a row may have several, or [n] classes.
         groups: Group of each row.
         folds: Number of folds.
         seed: The same seed gives the same folds.
@@ -80,6 +85,8 @@ def stratified_group_folds(
     count = int(groups.max()) + 1 if len(groups) else 0
     if count > _DEAL_FROM:
         return _dealt(strata, groups, folds, seed)
+    if strata.ndim == 1:
+        strata = np.eye(int(strata.max()) + 1, dtype=np.float32)[strata]
     sums = np.zeros((count, strata.shape[1] + 1), dtype=np.float64)
     # The last column is the number of rows, so that folds are of equal size too.
     np.add.at(sums, groups, np.column_stack([strata, np.ones(len(groups))]))
@@ -99,21 +106,27 @@ def stratified_group_folds(
     return chosen[groups]
 
 
-def _dealt(strata: Floats, groups: Ints, folds: int, seed: int) -> Ints:
+def _dealt(strata: Floats | Ints, groups: Ints, folds: int, seed: int) -> Ints:
     """Deal many groups like cards, sorted by size and by the rarest stratum that each has: even without looking."""
     sizes = np.bincount(groups)
     first = np.zeros(len(sizes), dtype=np.int64)
     first[groups[::-1]] = np.arange(len(groups))[::-1]
-    rare = strata.sum(axis=0)
-    own = np.empty(len(first), dtype=np.int64)
-    for start in range(0, len(first), _BLOCK):
-        block = first[start : start + _BLOCK]
-        own[start : start + _BLOCK] = np.where(strata[block] > 0, rare, np.float32(np.inf)).argmin(axis=1)
+    own = strata[first] if strata.ndim == 1 else _rarest_strata(strata, first)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
     order = np.lexsort((shuffled, own, -sizes))
     chosen = np.empty(len(sizes), dtype=np.int64)
     chosen[order] = np.arange(len(sizes)) % folds
     return chosen[groups]
+
+
+def _rarest_strata(strata: Floats | Ints, rows: Ints) -> Ints:
+    """The rarest stratum that each of some rows has."""
+    rare = strata.sum(axis=0)
+    own = np.empty(len(rows), dtype=np.int64)
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        own[start : start + _BLOCK] = np.where(strata[block] > 0, rare, np.float32(np.inf)).argmin(axis=1)
+    return own
 
 
 def _directions(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -147,56 +160,78 @@ def _join_cells(components: Ints, features: Floats, bar: float) -> Ints:
     Candidates come from a random projection, which keeps the short distance of near copies within a factor of about
     two, and are then checked. No second copy of the features is made.
     """
-    rows, dim = features.shape
-    centre = features.mean(axis=0)
-    projection = (np.random.default_rng(0).standard_normal((dim, _SKETCH_DIM)) / np.sqrt(_SKETCH_DIM)).astype(
-        np.float32
-    )
-    norms = np.empty(rows, np.float32)
-    sketch = np.empty((rows, _SKETCH_DIM), np.float32)
-
-    def project(start: int) -> None:
-        centred = features[start : start + _BLOCK] - centre
-        norms[start : start + _BLOCK] = np.maximum(np.sqrt(np.einsum("ij,ij->i", centred, centred)), _SHORTEST)
-        block = centred @ projection
-        block /= np.maximum(np.sqrt(np.einsum("ij,ij->i", block, block)), _SHORTEST)[:, None]
-        sketch[start : start + _BLOCK] = block
+    centre, sketch = _sketch(features)
 
     def agreement(left: Ints, right: Ints) -> Floats:
-        products = np.einsum("ij,ij->i", features[left] - centre, features[right] - centre)
-        agreed: Floats = products / (norms[left] * norms[right])
+        one, other = features[left] - centre, features[right] - centre
+        lengths = np.sqrt(np.vecdot(one, one) * np.vecdot(other, other))
+        agreed: Floats = np.vecdot(one, other) / np.maximum(lengths, _SHORTEST)
         return agreed
 
-    in_threads(project, range(0, rows, _BLOCK))
-    loose = 1 - 2 * (1 - bar)
+    loose = 1 - _LOOSER * (1 - bar)
     chosen = np.random.default_rng(1).permutation(len(sketch))[:_CELLS]
     centres = sketch[chosen]
     # Where most pictures are one, cells differ by nothing, and only their centres hold them together.
     left, right = np.nonzero(centres @ centres.T >= loose)
     components = _join_confirmed(components, agreement, chosen[left], chosen[right], bar)
-
-    def nearest(start: int) -> Ints:
-        likeness = sketch[start : start + _BLOCK] @ centres.T
-        cells: Ints = np.argpartition(-likeness, _CELLS_OF_ROW, axis=1)[:, :_CELLS_OF_ROW]
-        return cells
-
-    cells = np.concatenate(in_threads(nearest, range(0, len(sketch), _BLOCK)))
+    cells = np.concatenate(
+        in_threads(lambda start: _nearest(sketch[start : start + _BLOCK] @ centres.T), range(0, len(sketch), _BLOCK))
+    )
     order = np.argsort(cells.ravel(), kind="stable")
     bounds = np.searchsorted(cells.ravel()[order], np.arange(len(centres) + 1))
 
     def candidates(cell: int) -> tuple[Ints, Ints]:
         members = np.append(order[bounds[cell] : bounds[cell + 1]] // _CELLS_OF_ROW, chosen[cell])
-        lefts, rights = [], []
+        own = sketch[members]
+        lefts, rights = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, len(members), _BLOCK):
-            left, right = np.nonzero(sketch[members[start : start + _BLOCK]] @ sketch[members].T >= loose)
+            part = own[start : start + _BLOCK]
+            # A flat search is several times faster than one that tells rows from columns.
+            left, right = np.divmod(np.flatnonzero(part @ own.T >= loose), len(members))
             apart = left + start < right
             lefts.append(members[left[apart] + start])
             rights.append(members[right[apart]])
-        return np.concatenate([np.empty(0, np.int64), *lefts]), np.concatenate([np.empty(0, np.int64), *rights])
+        return np.concatenate(lefts), np.concatenate(rights)
 
-    for left, right in in_threads(candidates, range(len(centres))):
-        components = _join_confirmed(components, agreement, left, right, bar)
+    found = in_threads(candidates, range(len(centres)))
+    for start in range(0, len(found), _CELLS_AT_ONCE):
+        lefts, rights = zip(*found[start : start + _CELLS_AT_ONCE], strict=True)
+        components = _join_confirmed(components, agreement, np.concatenate(lefts), np.concatenate(rights), bar)
     return components
+
+
+def _sketch(features: Floats) -> tuple[Floats, Floats]:
+    """The mean [d], and directions [n, k] seen from there in a random projection."""
+    rows, dim = features.shape
+    projection = np.random.default_rng(0).standard_normal((dim, _SKETCH_DIM), dtype=np.float32)
+    sketch = np.empty((rows, _SKETCH_DIM), np.float32)
+
+    def project(start: int) -> Floats:
+        block = features[start : start + _BLOCK]
+        np.matmul(block, projection, out=sketch[start : start + _BLOCK])
+        total: Floats = block.sum(axis=0)
+        return total
+
+    starts = range(0, rows, _BLOCK)
+    centre = (np.sum(in_threads(project, starts), axis=0, dtype=np.float64) / rows).astype(np.float32)
+    seen = centre @ projection
+
+    def direct(start: int) -> None:
+        block = sketch[start : start + _BLOCK]
+        block -= seen
+        block /= np.maximum(np.sqrt(np.vecdot(block, block)), _SHORTEST)[:, None]
+
+    in_threads(direct, starts)
+    return centre, sketch
+
+
+def _nearest(likeness: Floats) -> Ints:
+    """The columns of the highest values of each row: a few searches cost less than sorting apart."""
+    found = np.empty((len(likeness), _CELLS_OF_ROW), np.int64)
+    for turn in range(_CELLS_OF_ROW):
+        found[:, turn] = likeness.argmax(axis=1)
+        likeness[np.arange(len(found)), found[:, turn]] = -np.inf
+    return found
 
 
 def _join_confirmed(

@@ -33,6 +33,10 @@ def group_copies(data: TrainingSet, split: npt.NDArray[np.bool_] | None = None) 
 
 def _rarest(data: TrainingSet, groups: npt.NDArray[np.int64]) -> int:
     """Count the groups of the rarest side of any concept: with one alone, nothing is left to learn it from."""
+    if data.classes is not None and data.complete:
+        # Pairs of a group and a concept, however many pictures they have.
+        pairs = np.unique(groups * len(data.concepts) + data.classes)
+        return int(np.unique(pairs % len(data.concepts), return_counts=True)[1].min())
     strata = scipy.sparse.csr_array(_strata(data))
     member = scipy.sparse.csr_array((np.ones(len(groups), np.float32), (groups, np.arange(len(groups)))))
     counts = (member @ strata).astype(np.bool_).sum(axis=0)
@@ -48,7 +52,9 @@ def deal_folds(data: TrainingSet, groups: npt.NDArray[np.int64], options: TrainO
     count = len(np.unique(groups))
     if count < 2:
         raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")
-    return stratified_group_folds(_strata(data), groups, max(2, min(options.folds, count)), options.seed)
+    classes = data.classes if data.complete else None
+    strata = _strata(data) if classes is None else classes
+    return stratified_group_folds(strata, groups, max(2, min(options.folds, count)), options.seed)
 
 
 def _strata(data: TrainingSet) -> npt.NDArray[np.float32]:
@@ -57,7 +63,4 @@ def _strata(data: TrainingSet) -> npt.NDArray[np.float32]:
         edges = np.quantile(data.targets, [0.25, 0.5, 0.75])
         return np.eye(4, dtype=np.float32)[np.searchsorted(edges, data.targets, side="left")]
     labels = data.labels if data.labels is not None else np.empty((len(data.ids), 0), np.float32)
-    if (np.einsum("nc->n", labels) == 1).all():
-        # Where concepts exclude each other, the negatives of one are the positives of the rest.
-        return labels
     return np.concatenate([labels == 1, labels == 0], axis=1).astype(np.float32)

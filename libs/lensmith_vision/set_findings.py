@@ -45,7 +45,11 @@ def _counts(data: TrainingSet) -> list[ConceptCount]:
     if data.targets is not None and data.labels is None:
         return [ConceptCount(concept, numbers=len(data.ids)) for concept in data.concepts]
     labels = data.labels if data.labels is not None else np.empty((0, len(data.concepts)), np.float32)
-    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    if data.classes is not None and data.complete:
+        positives = np.bincount(data.classes, minlength=len(data.concepts))
+        negatives = len(data.ids) - positives
+    else:
+        positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
     rows = zip(data.concepts, positives.tolist(), negatives.tolist(), strict=True)
     return [ConceptCount(concept, positive, negative) for concept, positive, negative in rows]
 

@@ -130,9 +130,9 @@ def fit_head_again(data: TrainingSet, options: TrainOptions, memory: ClassMemory
     with threadpool_limits(1, user_api="blas"):
         taken, left_out = take_part(data, options)
         findings = allowed_findings(judged(taken, left_out, options))
-        if taken.labels is None:
+        classes = taken.classes
+        if classes is None:
             return None
-        classes = taken.labels.argmax(axis=1)
         again = refit_classes(memory, taken.ids, taken.group_ids, taken.features, classes)
         if again is None or not again.carries:
             return None
@@ -144,9 +144,8 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: Cl
     taken, left_out = take_part(data, options)
     findings = allowed_findings(judged(taken, left_out, options))
     report(0.02, "evaluating")
-    if memory is not None and taken.labels is not None:
-        classes = taken.labels.argmax(axis=1)
-        again = refit_classes(memory, taken.ids, taken.group_ids, taken.features, classes)
+    if memory is not None and taken.classes is not None:
+        again = refit_classes(memory, taken.ids, taken.group_ids, taken.features, taken.classes)
         if again is not None:
             return _fitted_again(taken, options, again, findings, left_out, report)
     groups = group_copies(taken)
@@ -174,9 +173,9 @@ def _fit_classes(
     left_out: dict[str, str],
     report: _Reporter,
 ) -> Fitted:
-    if data.labels is None:
+    width, classes = len(data.concepts), data.classes
+    if classes is None:
         raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
-    width, classes = len(data.concepts), data.labels.argmax(axis=1)
     fitted = fit_classes(
         data.features,
         classes,

@@ -14,6 +14,7 @@ MOST_CANDIDATES = 4096
 """So many pictures without a label are looked at; the cost is bounded however many there are."""
 
 _MOST = 50
+_ROUNDING = 1e-6
 _SHORTLIST = 10
 _MOST_COMPARED = 4096
 
@@ -40,7 +41,7 @@ def label_next(data: Curated, head: Head, candidates: Pictures, most: int = _MOS
     for _ in range(min(most, len(shortlist))):
         gain = unsure[shortlist] * apart
         place = int(gain.argmax())
-        if gain[place] <= 0:
+        if gain[place] <= _ROUNDING:
             break
         found.append(_suggestion(head, candidates, int(shortlist[place]), scores, float(unsure[shortlist[place]])))
         apart = np.minimum(apart, 1 - pool @ pool[place])

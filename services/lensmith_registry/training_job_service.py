@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 from lensmith_api.internal.v1 import training_job_service_pb2_grpc
@@ -27,7 +28,7 @@ from lensmith_api.v1.training_settings_pb2 import TrainingSettings
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
-from lensmith_registry import changes, version_state_store, version_store
+from lensmith_registry import changes, standing_evaluation, version_state_store, version_store
 from lensmith_registry.converters import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.evaluation_scores import out_of_fold_key
 from lensmith_registry.network_store import StoredNetwork
@@ -135,6 +136,11 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             return version_to_proto(row)
         outcome = await self._outcome(request, row, head)
         async with self._database.transaction(app_id) as connection:
+            if request.evaluation_of:
+                # It cannot be deleted before this version names its scores.
+                source = _uid(request.evaluation_of)
+                standing = await standing_evaluation.hold(connection, row, source, outcome.concepts)
+                scores, outcome = standing.out_of_fold, replace(outcome, evaluation=standing.evaluation)
             if not await version_state_store.set_blobs(
                 connection, app_id, uid, request.lease, self._lease_seconds, head, scores, snapshot
             ):
@@ -144,7 +150,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
                 raise _cannot_end(row, request.lease)
         # Left by a trainer that lost its lease between storing its head and completing.
         left = (row.head, row.out_of_fold, row.dataset_snapshot)
-        await self._blobs.delete([key for key in left if key and key not in blobs])
+        await self._blobs.delete([key for key in left if f"/{uid}/" in key and key not in blobs])
         await asyncio.gather(*(self._blobs.put(key, data, _BYTES) for key, data in blobs.items()))
         if outcome.network is not None:
             await self._networks.drop_others(row, request.lease)
@@ -217,7 +223,8 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
     """
     try:
         head = heads.load(request.head)
-        vision_evaluation.Evaluation.from_json(request.evaluation_json)
+        if not request.evaluation_of:
+            vision_evaluation.Evaluation.from_json(request.evaluation_json)
         scores = out_of_fold.load(request.out_of_fold) if request.out_of_fold else None
         snapshot = dataset_snapshot.load(request.dataset_snapshot) if request.dataset_snapshot else None
     except VisionError as error:
@@ -232,7 +239,7 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         raise InvalidInputError("DATASET_SNAPSHOT_INVALID", "the snapshot must hold the inputs that were trained on")
     if not _SHA256.fullmatch(request.dataset_sha256):
         raise InvalidInputError("DATASET_SHA256_INVALID", "dataset_sha256 must be 64 lower-case hexadecimal digits")
-    evaluation: Json = json.loads(request.evaluation_json)
+    evaluation: Json = None if request.evaluation_of else json.loads(request.evaluation_json)
     return head, evaluation
 
 

@@ -24,8 +24,14 @@ class Purgeable:
 async def purge_candidates(connection: Connection, grace_seconds: float, limit: int) -> list[Purgeable]:
     """Return buried versions whose grace is over, of all apps."""
     rows = await connection.fetch(
-        """SELECT app_id, id, uid, array_remove(ARRAY[head, out_of_fold, dataset_snapshot], '') AS blobs,
-             network <> '' AS has_network FROM model_versions
+        """SELECT app_id, id, uid, network <> '' AS has_network,
+             array_remove(ARRAY[head, dataset_snapshot, CASE WHEN EXISTS (
+               -- Scores stay as long as any version names them; of several that are buried, the last one takes them.
+               SELECT FROM model_versions other
+               WHERE other.app_id = v.app_id AND other.model_id = v.model_id AND other.out_of_fold = v.out_of_fold
+                 AND other.id <> v.id AND (other.deleted_at IS NULL OR other.id > v.id)
+             ) THEN '' ELSE out_of_fold END], '') AS blobs
+           FROM model_versions v
            WHERE deleted_at < now() - make_interval(secs => $1) ORDER BY deleted_at LIMIT $2""",
         grace_seconds,
         limit,

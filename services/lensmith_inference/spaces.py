@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
 
 import structlog
 
@@ -31,6 +31,10 @@ _AT_ONCE = 2
 
 _ANSWER_SECONDS = 0.25
 
+_AGAIN_SECONDS = 2.0
+"""After how long a network that could not be loaded is tried again: whoever goes on asking must not cost a fetch each
+time, and what was wrong may be mended."""
+
 _LOG = structlog.get_logger(__name__)
 
 
@@ -52,6 +56,7 @@ class Spaces:
         self._artefacts = artefacts
         self._metrics = metrics
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._unusable: dict[str, tuple[float, str]] = {}
         self._loaded: PinnedLru[str, Card] = PinnedLru(
             most,
             cost=lambda card: _memory_of(card) if is_network_id(card.id) else 1,
@@ -113,18 +118,18 @@ class Spaces:
         return await self._load(base_model.space, await self._artefacts.pack(base_model, network))
 
     async def _load_network(self, base_model: BaseModel, network: str) -> Card:
-        start = perf_counter()
+        start = monotonic()
+        self._unusable = {space: known for space, known in self._unusable.items() if known[0] > start}
+        if base_model.space in self._unusable:
+            raise _unusable(base_model, self._unusable[base_model.space][1])
         try:
             async with self._turns:
                 card = await self._load_base(base_model, network)
         except InternalError as error:
             _LOG.error("network_unusable", network=base_model.name, reason=error.reason, error=error.message)
-            raise PreconditionError(
-                "NETWORK_UNUSABLE",
-                f"the network of {base_model.name} cannot be loaded ({error.reason}); another version can answer",
-                metadata={"network": base_model.name, "cause": error.reason},
-            ) from error
-        self._metrics.network_load_seconds.observe(perf_counter() - start)
+            self._unusable[base_model.space] = (monotonic() + _AGAIN_SECONDS, error.reason)
+            raise _unusable(base_model, error.reason) from error
+        self._metrics.network_load_seconds.observe(monotonic() - start)
         self._metrics.networks.inc()
         self._metrics.network_bytes.inc(_memory_of(card))
         return card
@@ -144,3 +149,11 @@ class Spaces:
 
 def _memory_of(card: Card) -> int:
     return MEMORY_OF_BYTES * card.bytes
+
+
+def _unusable(base_model: BaseModel, cause: str) -> PreconditionError:
+    return PreconditionError(
+        "NETWORK_UNUSABLE",
+        f"the network of {base_model.name} cannot be loaded ({cause}); another version can answer",
+        metadata={"network": base_model.name, "cause": cause},
+    )

@@ -241,6 +241,9 @@ def test_evaluation_is_asked_and_compared_as_that_of_a_head(tuned: Tuned) -> Non
     assert strict.macro_recall is not None
     compared = evaluations.compare(MODEL, 1, 2)
     assert compared.input_count == len(MATERIALS) * TRAINED
+    # The data is looked through in the base model's space, with the scores of the network.
+    assert not tuned.client.suggestions.wait(MODEL, 2).pending
+    assert evaluations.wait_learning_curve(MODEL, 2).points
 
 
 def test_export_contains_the_own_network_and_answers_as_the_platform(tuned: Tuned, tmp_path: Path) -> None:

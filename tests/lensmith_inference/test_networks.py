@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lensmith_vision.pack import builtin_pack, load_card, space_of
 from tests.lensmith_inference.conftest import APP_A, Rig, make_head, rig_of
 from tests.lensmith_inference.test_predict import ask, queries, refusal, values
 from tests.pictures import picture
+from tests.polling import until
 from tests.tuned_packs import order_of, tuned_pack
 
 CONCEPTS = ("glass", "metal", "paper")
@@ -171,10 +173,20 @@ async def test_reason_is_told_when_a_network_cannot_be_loaded(
     assert isinstance(error, PreconditionError)
     assert (error.reason, error.metadata["cause"]) == ("NETWORK_UNUSABLE", "ARTEFACT_HASH_MISMATCH")
     assert error.metadata["network"] == "apps/a/models/broken/versions/1"
+    fetched = rig.registry.calls["network"]
+    again = await refusal(rig.stub.Predict(request, metadata=rig.key()))
+    assert (again.reason, again.metadata) == (error.reason, error.metadata)
+    assert rig.registry.calls["network"] == fetched, "it is not fetched for every question"
     assert (await ask(rig, picture(1), model="apps/a/models/common")).predictions[0].status.code == 0
-    # It is tried anew: what was wrong may be mended.
     rig.registry.networks["networks/7/uid-broken-1/1"] = tuned[0]
-    assert (await ask(rig, picture(1), model="apps/a/models/broken")).predictions[0].status.code == 0
+
+    async def answers() -> bool:
+        try:
+            return bool((await ask(rig, picture(1), model="apps/a/models/broken")).predictions)
+        except grpc.aio.AioRpcError:
+            return False
+
+    assert await until(answers), "it is tried anew: what was wrong may be mended"
 
 
 async def test_caller_is_told_to_come_again_when_the_network_is_still_being_loaded(rig: Rig, tuned: list[Path]) -> None:

@@ -77,13 +77,16 @@ def _fit_mixture(features: Floats, classes: Ints, folds: Ints, choice: Choice, l
     """Add similarities to a linear fit."""
     chosen, width = choice.kernel, linear.logits.shape[1]
     most = most_landmarks(features.shape[1], width)
-    rows = np.arange(len(features))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    every = len(features) <= most
+    # Fold by fold, where all pictures are landmarks.
+    rows = np.argsort(folds, kind="stable")
+    if not every:
+        rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
     similarities = Similarities.to(transformed(features[rows], choice.transform), chosen.sharpness)
-    if len(rows) == len(features):
-        weights, held_out = similarities.fit(np.eye(width)[classes], folds, chosen.penalty)
-        values = held_out.astype(np.float32)
+    if every:
+        weights, held_out = similarities.fit(np.eye(width)[classes[rows]], folds[rows], chosen.penalty)
+        values = np.empty(held_out.shape, np.float32)
+        values[rows] = held_out
     else:
         weights, values = _fit_landmarks(similarities, features, classes, width, folds, choice)
     logits = linear.logits.copy()

@@ -192,9 +192,12 @@ def held_out_logits(products: Doubles, classes: Ints, width: int, groups: Ints, 
 def inverse_of(positive: Doubles, ridge: float) -> Doubles:
     """Invert a positive semidefinite matrix [n, n] plus a ridge, in place."""
     positive[np.diag_indices_from(positive)] += ridge
-    factor, _ = scipy.linalg.lapack.dpotrf(positive, lower=1, overwrite_a=1)
-    inverse, failed = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+    # Symmetric, so that its transpose, which needs no copy, is as good.
+    factor, _ = scipy.linalg.lapack.dpotrf(positive.T, lower=1, overwrite_a=1)
+    lower, failed = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
     if failed:
         raise np.linalg.LinAlgError("the matrix is not positive definite")
-    lower = np.tril(inverse)
-    return np.asarray(lower + np.tril(lower, -1).T, dtype=np.float64)
+    # Above its diagonal are zeros.
+    inverse: Doubles = lower + lower.T
+    inverse[np.diag_indices_from(inverse)] /= 2
+    return inverse

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from lensmith_vision.errors import HeadError
+from lensmith_vision.threads import in_threads
 
 __all__ = ["LEAST", "UNFAMILIAR", "Familiarity", "learn_familiarity", "sample_of"]
 
@@ -94,19 +95,27 @@ def sample_of(rows: int, seed: int) -> Ints:
 def learn_familiarity(features: Floats, folds: Ints) -> Familiarity:
     """Learn from transformed features [n, d]; pictures of one fold are measured by the others."""
     distances = np.empty(len(features))
-    for fold in np.unique(folds):
+
+    def learn(fold: int | None) -> tuple[Floats, Floats]:
+        if fold is None:
+            return _axes(features)
         held_out = folds == fold
         # A sample may hold one fold only; then there is nothing else to measure by.
-        rest = features if held_out.all() else features[~held_out]
-        distances[held_out] = Familiarity(*_axes(rest), 1.0, 1.0).distances(features[held_out])
+        axes = _axes(features if held_out.all() else features[~held_out])
+        distances[held_out] = Familiarity(*axes, 1.0, 1.0).distances(features[held_out])
+        return axes
+
+    whole, *_ = in_threads(learn, [None, *np.unique(folds).tolist()])
     usual, far = np.maximum(np.quantile(distances, [0.5, _FAR_QUANTILE]), LEAST)
-    return Familiarity(*_axes(features), float(usual), float(far))
+    return Familiarity(*whole, float(usual), float(far))
 
 
 def _axes(features: Floats) -> tuple[Floats, Floats]:
     mean = features.mean(axis=0, dtype=np.float64).astype(np.float16).astype(np.float32)
     centred = features - mean
-    products = (centred @ centred.T).astype(np.float64) / len(features)
+    # What is kept are the largest directions, rounded to half precision: single precision finds them.
+    products = centred @ centred.T
+    products /= np.float32(len(features))
     most = min(_AXES, max(1, len(features) // 4))
     first = max(len(features) - most, 0)
     values, sides = scipy.linalg.eigh(products, subset_by_index=(first, len(features) - 1), check_finite=False)

@@ -24,7 +24,8 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
-_SKETCH_FROM = 8192
+_EXACT = 512
+_CELLS_FROM = 8192
 _SKETCH_DIM = 64
 _LOOSER = 2.25
 """How much further apart near copies may seem in a sketch: five times its error."""
@@ -58,10 +59,10 @@ def groups_of(
     components = rows if len(first) == len(rows) else _joined(rows, exact, rows)
     if len(features) < _MIN_ROWS_TO_CENTRE:
         bar = 1 - (1 - bar) * _UNCENTRED_PART
-    if len(features) > _SKETCH_FROM and features.shape[1] > _SKETCH_DIM:
-        components = _join_cells(components, features, bar)
-    else:
+    if len(features) <= _EXACT or features.shape[1] <= _SKETCH_DIM:
         components = _join_near(components, _directions(features), bar)
+    else:
+        components = _join_sketched(components, features, bar)
     _, appearance, numbers = np.unique(components, return_index=True, return_inverse=True)
     order = np.empty(len(appearance), dtype=np.int64)
     order[np.argsort(appearance)] = np.arange(len(appearance))
@@ -154,11 +155,11 @@ def _join_near(components: Ints, directions: Floats, bar: float) -> Ints:
     return components
 
 
-def _join_cells(components: Ints, features: Floats, bar: float) -> Ints:
-    """Join rows that share a cell around one of some random rows; near copies all but always share one of three.
+def _join_sketched(components: Ints, features: Floats, bar: float) -> Ints:
+    """Join rows above the bar: candidates come from a random projection, and are then checked.
 
-    Candidates come from a random projection, which keeps the short distance of near copies within a factor of about
-    two, and are then checked. No second copy of the features is made.
+    The projection keeps the short distance of near copies within a factor of about two. No second copy of the features
+    is made.
     """
     centre, sketch = _sketch(features)
 
@@ -169,6 +170,27 @@ def _join_cells(components: Ints, features: Floats, bar: float) -> Ints:
         return agreed
 
     loose = 1 - _LOOSER * (1 - bar)
+    if len(features) > _CELLS_FROM:
+        return _join_cells(components, sketch, agreement, loose, bar)
+    every = np.arange(len(features))
+    found = in_threads(lambda start: _alike(sketch, every, start, loose), range(0, len(features), _BLOCK))
+    left, right = (np.concatenate(side) for side in zip(*found, strict=True))
+    return _join_confirmed(components, agreement, left, right, bar)
+
+
+def _alike(sketch: Floats, members: Ints, start: int, loose: float) -> tuple[Ints, Ints]:
+    """Pairs of members that may be near copies, of which the first is in one block, the other in it or beyond."""
+    own = sketch[members[start:]]
+    # A flat search is several times faster than one that tells rows from columns.
+    left, right = np.divmod(np.flatnonzero(own[:_BLOCK] @ own.T >= loose), len(own))
+    apart = left < right
+    return members[left[apart] + start], members[right[apart] + start]
+
+
+def _join_cells(
+    components: Ints, sketch: Floats, agreement: Callable[[Ints, Ints], Floats], loose: float, bar: float
+) -> Ints:
+    """Join rows that share a cell around one of some random rows; near copies all but always share one of three."""
     chosen = np.random.default_rng(1).permutation(len(sketch))[:_CELLS]
     centres = sketch[chosen]
     # Where most pictures are one, cells differ by nothing, and only their centres hold them together.
@@ -182,16 +204,9 @@ def _join_cells(components: Ints, features: Floats, bar: float) -> Ints:
 
     def candidates(cell: int) -> tuple[Ints, Ints]:
         members = np.append(order[bounds[cell] : bounds[cell + 1]] // _CELLS_OF_ROW, chosen[cell])
-        own = sketch[members]
-        lefts, rights = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for start in range(0, len(members), _BLOCK):
-            part = own[start : start + _BLOCK]
-            # A flat search is several times faster than one that tells rows from columns.
-            left, right = np.divmod(np.flatnonzero(part @ own.T >= loose), len(members))
-            apart = left + start < right
-            lefts.append(members[left[apart] + start])
-            rights.append(members[right[apart]])
-        return np.concatenate(lefts), np.concatenate(rights)
+        pairs = [_alike(sketch, members, start, loose) for start in range(0, len(members), _BLOCK)]
+        left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        return left, right
 
     found = in_threads(candidates, range(len(centres)))
     for start in range(0, len(found), _CELLS_AT_ONCE):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -120,20 +121,32 @@ class Similarities:
     Attributes:
         landmarks: [m, d] float32 that float16 can say.
         sharpness: Of the Gaussian.
-        root: [m, m], lower; the landmarks' own similarities are its square.
+        among: [m, m], the landmarks' own similarities.
     """
 
     landmarks: Floats
     sharpness: float
-    root: Doubles
+    among: Doubles
 
     @classmethod
     def to(cls, landmarks: Floats, sharpness: float) -> Similarities:
         """Of transformed features of pictures."""
         rounded = landmarks.astype(np.float16).astype(np.float32)
-        among = np.exp(-sharpness * squared_distances((rounded @ rounded.T).astype(np.float64)))
+        similar = rounded @ rounded.T
+        squares = np.diagonal(similar).copy()
+        similar *= 2
+        similar -= squares
+        similar -= squares[:, None]
+        np.minimum(similar, 0, out=similar)
+        similar *= np.float32(sharpness)
+        among = np.exp(similar, out=similar).astype(np.float64)
         among[np.diag_indices_from(among)] += _JITTER
-        return cls(rounded, sharpness, scipy.linalg.cholesky(among, lower=True, check_finite=False))
+        return cls(rounded, sharpness, among)
+
+    @cached_property
+    def root(self) -> Doubles:
+        """[m, m], lower; the landmarks' own similarities are its square."""
+        return np.asarray(scipy.linalg.cholesky(self.among, lower=True, check_finite=False))
 
     @property
     def rank(self) -> int:
@@ -150,9 +163,28 @@ class Similarities:
         return np.column_stack([solved, np.full(len(features), np.sqrt(CONSTANT), np.float32)])
 
     def fit(self, targets: Doubles, folds: Ints, penalty: float) -> tuple[Doubles, Doubles]:
-        """Fit where every picture is a landmark; gives weights of the landmarks and values without each fold."""
-        inverse = inverse_of_similarity(self.root @ self.root.T, penalty)
-        return inverse @ targets, held_out_similarity(inverse, targets, folds)
+        """Fit where every picture is a landmark; gives weights of the landmarks and values without each fold.
+
+        Args:
+            targets: [m, c].
+            folds: [m], from low to high.
+            penalty: Of ridge.
+        """
+        ridge = self.among + CONSTANT
+        ridge[np.diag_indices_from(ridge)] += penalty
+        # The square of a triangle's inverse is the inverse: only those blocks of it are made that folds ask for.
+        root, failed = scipy.linalg.lapack.dpotrf(ridge.T, lower=1, overwrite_a=1)
+        if not failed:
+            root, failed = scipy.linalg.lapack.dtrtri(root, lower=1, overwrite_c=1)
+        if failed:
+            raise np.linalg.LinAlgError("the matrix is not positive definite")
+        weights = root.T @ (root @ targets)
+        values = np.empty_like(weights)
+        starts = np.flatnonzero(np.diff(folds, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(folds)], strict=True):
+            part = root[start:, start:end]
+            values[start:end] = targets[start:end] - np.linalg.solve(part.T @ part, weights[start:end])
+        return weights, values
 
     def of_landmarks(self, weights: Doubles) -> Doubles:
         """Turn weights [rank, c] of coordinates into weights [m, c] of landmarks, which say the constant too."""

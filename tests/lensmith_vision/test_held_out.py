@@ -71,6 +71,8 @@ def test_held_out_logits_know_nothing_of_a_class_when_it_is_left_out_whole() -> 
 
 def test_similarities_equal_refits_when_groups_are_left_out() -> None:
     features, classes, groups = pictures(40, 12)
+    order = np.argsort(groups, kind="stable")
+    features, classes, groups = features[order], classes[order], groups[order]
     targets = np.eye(WIDTH)[classes]
     similarities = Similarities.to(features, 0.1)
     _, found = similarities.fit(targets, groups, 0.2)

@@ -1,22 +1,26 @@
-"""How accurate private models are, from how few pictures: Lensmith's heads against scikit-learn's, same features.
+"""How accurate private models are, from how few pictures: Lensmith's heads against others, same features.
 
-    python benchmarks/accuracy.py [--draws 10] [--sets trashnet animals] [--cache DIR] [--json]
+    python benchmarks/accuracy.py [--draws 10] [--sets trashnet animals] [--views 8] [--cache DIR] [--json]
 
 Sets: trashnet (its official split), and three labelled sets of the pool, each halved by the hash of the file's name:
 animals (22 concepts), Caltech-101 and clothing. 5, 10, 25, 50 and all pictures a concept, the same draws for everybody,
 features of `mobilenetv2-features` as the platform computes them, one view. Peers run at their best: one BLAS thread.
-Logistic regression runs once more on the embedding of the usual centre crop, which costs the same.
+Logistic regression runs once more on the embedding of the usual centre crop, which costs the same. A linear head
+trained with PyTorch Lightning takes part where the extra `finetune` is installed.
 
 `gain_over_sklearn_lr` is the mean over all cells of what users get by default, less scikit-learn's logistic regression
 with cross-validated C on the centre crop's embedding, in points; `gain_on_same_features` is less the one on the
 platform's own embedding: what the head alone wins. Calibration errors are pooled over sets and draws, with what a
-perfect model would show on as many predictions taken off. Needs `../shared` (`LENSMITH_SHARED`) and the extra
-`benchmarks`.
+perfect model would show on as many predictions taken off. `--views 8` adds rows of the same heads on eight views of
+each picture, training and test, and says how many pictures a second that leaves.
+
+With `--cache` a run that was broken off goes on: features, and the scores of every cell, draw and method, are kept
+there; those of Lensmith until its library changes. Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
 """
 
 import argparse
-import csv
 import hashlib
+import importlib.util
 import json
 import os
 import statistics
@@ -24,14 +28,26 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from labelled_sets import (
+    NETWORK,
+    POOL_SETS,
+    ROOT,
+    SHOTS,
+    Embedder,
+    Floats,
+    Ints,
+    LabelledSet,
+    applicable,
+    draws,
+    load_set,
+    training_set,
+)
 from rich.console import Console
 from rich.table import Table
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -39,119 +55,17 @@ from sklearn.linear_model import LogisticRegressionCV, RidgeClassifierCV
 from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
 
-from lensmith_vision import metrics, resize
+import lensmith_vision
+from lensmith_vision import metrics
 from lensmith_vision.classes import Tier
-from lensmith_vision.decode import decode
-from lensmith_vision.engine import OnnxRuntimeEngine
-from lensmith_vision.pack import load_card, space_of
-from lensmith_vision.pack_builder import build_pack, read_source
-from lensmith_vision.resize import ResizePolicy
-from lensmith_vision.training import TrainingSet, TrainOptions, fit
+from lensmith_vision.training import TrainOptions, fit
 
-ROOT = Path(__file__).resolve().parent.parent
-NETWORK = "mobilenetv2-features"
-SHOTS: tuple[int | None, ...] = (5, 10, 25, 50, None)
-POOL_SETS = ("animals", "caltech101", "clothing")
-FEWEST = 20
 MANY_CONCEPTS = 50
 LR, LR_CROP, DEFAULT = "sklearn LR, C by CV", "sklearn LR, centre crop", "Lensmith"
-CENTRE_CROP = ResizePolicy("short_side_crop", 224, 224, 256)
+LIGHTNING, LR_VIEWS, DEFAULT_VIEWS = "Lightning", "sklearn LR, 8 views", "Lensmith, 8 views"
 TARGET = 2.0
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 Method = Callable[[Floats, Ints, Floats], Floats]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledSet:
-    """Features, as the platform has them and of the centre crop, and classes; split once and for all."""
-
-    name: str
-    train: Floats
-    train_classes: Ints
-    test: Floats
-    test_classes: Ints
-    train_crop: Floats
-    test_crop: Floats
-
-
-def trashnet_files(shared: Path) -> Iterator[tuple[Path, str, bool]]:
-    """Pictures with label and whether they are for training; the official split."""
-    root = shared / "datasets" / "trashnet"
-    for part in ("train", "test"):
-        lines = next((root / "_meta").glob(f"*_{part}.txt")).read_text(encoding="utf-8").split("\n")
-        for name in (line.split()[0] for line in lines if line.strip()):
-            label = name.rstrip("0123456789.jpg")
-            yield root / label / name, label, part == "train"
-
-
-def pool_files(shared: Path, name: str) -> Iterator[tuple[Path, str, bool]]:
-    """Pictures of one labelled set of the pool, of concepts that have enough of them."""
-    with (shared / "distill" / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["file"].startswith(f"{name}/")]
-    rows = [row for row in rows if row["label"] not in ("", "Not sure")]
-    counts = Counter(row["label"] for row in rows)
-    for row in rows:
-        if counts[row["label"]] >= FEWEST:
-            train = hashlib.sha256(row["file"].encode()).digest()[-1] % 2 == 0
-            yield shared / "distill" / row["file"], row["label"], train
-
-
-class Embedder:
-    """Features of pictures, kept in a folder so that a second run needs no network."""
-
-    def __init__(self, shared: Path, cache: Path) -> None:
-        pack = cache / NETWORK
-        if not (pack / "card.json").is_file():
-            build_pack(read_source(shared / "models" / NETWORK), pack)
-        self._card = load_card(pack)
-        self._space = space_of(self._card).id
-        self._engine = OnnxRuntimeEngine(threads=1)
-        self._engine.load(self._space, pack)
-        self._cache = cache
-
-    def __call__(self, name: str, files: Sequence[Path], policy: ResizePolicy | None = None) -> Floats:
-        """Features [n, d] of files, as the platform resizes them unless told otherwise."""
-        policy = policy or self._card.resize
-        path = self._cache / f"{name}-{policy.key}.npy"
-        if path.is_file():
-            return np.asarray(np.load(path), np.float32)
-        with ThreadPoolExecutor(2) as executor:
-            parts = list(executor.map(lambda at: self._batch(files[at : at + 16], policy), range(0, len(files), 16)))
-        features = np.concatenate(parts)
-        np.save(path, features)
-        return features
-
-    def _batch(self, files: Sequence[Path], policy: ResizePolicy) -> Floats:
-        pictures = [
-            resize.apply(decode(file.read_bytes(), min_side_hint=policy.min_side_hint), policy) for file in files
-        ]
-        return self._engine.run(self._space, np.stack(pictures)).features
-
-
-def load_set(shared: Path, name: str, embed: Embedder) -> LabelledSet:
-    """A set with its features."""
-    found = list(trashnet_files(shared) if name == "trashnet" else pool_files(shared, name))
-    files = [path for path, _, _ in found]
-    features, crops = embed(name, files), embed(name, files, CENTRE_CROP)
-    labels = sorted({label for _, label, _ in found})
-    classes = np.array([labels.index(label) for _, label, _ in found])
-    train = np.array([part for _, _, part in found])
-    return LabelledSet(
-        name, features[train], classes[train], features[~train], classes[~train], crops[train], crops[~train]
-    )
-
-
-def draws(classes: Ints, shots: int | None, count: int) -> Iterator[Ints]:
-    """Rows to train on: so many of each concept, other ones in each draw."""
-    if shots is None:
-        yield np.arange(len(classes))
-        return
-    for seed in range(count):
-        generator = np.random.default_rng(seed)
-        each = [generator.permutation(np.flatnonzero(classes == one))[:shots] for one in range(classes.max() + 1)]
-        yield np.sort(np.concatenate(each))
 
 
 def lensmith(tier: Tier) -> Method:
@@ -161,14 +75,6 @@ def lensmith(tier: Tier) -> Method:
         return fit(training_set(train, classes), TrainOptions("multi_class", tier=tier)).head.scores(test)
 
     return run
-
-
-def training_set(features: Floats, classes: Ints) -> TrainingSet:
-    """What the trainer would be given."""
-    width = int(classes.max()) + 1
-    rows = tuple(str(row) for row in range(len(features)))
-    labels = np.eye(width, dtype=np.float32)[classes]
-    return TrainingSet("bench", tuple(str(one) for one in range(width)), rows, features, rows, labels=labels)
 
 
 def logistic_regression(train: Floats, classes: Ints, test: Floats) -> Floats:
@@ -202,38 +108,87 @@ def nearest_mean(train: Floats, classes: Ints, test: Floats) -> Floats:
     return np.eye(int(classes.max()) + 1, dtype=np.float32)[NearestCentroid().fit(train, classes).predict(test)]
 
 
+def with_lightning(train: Floats, classes: Ints, test: Floats) -> Floats:
+    """A linear head, trained with PyTorch Lightning."""
+    from lightning_head import lightning_head
+
+    return lightning_head(train, classes, test)
+
+
 PEERS: dict[str, Method] = {
     LR_CROP: logistic_regression,
     LR: logistic_regression,
+    LIGHTNING: with_lightning,
     "sklearn ridge": ridge,
     "sklearn LDA": discriminant,
     "sklearn nearest mean": nearest_mean,
+    LR_VIEWS: logistic_regression,
 }
 OWN: dict[str, Method] = {
     DEFAULT: lensmith("auto"),
     "Lensmith, linear tier": lensmith("linear"),
     "Lensmith, kernel tier": lensmith("kernel"),
+    DEFAULT_VIEWS: lensmith("auto"),
 }
-WITH_PROBABILITIES = (LR_CROP, LR, "sklearn LDA", *OWN)
+WITH_PROBABILITIES = (LR_CROP, LR, LIGHTNING, "sklearn LDA", LR_VIEWS, *OWN)
 
 
-def measured(
-    cache: Path, name: str, method: Method, key: str, data: tuple[Floats, Ints, Floats]
-) -> tuple[Floats, float]:
-    """Scores of the test pictures and seconds for fitting; those of peers, which never change, are kept."""
-    path = cache / f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.npz"
-    if name in PEERS and path.is_file():
-        kept = np.load(path)
-        return kept["scores"], float(kept["seconds"])
-    begun = time.perf_counter()
-    # Peers at their best: two threads make scikit-learn up to fifteen times slower on small data.
-    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scores = method(*data)
-    seconds = time.perf_counter() - begun
-    if name in PEERS:
-        np.savez(path, scores=scores, seconds=seconds)
-    return scores, seconds
+def methods(views: int) -> dict[str, Method]:
+    """Those that can take part."""
+    left_out = set() if views > 1 else {LR_VIEWS, DEFAULT_VIEWS}
+    if importlib.util.find_spec("lightning") is None:
+        sys.stderr.write("Lightning is left out: it needs `pip install lensmith[finetune]`\n")
+        left_out.add(LIGHTNING)
+    return {name: method for name, method in (PEERS | OWN).items() if name not in left_out}
+
+
+def revision() -> str:
+    """Tells one state of Lensmith's library from another."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(lensmith_vision.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def data_for(one: LabelledSet, name: str, rows: Ints) -> tuple[Floats, Ints, Floats]:
+    """What a method is trained on and asked about."""
+    classes = one.train_classes[rows]
+    if name in (LR_VIEWS, DEFAULT_VIEWS) and one.train_views is not None and one.test_views is not None:
+        return one.train_views[rows], classes, one.test_views
+    if name == LR_CROP:
+        return one.train_crop[rows], classes, one.test_crop
+    return one.train[rows], classes, one.test
+
+
+class Measuring:
+    """Asks methods, once: what they said is kept.
+
+    Args:
+        cache: The folder.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._revision = revision()
+
+    def __call__(self, name: str, method: Method, key: str, data: tuple[Floats, Ints, Floats]) -> tuple[Floats, float]:
+        """Give scores of the test pictures and seconds of the processor for fitting."""
+        digest = hashlib.sha256(name.encode() if name in PEERS else (name + self._revision).encode()).hexdigest()
+        path = self._cache / f"{key}-{digest[:8]}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                return kept["scores"], float(kept["seconds"])
+        begun = time.process_time()
+        # Peers at their best: two threads make scikit-learn up to fifteen times slower on small data.
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores = method(*data)
+        seconds = time.process_time() - begun
+        # Under its name once it is whole: a run may be broken off at any moment.
+        unfinished = path.with_suffix(".part.npz")
+        np.savez(unfinished, scores=scores, seconds=seconds)
+        unfinished.rename(path)
+        return scores, seconds
 
 
 @dataclass
@@ -246,21 +201,23 @@ class Cell:
     right: list[npt.NDArray[np.bool_]]
 
 
-def measure(one: LabelledSet, shots: int | None, count: int, cache: Path) -> dict[str, Cell]:
+def measure(
+    one: LabelledSet, shots: int | None, count: int, chosen: dict[str, Method], measuring: Measuring
+) -> dict[str, Cell]:
     """All methods on the same draws."""
-    cells: dict[str, Cell] = {name: Cell([], [], [], []) for name in (*PEERS, *OWN)}
+    cells: dict[str, Cell] = {name: Cell([], [], [], []) for name in chosen}
     for turn, rows in enumerate(draws(one.train_classes, shots, count)):
-        classes = one.train_classes[rows]
-        for name, method in (PEERS | OWN).items():
-            crop = name == LR_CROP
-            data = (one.train_crop[rows], classes, one.test_crop) if crop else (one.train[rows], classes, one.test)
-            scores, seconds = measured(cache, name, method, f"{one.name}-{shots or 'all'}-{turn}", data)
+        for name, method in chosen.items():
+            key = f"{one.name}-{shots or 'all'}-{turn}"
+            scores, seconds = measuring(name, method, key, data_for(one, name, rows))
             right = scores.argmax(axis=1) == one.test_classes
             cell = cells[name]
             cell.accuracies.append(100 * float(right.mean()))
             cell.seconds.append(seconds)
             cell.confidence.append(scores.max(axis=1).astype(np.float64))
             cell.right.append(right)
+    told = ", ".join(f"{name} {statistics.mean(cell.accuracies):.1f}" for name, cell in cells.items())
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {one.name}/{shots or 'all'}: {told}\n")
     return cells
 
 
@@ -274,13 +231,9 @@ def debiased_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bo
     return max(0.0, metrics.expected_calibration_error(confidence, right) - statistics.mean(perfect))
 
 
-def applicable(one: LabelledSet, shots: int | None) -> bool:
-    """Whether half of the concepts have so many pictures."""
-    return shots is None or shots <= float(np.median(np.bincount(one.train_classes)))
-
-
 def report(cells: dict[str, dict[str, Cell]]) -> dict[str, object]:
     """Means, spreads and calibration errors, and the gain that counts."""
+    names = list(next(iter(cells.values())))
     table = {
         key: {
             name: {
@@ -292,16 +245,18 @@ def report(cells: dict[str, dict[str, Cell]]) -> dict[str, object]:
         }
         for key, by_name in cells.items()
     }
-    means = {name: statistics.mean(table[key][name]["accuracy"] for key in table) for name in (*PEERS, *OWN)}
+    means = {name: statistics.mean(table[key][name]["accuracy"] for key in table) for name in names}
     gains = {key: row[DEFAULT]["accuracy"] - row[LR_CROP]["accuracy"] for key, row in table.items()}
     errors = {
         str(shots or "all"): {
             name: debiased_error(*(np.concatenate(parts) for parts in _pooled(cells, shots, name)))
-            for name in WITH_PROBABILITIES
+            for name in names
+            if name in WITH_PROBABILITIES
         }
         for shots in SHOTS
         if any(key.endswith(f"/{shots or 'all'}") for key in cells)
     }
+    spreads = {key: max(row[DEFAULT]["spread"], row[LR_CROP]["spread"]) for key, row in table.items()}
     by_set = {name: statistics.mean(gains[key] for key in gains if key.startswith(f"{name}/")) for name in _sets(cells)}
     return {
         "cells": table,
@@ -311,6 +266,10 @@ def report(cells: dict[str, dict[str, Cell]]) -> dict[str, object]:
         "target": TARGET,
         "gains": gains,
         "gains_by_set": by_set,
+        "spreads_by_set": {
+            name: statistics.mean(spreads[key] for key in spreads if key.startswith(f"{name}/"))
+            for name in _sets(cells)
+        },
         "calibration_error": errors,
     }
 
@@ -344,7 +303,9 @@ def show(result: dict[str, object]) -> None:
         shown.add_row(f"calibration error, {shots}", *(f"{row[name]:.3f}" if name in row else "" for name in means))
     console.print(shown)
     for name, gain in result["gains_by_set"].items():
-        console.print(f"{name}: {gain:+.2f} points over {LR_CROP}")
+        console.print(f"{name}: {gain:+.2f} points over {LR_CROP}, spread {result['spreads_by_set'][name]:.2f}")
+    for views, speed in result["images_per_second"].items():
+        console.print(f"{views} views: {speed:.0f} images a second and thread, embedding alone")
     console.print(f"gain over {LR}, same features: {result['gain_on_same_features']:.2f} points")
     console.print(
         f"gain over {LR_CROP}: [bold]{result['gain_over_sklearn_lr']:.2f}[/] points (target {result['target']})"
@@ -355,7 +316,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--sets", nargs="*", default=["trashnet", *POOL_SETS])
-    parser.add_argument("--cache", type=Path, help="a folder for features and for what peers said")
+    parser.add_argument("--views", type=int, choices=(1, 8), default=1, help="8: also measure heads on eight views")
+    parser.add_argument("--cache", type=Path, help="a folder for features and scores, so that a broken run goes on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
@@ -365,15 +327,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
         cache = options.cache or Path(scratch)
         cache.mkdir(parents=True, exist_ok=True)
-        embed = Embedder(shared, cache)
+        embedders = {views: Embedder(shared, cache, views) for views in (1, options.views)}
+        chosen, measuring = methods(options.views), Measuring(cache)
         cells: dict[str, dict[str, Cell]] = {}
         for name in options.sets:
-            one = load_set(shared, name, embed)
+            one = load_set(shared, name, embedders[1], embedders[options.views] if options.views > 1 else None)
             for shots in SHOTS:
                 if applicable(one, shots):
-                    sys.stderr.write(f"{name}/{shots or 'all'}\n")
-                    cells[f"{name}/{shots or 'all'}"] = measure(one, shots, options.draws, cache)
-        result = report(cells)
+                    cells[f"{name}/{shots or 'all'}"] = measure(one, shots, options.draws, chosen, measuring)
+        speeds = {str(views): embed.images_per_second() for views, embed in embedders.items()}
+        result = report(cells) | {"network": NETWORK, "draws": options.draws, "images_per_second": speeds}
     if options.json:
         print(json.dumps(result))
     else:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from accuracy import ROOT, Embedder, LabelledSet, load_set, training_set
+from labelled_sets import ROOT, Embedder, LabelledSet, load_set, training_set
 from rich.console import Console
 from rich.table import Table
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from accuracy import NETWORK, ROOT, Embedder, load_set, training_set
+from labelled_sets import NETWORK, ROOT, Embedder, load_set, training_set
 from rich.console import Console
 
 from lensmith_vision.metrics import roc_auc

@@ -178,3 +178,38 @@ def test_the_command_line_explains_and_exports(
     assert "apps/main/models/general" in shown.stdout
     saved = json.loads(platform.cli("export", "linear", "--output", str(tmp_path / "m.zip"), "--json", **own).stdout)
     assert Path(saved["path"]).stat().st_size == saved["size_bytes"]
+
+
+def test_a_model_of_eight_views_is_trained_explained_and_exported_like_any_other(
+    platform: PlatformProcess, photos: Path, unseen: list[Path], tmp_path: Path
+) -> None:
+    made = json.loads(platform.cli("base-models", "import", "starter", "--views", "8", "--json").stdout)
+    assert (made["id"], ".views8." in made["space"]) == ("starter-8-views", True)
+    assert json.loads(platform.cli("base-models", "import", "starter", "--views", "8", "--json").stdout) == made
+    with platform.operator() as operator:
+        assert [each.id for each in operator.base_models.list()].index("starter-8-views") > 0
+        _, key = operator.apps.create("views", base_model="starter-8-views")
+    with lensmith.Client(platform.url, key.secret, "views") as client:
+        client.concepts.create(MATERIALS)
+        new = [
+            lensmith.NewInput(photos / material / f"{number:03}.jpg", annotations=[Annotation(material)])
+            for material in MATERIALS
+            for number in range(4)
+        ]
+        assert not [result.error for result in client.inputs.create(new) if result.error]
+        client.inputs.wait_until_ready()
+        client.models.create("views", ModelType.MULTI_CLASS, concepts=list(MATERIALS))
+        assert client.models.wait("views", client.models.train("views").number).state is lensmith.VersionState.READY
+        answers = client.predict("views", unseen).items
+        seen = client.explain("views", unseen[:1]).items[0]
+        saved = client.models.export("views", tmp_path / "model.zip")
+    assert sum(answer.concepts[0].concept == one for answer, one in zip(answers, MATERIALS, strict=False)) > 1
+    heat, logit = seen.concepts[0].heat_map, seen.concepts[0].logit
+    assert (heat.rows, heat.columns) == (11, 11)
+    assert sum(heat.values) / len(heat.values) == pytest.approx(logit, abs=1e-2)
+    with zipfile.ZipFile(saved.path) as archive:
+        archive.extractall(tmp_path)
+    command = [sys.executable, "-I", str(tmp_path / "predict.py"), *map(str, unseen)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    for own, answer in zip(map(json.loads, done.stdout.splitlines()), answers, strict=True):
+        assert own["probabilities"] == pytest.approx({one.concept: one.value for one in answer.concepts}, abs=1e-3)

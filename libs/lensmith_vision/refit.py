@@ -21,7 +21,18 @@ from lensmith_vision.folds import NEAR_DUPLICATE_COSINE
 from lensmith_vision.statistics import Moments
 from lensmith_vision.transforms import Transform, transformed
 
-__all__ = ["ClassMemory", "ClassSums", "Pictures", "Refitted", "is_large", "refit_classes"]
+__all__ = [
+    "ClassMemory",
+    "ClassSums",
+    "Pictures",
+    "Refitted",
+    "added",
+    "is_large",
+    "may_stand",
+    "refit_classes",
+    "softmax",
+    "with_room",
+]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -171,7 +182,7 @@ def refit_classes(
     groups, folds = before.groups[places], before.folds[places]
     if not _place(new, group_ids, features, classes, groups, folds, len(memory.sums.without)):
         return None
-    sums = replace(memory.sums, total=_added(memory.sums, features, classes, before.classes[places], new, relabelled))
+    sums = replace(memory.sums, total=added(memory.sums, features, classes, before.classes[places], new, relabelled))
     places[new] = len(before.ids) + np.arange(len(new))
     own = before.classes.copy()
     own[places[relabelled]] = classes[relabelled]
@@ -181,14 +192,14 @@ def refit_classes(
         np.append(own, classes[new]),
         np.append(before.groups, groups[new]),
         np.append(before.folds, folds[new]),
-        _with_room(before.scores, len(before.ids), len(ids)),
+        with_room(before.scores, len(before.ids), len(ids)),
     )
     if len(new):
-        pictures.scores[len(before.ids) : len(ids)] = _softmax(memory.sums.held_out(features[new], folds[new]))
+        pictures.scores[len(before.ids) : len(ids)] = softmax(memory.sums.held_out(features[new], folds[new]))
     unevaluated = memory.unevaluated + len(new)
     large = is_large(len(ids), len(memory.thresholds))
     after = replace(memory, sums=sums, pictures=pictures, changed=changed, unevaluated=unevaluated)
-    carries = large and not len(relabelled) and unevaluated <= _MOST_UNEVALUATED * len(ids)
+    carries = large and not len(relabelled) and may_stand(len(ids), unevaluated, changed)
     return Refitted(*sums.final(), places, after, carries)
 
 
@@ -197,7 +208,12 @@ def is_large(pictures: int, concepts: int) -> bool:
     return pictures * concepts >= _LARGE
 
 
-def _with_room(scores: Floats, used: int, needed: int) -> Floats:
+def may_stand(pictures: int, unevaluated: int, changed: int) -> bool:
+    """Whether the evaluation of nearly as many pictures, and the choices of the last whole fit, may stand."""
+    return unevaluated <= _MOST_UNEVALUATED * pictures and changed <= _MOST_CHANGED * pictures
+
+
+def with_room(scores: Floats, used: int, needed: int) -> Floats:
     """The same array where it has room for more rows, so that a hundred megabytes are not copied for ten of them."""
     if len(scores) >= needed:
         return scores
@@ -212,7 +228,7 @@ def _same_bytes(before: Pictures, group_ids: Sequence[str], places: Ints) -> boo
     )
 
 
-def _added(
+def added(
     sums: ClassSums, features: Floats, classes: Ints, classes_before: Ints, new: Ints, relabelled: Ints
 ) -> Moments:
     """The moments with new pictures in them, and relabelled ones where they belong now."""
@@ -271,7 +287,8 @@ def _likeness(features: Floats, rows: Ints) -> Floats:
     return found
 
 
-def _softmax(logits: Floats) -> Floats:
+def softmax(logits: Floats) -> Floats:
+    """Turn logits [n, c] into probabilities, where they stand."""
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=1, keepdims=True)

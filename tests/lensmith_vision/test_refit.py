@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lensmith_vision.discriminant import solve
+from lensmith_vision.growth import NewPictures, Sketch, grow
 from lensmith_vision.linear_fit import statistics_of
 from lensmith_vision.refit import ClassMemory, ClassSums, Pictures, refit_classes
 from lensmith_vision.statistics import Moments, SufficientStatistics
@@ -128,3 +129,48 @@ def test_evaluation_stands_when_very_few_of_very_many_pictures_are_new_and_none_
     mended = classes[:-3].copy()
     mended[5] += 1
     assert not refit_classes(memory, ids[:-3], ids[:-3], features[:-3], mended).carries
+
+
+MANY = 4_000_000 // 500 + 200
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[TrainingSet, Fitted]:
+    """So many pictures and concepts that an evaluation stands for those that come, and a fit of all but the last 5."""
+    random = np.random.RandomState(3)
+    classes = np.arange(MANY) % 500
+    centres = random.randn(500, 32).astype(np.float32)
+    features = centres[classes] + 0.8 * random.randn(MANY, 32).astype(np.float32)
+    # The last one is a near copy of the one before, and both of the first.
+    features[[-2, -1]] = features[0] + 1e-3 * random.randn(2, 32).astype(np.float32)
+    classes[[-2, -1]] = classes[0]
+    ids = tuple(f"{row:05d}" for row in range(MANY))
+    concepts = tuple(f"c{row:03d}" for row in range(500))
+    data = TrainingSet("space", concepts, ids, features, ids, labels=np.eye(500, dtype=np.float32)[classes])
+    return data, fit(data.rows(np.arange(MANY) < MANY - 5), OPTIONS)
+
+
+def test_grown_head_is_the_refitted_one_when_a_few_pictures_came_to_many(many: tuple[TrainingSet, Fitted]) -> None:
+    data, fitted = many
+    memory, classes = fitted.memory, data.labels.argmax(axis=1)
+    sketch = Sketch.of(data.features, np.arange(MANY - 5))
+    new = NewPictures(data.ids[-5:], data.group_ids[-5:], data.features[-5:], classes[-5:])
+    grown = grow(memory, sketch, new, lambda rows: data.features[rows])
+    again = refit_classes(memory, data.ids, data.group_ids, data.features, classes)
+    assert again.carries
+    np.testing.assert_allclose(grown.weights, again.weights, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(grown.bias, again.bias, rtol=1e-4, atol=1e-4)
+    for name in ("classes", "groups", "folds"):
+        np.testing.assert_array_equal(getattr(grown.memory.pictures, name), getattr(again.memory.pictures, name))
+    assert grown.memory.pictures.folds[0] == grown.folds[-1] == grown.folds[-2]
+    assert grown.sketch.count == MANY
+
+
+@pytest.mark.parametrize("group", ["00007", "twice"])
+def test_nothing_is_grown_when_a_new_picture_has_the_bytes_of_another(
+    many: tuple[TrainingSet, Fitted], group: str
+) -> None:
+    data, fitted = many
+    sketch = Sketch.of(data.features, np.arange(MANY - 5))
+    new = NewPictures(data.ids[-5:-3], ("twice", group), data.features[-5:-3], np.array([1, 2]))
+    assert grow(fitted.memory, sketch, new, lambda rows: data.features[rows]) is None

@@ -88,7 +88,8 @@ class FineTuning:
         """
         check_installed()
         async with self._scratch.held(job.version_uid) as folder:
-            start = folder / "base"
+            # Named for what it is: its name stands in what people read when it cannot learn.
+            start = folder / "base" / job.space.partition(".")[0]
             if not await asyncio.to_thread((start / "checked").is_file):
                 await self._transfer.fetch_pack(job.space, start)
                 progress.message = "looking whether the base model can learn on"

@@ -7,27 +7,42 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
+from lensmith_trainer.holding import Moment
+from lensmith_vision.dataset_snapshot import DatasetSnapshot
+from lensmith_vision.growth import Sketch
+from lensmith_vision.heads import Head
 from lensmith_vision.refit import ClassMemory
 
 __all__ = ["FitMemories", "Kept"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
     """What a training left.
 
     Attributes:
         memory: Of its fit.
-        handed_in: Its result, whose evaluation is the last one of the memory.
+        handed_in: Its result without what is large; it names the version whose evaluation is the last of the memory.
+        head: Its head.
+        snapshot: What it was trained on.
+        left_out: uids of inputs that took no part though they have labels.
+        moment: When its data was taken out of its holding; None: nobody knows.
+        sketch: Of the memory's pictures; None: not made yet.
     """
 
     memory: ClassMemory
     handed_in: CompleteModelVersionRequest
+    head: Head
+    snapshot: DatasetSnapshot
+    left_out: frozenset[str] = frozenset()
+    moment: Moment | None = None
+    sketch: Sketch | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of its numbers."""
-        return self.memory.nbytes + len(self.handed_in.out_of_fold) + len(self.handed_in.head)
+        sketched = 0 if self.sketch is None else self.sketch.nbytes
+        return self.memory.nbytes + sketched + self.head.weights.nbytes + self.snapshot.hashes.nbytes
 
 
 class FitMemories:
@@ -49,6 +64,17 @@ class FitMemories:
         with self._lock:
             asked, kept = self._kept.pop(job.model.uid, (b"", None))
             return kept if asked == _asked(job) else None
+
+    def forget(self, job: TrainingJob) -> None:
+        """Forget what the last training of the model left."""
+        with self._lock:
+            self._kept.pop(job.model.uid, None)
+
+    def can_grow(self, job: TrainingJob) -> bool:
+        """Whether the last training of the model left what a small one could go on from."""
+        with self._lock:
+            asked, kept = self._kept.get(job.model.uid, (b"", None))
+            return kept is not None and kept.sketch is not None and asked == _asked(job)
 
     def keep(self, job: TrainingJob, kept: Kept) -> None:
         """Keep what a training left; of what there is no room for, that unused for longest goes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from lensmith_trainer.training_set import method_of, options_of, snapshot_of, tr
 from lensmith_vision import dataset_snapshot, heads, out_of_fold, preflight
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
 from lensmith_vision.evaluation_methods import fit_and_evaluate
+from lensmith_vision.growth import Sketch
+from lensmith_vision.refit import is_large
 from lensmith_vision.training import Fitted, Progress, TrainingSet, fit_head_again
 
-__all__ = ["fit_job", "request_of"]
+__all__ = ["findings_to_proto", "fit_job", "request_of", "sketch_job", "take_down", "without_artefacts"]
 
 
 def fit_job(
@@ -40,14 +43,45 @@ def fit_job(
     options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
     test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
     fitted = fit_and_evaluate(data, test, options, method, progress, cancelled, kept.memory if kept else None)
-    request = request_of(job, taken, fitted)
+    request, snapshot = _handed_in(job, taken, fitted)
     if fitted.memory is not None and method == "out_of_fold":
-        memories.keep(job, Kept(fitted.memory, request))
+        left_out = frozenset(fitted.left_out)
+        slim = without_artefacts(request)
+        memories.keep(job, Kept(fitted.memory, slim, fitted.head, snapshot, left_out, taken.moment))
     return request
+
+
+def without_artefacts(request: CompleteModelVersionRequest) -> CompleteModelVersionRequest:
+    """What a version hands in, for a later one to start from: what is large is left out, its evaluation is named."""
+    slim = CompleteModelVersionRequest()
+    slim.CopyFrom(request)
+    for name in ("head", "evaluation_json", "out_of_fold", "dataset_snapshot"):
+        slim.ClearField(name)
+    slim.evaluation_of = request.evaluation_of or request.version_uid
+    return slim
+
+
+def sketch_job(job: TrainingJob, taken: TrainingRows, memories: FitMemories) -> None:
+    """Get ready for a few more pictures, while nobody waits for it."""
+    kept = memories.take(job)
+    if kept is None:
+        return
+    pictures = kept.memory.pictures
+    if kept.moment is taken.moment and is_large(len(pictures.ids), len(kept.head.concepts)):
+        place = {row.uid: number for number, row in enumerate(taken.rows)}
+        rows = np.fromiter((place[uid] for uid in pictures.ids), np.int64, len(pictures.ids))
+        kept = replace(kept, sketch=Sketch.of(taken.features, rows))
+    memories.keep(job, kept)
 
 
 def request_of(job: TrainingJob, taken: TrainingRows, fitted: Fitted) -> CompleteModelVersionRequest:
     """Make what is handed in of a head and its evaluation."""
+    return _handed_in(job, taken, fitted)[0]
+
+
+def _handed_in(
+    job: TrainingJob, taken: TrainingRows, fitted: Fitted
+) -> tuple[CompleteModelVersionRequest, DatasetSnapshot]:
     scores = fitted.out_of_fold
     folds = dict(zip(scores.ids, scores.folds.tolist(), strict=True)) if scores.method == "out_of_fold" else {}
     request = CompleteModelVersionRequest(
@@ -59,12 +93,13 @@ def request_of(job: TrainingJob, taken: TrainingRows, fitted: Fitted) -> Complet
         concepts=fitted.head.concepts,
         thresholds=fitted.head.thresholds.tolist(),
         input_count=fitted.input_count,
-        findings=_findings(fitted.findings),
+        findings=findings_to_proto(fitted.findings),
         summary=EvaluationSummary(**fitted.evaluation.summary()),
         out_of_fold=out_of_fold.save(scores),
     )
-    _take_down(request, snapshot_of(job.model, taken.rows, fitted.left_out, folds))
-    return request
+    snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, folds)
+    take_down(request, snapshot)
+    return request, snapshot
 
 
 def _again(
@@ -79,21 +114,25 @@ def _again(
     request.version_uid, request.lease = job.version_uid, job.lease
     request.head, request.input_count = heads.save(again.head), again.input_count
     del request.findings[:]
-    request.findings.extend(_findings(again.findings))
+    request.findings.extend(findings_to_proto(again.findings))
     pictures = again.memory.pictures
     folds: Mapping[str, int] = dict(zip(pictures.ids, pictures.folds.tolist(), strict=True))
-    _take_down(request, snapshot_of(job.model, taken.rows, again.left_out, folds))
-    memories.keep(job, Kept(again.memory, request))
+    snapshot = snapshot_of(job.model, taken.rows, again.left_out, folds)
+    take_down(request, snapshot)
+    left_out = frozenset(again.left_out)
+    memories.keep(job, Kept(again.memory, without_artefacts(request), again.head, snapshot, left_out, taken.moment))
     return request
 
 
-def _take_down(request: CompleteModelVersionRequest, snapshot: DatasetSnapshot) -> None:
+def take_down(request: CompleteModelVersionRequest, snapshot: DatasetSnapshot) -> None:
+    """Hand in what a version was trained on."""
     request.dataset_sha256 = snapshot.sha256()
     listing = dataset_snapshot.save(snapshot)
     request.dataset_snapshot = listing if len(listing) <= dataset_snapshot.MOST_BYTES else b""
 
 
-def _findings(findings: Iterable[preflight.Finding]) -> list[Finding]:
+def findings_to_proto(findings: Iterable[preflight.Finding]) -> list[Finding]:
+    """Convert what was noticed about the data."""
     return [
         Finding(
             reason=finding.reason,

@@ -7,8 +7,10 @@ takes the rows that it needs out of it, in order of uid, so that equal data give
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ import numpy.typing as npt
 
 from lensmith_trainer.vector_file import VectorFile
 
-__all__ = ["Change", "Holding", "Row", "TrainingRows", "Written"]
+__all__ = ["Change", "Holding", "Moment", "Row", "TrainingRows", "Written"]
 
+_REMEMBERED = 10_000
+"""Changes that are remembered: after more of them a training is a whole one anyway."""
 _FEW = 64
 """Rows up to which sorting them in one by one is faster than sorting all."""
 
@@ -54,6 +58,19 @@ class Change:
     vector: bytes = b""
 
 
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """When something was taken out of a holding.
+
+    Attributes:
+        life: Of the holding: one that was read anew is another one.
+        revision: How many changes there had been.
+    """
+
+    life: object
+    revision: int
+
+
 @dataclass(frozen=True)
 class TrainingRows:
     """The inputs that a training is about, in order of uid.
@@ -61,10 +78,12 @@ class TrainingRows:
     Attributes:
         rows: The inputs.
         features: [n, d], their vectors.
+        moment: When they were taken; None: not out of a holding.
     """
 
     rows: Sequence[Row]
     features: npt.NDArray[np.float32]
+    moment: Moment | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,6 +128,14 @@ class Holding:
         self._used = max(self._places.values(), default=-1) + 1
         self._free = sorted(set(range(self._used)).difference(self._places.values()))
         self._left: list[int] = []
+        self._life = object()
+        self._changed: deque[str] = deque(maxlen=_REMEMBERED)
+        self._revision = 0
+
+    @property
+    def moment(self) -> Moment:
+        """Now."""
+        return Moment(self._life, self._revision)
 
     @property
     def dim(self) -> int:
@@ -129,6 +156,8 @@ class Holding:
         """
         gone = [change.uid for change in changes if change.row is None]
         put = {change.uid: change for change in changes if change.row is not None}
+        self._changed += [change.uid for change in changes]
+        self._revision += len(changes)
         for uid in gone:
             self._forget(uid)
         if put and not self._rows:
@@ -180,7 +209,26 @@ class Holding:
         features = self._vectors.take(np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows)))
         # They are in the file; a training needs the memory.
         self._vectors.release()
-        return TrainingRows(rows, features)
+        return TrainingRows(rows, features, self.moment)
+
+    def row(self, uid: str) -> Row | None:
+        """Return an input, if it may take part."""
+        return self._rows.get(uid)
+
+    def vectors(self, uids: Iterable[str]) -> npt.NDArray[np.float32]:
+        """Copy out the vectors of some inputs, [n, d].
+
+        Raises:
+            KeyError: One of them is not there.
+        """
+        return self._vectors.take(np.asarray([self._places[uid] for uid in uids], np.int64))
+
+    def changed_since(self, moment: Moment) -> set[str] | None:
+        """Return the inputs that were new, changed or gone since; None: that is not known any more."""
+        count = self._revision - moment.revision
+        if moment.life is not self._life or count > len(self._changed):
+            return None
+        return set(islice(reversed(self._changed), count))
 
     def _begin(self, dim: int) -> None:
         if dim != self.dim:

@@ -37,7 +37,8 @@ from lensmith_platform.service_auth import service_call_app
 from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.fine_tuning import FineTuning
 from lensmith_trainer.fit_memory import FitMemories
-from lensmith_trainer.fitting import fit_job
+from lensmith_trainer.fitting import fit_job, sketch_job
+from lensmith_trainer.growing import grow_job
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
@@ -170,7 +171,11 @@ class TrainingJobs:
             _LOG.info("training of %s failed: %s", job.name, result)
             return "failed"
         with self._metrics.train_part_seconds.labels("hand_in").time():
-            await self._complete(result)
+            try:
+                await self._complete(result)
+            finally:
+                if state.sketching is not None:
+                    await state.sketching
         self._usage.record(job.app_id, "train", job.model.name, "", 1)
         _LOG.info("training of %s is done, %d images", job.name, result.input_count)
         return "ready"
@@ -196,16 +201,36 @@ class TrainingJobs:
         if self._fine_tuning is not None:
             with parts.labels("fine_tune").time():
                 return await self._fine_tuning.trained(job, state, lambda: self._rows(job, state))
-        with parts.labels("fetch").time():
-            rows = await self._rows(job, state)
-        state.fraction, state.stage, state.message = FETCHED, "evaluating", f"{len(rows)} labelled images"
         loop = asyncio.get_running_loop()
-        with parts.labels("fit").time():
-            request = await loop.run_in_executor(
-                self._threads, fit_job, job, rows, self._memories, state.fitting, state.stop.is_set
-            )
+        request = await self._grown(job, state)
+        if request is None:
+            with parts.labels("fetch").time():
+                rows = await self._rows(job, state)
+            state.fraction, state.stage, state.message = FETCHED, "evaluating", f"{len(rows)} labelled images"
+            with parts.labels("fit").time():
+                request = await loop.run_in_executor(
+                    self._threads, fit_job, job, rows, self._memories, state.fitting, state.stop.is_set
+                )
+            # While the head is handed in.
+            state.sketching = loop.run_in_executor(self._threads, sketch_job, job, rows, self._memories)
         state.fraction, state.stage, state.message = FITTED, "storing", ""
         return request
+
+    async def _grown(self, job: TrainingJob, state: JobProgress) -> CompleteModelVersionRequest | None:
+        """Go on from the last training of the model where few pictures came to many; None: more is to be done."""
+        if not self._memories.can_grow(job):
+            return None
+        parts, loop = self._metrics.train_part_seconds, asyncio.get_running_loop()
+        begin = loop.time()
+        try:
+            # What it looks at must not change meanwhile.
+            async with self._replicas.opened(job.app_id, job.space, state.received) as holding:
+                parts.labels("fetch").observe(loop.time() - begin)
+                with parts.labels("fit").time():
+                    return await loop.run_in_executor(self._threads, grow_job, job, holding, self._memories)
+        except _TRANSIENT:
+            # The long way waits for whatever is away.
+            return None
 
     async def _rows(self, job: TrainingJob, state: JobProgress) -> TrainingRows:
         """Fetch the training data; while dataset is away, the lease is kept and the version says what it waits for.

@@ -68,7 +68,7 @@ class NetworkTransfer:
             PackError: What came is not what the card tells of.
             LensmithError: registry does not have it, or is away for too long.
         """
-        await asyncio.to_thread(lambda: folder.mkdir(exist_ok=True))
+        await asyncio.to_thread(lambda: folder.mkdir(parents=True, exist_ok=True))
         for name in (CARD_FILE, MODEL_FILE):
             await self._patiently(partial(self._fetch_file, space, name, folder / name))
         if await asyncio.to_thread(_digest, folder / MODEL_FILE) != load_card(folder).sha256:

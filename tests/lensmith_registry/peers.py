@@ -56,6 +56,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         progress: What SetSpaces answers.
         wanted: The spaces that each app was said to want last, the current one first.
         actors: Who changed labels.
+        pictures: Bytes by uid of the input.
         keeps_vectors: Whether the vectors of spaces that are wanted no more were to be kept for a while.
     """
 
@@ -71,6 +72,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
     wanted: dict[int, list[str]] = field(default_factory=dict)
     keeps_vectors: bool = False
     actors: set[str] = field(default_factory=set)
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counting.set()
@@ -185,6 +187,12 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         self.streaming.set()
         await self.open.wait()
         yield data_pb.StreamTrainingDataResponse(next_cursor=str(upto))
+
+    async def StreamPictures(self, request, context):
+        self.calls["StreamPictures"] += 1
+        for uid in request.input_uids:
+            if uid in self.pictures:
+                yield data_pb.StreamPicturesResponse(input_uid=uid, content=self.pictures[uid])
 
     async def StreamUnlabelledInputs(self, request, context):
         self.calls["StreamUnlabelledInputs"] += 1

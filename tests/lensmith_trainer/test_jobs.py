@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+from importlib.util import find_spec
 
 import numpy as np
+import pytest
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.internal.v1.events_pb2 import Event
@@ -245,3 +247,17 @@ async def test_training_is_metered(farm: Farm):
 
 async def _any(heard: list[object]) -> bool:
     return bool(heard)
+
+
+@pytest.mark.skipif(
+    find_spec("torch") is not None, reason="PyTorch is installed: `make test` shows the refusal without"
+)
+async def test_fine_tuning_fails_at_once_and_says_what_to_install_when_there_is_no_pytorch(farm: Farm):
+    farm.rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
+    await farm.rig.create("sorter")
+    request = pb.TrainModelRequest(name="apps/trash/models/sorter", training={"mode": "TRAINING_MODE_FINE_TUNE"})
+    async with farm.trainer():
+        version = await farm.rig.models.TrainModel(request, metadata=farm.rig.key())
+        failed = await farm.rig.until_state(version.name, "FAILED")
+    assert 'pip install "lensmith[finetune]"' in failed.error.message
+    assert not farm.rig.dataset.calls["StreamTrainingData"]

@@ -8,7 +8,7 @@ from lensmith import Client
 from lensmith.cli.figures import print_evaluation
 from lensmith.cli.options import Json, Yes, confirm
 from lensmith.cli.output import console, counted, print_findings, print_json, print_table, safe, summary_text
-from lensmith.cli.progress import fraction_progress
+from lensmith.cli.progress import fraction_progress, learning_progress
 from lensmith.cli.session import Session
 from lensmith.cli.training_options import (
     BestF1,
@@ -22,7 +22,7 @@ from lensmith.cli.training_options import (
     described,
 )
 from lensmith.errors import InvalidInputError, NotFoundError
-from lensmith.types import Evaluation, ModelType, ModelVersion, TrainingSettings, VersionState
+from lensmith.types import Evaluation, ModelType, ModelVersion, TrainingMode, TrainingSettings, VersionState
 
 models = typer.Typer(help="Models and their versions.", no_args_is_help=True)
 
@@ -244,12 +244,19 @@ def ensure_model(
 
 
 def follow(client: Client, model: str, version: ModelVersion) -> ModelVersion:
-    """Shows how training goes until it is done; returns the version in its last state."""
-    with fraction_progress() as progress:
+    """Shows how training goes until it is done, epoch by epoch where a network learns; returns its last state."""
+    fine_tunes = version.training.mode is TrainingMode.FINE_TUNE
+    with learning_progress() if fine_tunes else fraction_progress() as progress:
         task = progress.add_task(f"training {model} version {version.number}", total=1.0, doing="queued")
+        told = ""
         for current in client.models.watch(model, version.number):
             version = current
             doing = version.progress or version.stage or version.state
+            if version.stage == "fine_tuning" and version.progress != told:
+                told = version.progress
+                progress.console.print(f"  [dim]{safe(told)}[/]")
+            if version.stage == "fine_tuning":
+                doing = "fine-tuning"
             progress.update(task, completed=1.0 if version.state.final else version.fraction, doing=doing)
     return version
 

@@ -8,6 +8,7 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -43,9 +44,27 @@ def fraction_progress() -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[doing]}"),
         console=errors,
         disable=not errors.is_terminal,
+    )
+
+
+def learning_progress() -> Progress:
+    """A bar for what may take hours: what is being done stands above it, line by line, what is left beside it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[doing]}"),
+        console=errors,
+        disable=not errors.is_terminal,
+        # An epoch may take minutes.
+        speed_estimate_period=1800.0,
     )
 
 

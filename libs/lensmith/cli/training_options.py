@@ -24,7 +24,9 @@ TestOn = Annotated[
     typer.Option(help="Test on every picture out of its fold, on those marked test, or on one fifth."),
 ]
 Mode = Annotated[TrainingMode | None, typer.Option(help="Train a head (seconds) or the whole network (minutes).")]
-MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Most passes over the pictures while fine-tuning.")]
+MaxEpochs = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Most passes over the pictures while fine-tuning.")
+]
 
 
 def described(settings: TrainingSettings, tier: HeadTier | None) -> str:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from lensmith_vision.metrics import Ranking
+from lensmith_vision.threads import in_threads
 
 __all__ = ["Interval", "RankIntervals", "Resamples", "interval_of", "intervals_of", "rank_intervals"]
 
@@ -56,12 +57,15 @@ class Resamples:
         sizes = np.bincount(self._groups).astype(np.float64)
         self.cluster = float((sizes**2).sum() / max(1.0, sizes.sum()))
         self._seed = seed
-        generator, table = np.random.default_rng(seed), _poisson_table()
+        table = _poisson_table()
         self._weights = np.empty((self.group_count, self.count), np.float32)
+
         # As places in a table, draws take eight bytes each: some at a time.
-        for start in range(0, self.group_count, _ROWS):
+        def draw(start: int) -> None:
             part = self._weights[start : start + _ROWS]
-            part[:] = table[generator.integers(0, _TABLE, part.shape, dtype=np.uint16)]
+            part[:] = table[np.random.default_rng((seed, start)).integers(0, _TABLE, part.shape, dtype=np.uint16)]
+
+        in_threads(draw, range(0, self.group_count, _ROWS))
 
     def sums(self, columns: scipy.sparse.csr_array) -> Doubles:
         """Sum columns [n, k] over each draw; gives [k, draws]."""
@@ -75,7 +79,7 @@ class Resamples:
 
     def normals(self, count: int) -> Floats:
         """Standard normal numbers [count, draws], the same each time."""
-        return np.random.default_rng((self._seed, 1)).standard_normal((count, self.count), dtype=np.float32)
+        return np.random.default_rng((self._seed, 0, 1)).standard_normal((count, self.count), dtype=np.float32)
 
 
 @dataclass(frozen=True)

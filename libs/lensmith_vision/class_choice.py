@@ -37,7 +37,10 @@ Ints = npt.NDArray[np.int64]
 
 _TRANSFORMS: tuple[Transform, ...] = ("root", "unit")
 _SHRINKAGES = (0.1, 0.3, 0.55, 1.0, 1.8, 3.0, 10.0)
-_FIRST_TRIED = 3
+_FIRST_TRIED, _FIRST_TRIED_OF_FEW = 3, 5
+_FEW = 8
+"""Pictures of a class that want more shrinkage."""
+
 _WIDTHS = (0.25, 0.5, 1.0)
 _PENALTIES = (0.01, 0.1, 0.3)
 _LARGE_WIDTH, _LARGE_PENALTY = 0.5, 0.01
@@ -140,7 +143,8 @@ def _tried(features: Floats, classes: Ints, groups: Ints, prior: Doubles, transf
             known[place] = _Tried(transform, _SHRINKAGES[place], found, logits, products)
         return known[place].found.loss
 
-    place = _FIRST_TRIED
+    # Down there it ends wherever it begins, but sooner.
+    place = _FIRST_TRIED if len(classes) > _FEW * len(prior) else _FIRST_TRIED_OF_FEW
     way = -1 if at(place - 1) < at(place) else 1
     while at(place + way) < at(place):
         place += way

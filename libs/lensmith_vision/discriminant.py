@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
+from lensmith_vision.positive import inverse_of, solve_positive
 from lensmith_vision.statistics import Moments
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Scatter",
     "blocks_of",
     "held_out_logits",
-    "inverse_of",
     "log_prior",
     "solve",
     "solve_ridge",
@@ -88,10 +87,10 @@ class Scatter:
         """Fit with so much added to the diagonal, greater than 0; see :func:`within_variance`."""
         positive = self.within.copy()
         positive[np.diag_indices_from(positive)] += np.float32(max(shrinkage, _LEAST_SHRINKAGE))
-        factor = scipy.linalg.cho_factor(positive.T, lower=True, overwrite_a=True, check_finite=False)
-        weights: Floats = scipy.linalg.cho_solve(factor, self.means.T, check_finite=False)
-        weights *= np.float32(self.rows)
-        return Discriminant(weights, -0.5 * np.vecdot(self.means, weights.T).astype(np.float64))
+        solved = self.means.copy()
+        solve_positive(positive, solved)
+        solved *= np.float32(self.rows)
+        return Discriminant(solved.T, -0.5 * np.vecdot(self.means, solved).astype(np.float64))
 
 
 def solve(moments: Moments, shrinkage: float) -> Discriminant:
@@ -108,8 +107,9 @@ def solve_ridge(moments: Moments, penalty: float) -> Doubles:
     """Least squares of the positives' indicator (or of the targets), without an intercept; gives weights [d, c]."""
     gram = moments.gram.copy()
     gram[np.diag_indices_from(gram)] += penalty
-    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    return np.asarray(scipy.linalg.cho_solve(factor, moments.sums[0].T, check_finite=False), dtype=np.float64)
+    solved: Doubles = moments.sums[0].copy()
+    solve_positive(gram, solved)
+    return solved.T
 
 
 def log_prior(counts: npt.NDArray[np.float64]) -> Doubles:
@@ -187,17 +187,3 @@ def held_out_logits(products: Doubles, classes: Ints, width: int, groups: Ints, 
         least = np.where(gone[:, None, :], np.inf, scores).min(axis=2, keepdims=True)
         logits[block] = np.where(gone[:, None, :], least, scores) * (rows - block.shape[1])
     return logits
-
-
-def inverse_of(positive: Doubles, ridge: float) -> Doubles:
-    """Invert a positive semidefinite matrix [n, n] plus a ridge, in place."""
-    positive[np.diag_indices_from(positive)] += ridge
-    # Symmetric, so that its transpose, which needs no copy, is as good.
-    factor, _ = scipy.linalg.lapack.dpotrf(positive.T, lower=1, overwrite_a=1)
-    lower, failed = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-    if failed:
-        raise np.linalg.LinAlgError("the matrix is not positive definite")
-    # Above its diagonal are zeros.
-    inverse: Doubles = lower + lower.T
-    inverse[np.diag_indices_from(inverse)] /= 2
-    return inverse

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from lensmith_vision.discriminant import blocks_of, inverse_of
+from lensmith_vision.discriminant import blocks_of
 from lensmith_vision.errors import HeadError
+from lensmith_vision.positive import inverse_of, inverse_root_of
 
 __all__ = [
     "KernelPart",
@@ -172,12 +173,8 @@ class Similarities:
         """
         ridge = self.among + CONSTANT
         ridge[np.diag_indices_from(ridge)] += penalty
-        # The square of a triangle's inverse is the inverse: only those blocks of it are made that folds ask for.
-        root, failed = scipy.linalg.lapack.dpotrf(ridge.T, lower=1, overwrite_a=1)
-        if not failed:
-            root, failed = scipy.linalg.lapack.dtrtri(root, lower=1, overwrite_c=1)
-        if failed:
-            raise np.linalg.LinAlgError("the matrix is not positive definite")
+        # Of the inverse only those blocks are made that folds ask for.
+        root = inverse_root_of(ridge)
         weights = root.T @ (root @ targets)
         values = np.empty_like(weights)
         starts = np.flatnonzero(np.diff(folds, prepend=-1))

@@ -25,7 +25,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
-_BLOCK = 2560
+_BLOCK, _BLOCK_OF_SUMS = 2560, 5120
 _ORIGIN_ROWS = 1024
 _SCALED_ROWS = 512
 _MOST_TO_CALIBRATE, _LOGITS_TO_CALIBRATE = 4096, 500_000
@@ -80,9 +80,10 @@ def fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice:
     logits = np.empty((len(features), width), np.float32)
 
     def hold_out(rows: Ints, fitted: Future[Discriminant]) -> None:
-        own = fitted.result()
-        bias = own.bias - origin @ own.weights
-        logits[rows] = gathered(features, rows, choice.transform) @ own.weights + bias.astype(np.float32)
+        inputs, own = gathered(features, rows, choice.transform), fitted.result()
+        found = inputs @ own.weights
+        found += (own.bias - origin @ own.weights).astype(np.float32)
+        logits[rows] = found
 
     with ThreadPoolExecutor(cores()) as executor:
         fits: list[Future[Discriminant]] = []
@@ -142,9 +143,13 @@ def _refined(
         logits += fitted.bias.astype(np.float32)
         return calibrate(logits, classes[rows], USUAL_LINEAR, CERTAINTY, prior).loss, fitted
 
-    tried = in_threads(judged, _LARGE_SHRINKAGES)
-    best = int(np.argmin([loss for loss, _ in tried]))
-    return _LARGE_SHRINKAGES[best], tried[best][1]
+    less, usual, more = _LARGE_SHRINKAGES
+    tried = dict(zip((usual, more), in_threads(judged, (usual, more)), strict=True))
+    # The loss has one valley: where more is better, less is not.
+    if tried[more][0] >= tried[usual][0]:
+        tried[less] = judged(less)
+    best = min(tried, key=lambda shrinkage: tried[shrinkage][0])
+    return best, tried[best][1]
 
 
 def statistics_of(
@@ -160,20 +165,20 @@ def statistics_of(
         own = order[rows]
         statistics.add_classes(gathered(features, own, transform, origin), classes[own], int(folds[own[0]]))
 
-    in_threads(sum_up, blocks_of_folds(folds[order]))
+    in_threads(sum_up, blocks_of_folds(folds[order], _BLOCK_OF_SUMS))
     return statistics
 
 
-def blocks_of_folds(folds: Ints) -> Iterator[Ints]:
+def blocks_of_folds(folds: Ints, most: int = _BLOCK) -> Iterator[Ints]:
     """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
     for fold in range(int(folds.max()) + 1):
-        yield from _blocks(folds, fold)
+        yield from _blocks(folds, fold, most)
 
 
-def _blocks(folds: Ints, fold: int) -> list[Ints]:
+def _blocks(folds: Ints, fold: int, most: int = _BLOCK) -> list[Ints]:
     """Rows of a fold in equal parts."""
     rows = np.flatnonzero(folds == fold)
-    return np.array_split(rows, -(-len(rows) // _BLOCK)) if len(rows) else []
+    return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
 
 
 def some_rows(rows: int, width: int) -> Ints:

@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
-_ROWS = 1024
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,11 @@ def in_top_k(truth: Ints, scores: Floats, k: int) -> Bools:
         return np.concatenate(parts)
     # Counting who is better is many times faster than sorting; of equal scores, the first class is the better one.
     own = scores[np.arange(len(truth)), truth][:, None]
-    better = np.count_nonzero(scores > own, axis=1)
-    tied = np.flatnonzero(np.count_nonzero(scores == own, axis=1) > 1)
+    better = np.count_nonzero(scores >= own, axis=1) - 1
+    # Whoever is among them with its equals before it, is so; the others are looked at again.
+    tied = np.flatnonzero(better >= k)
     before = np.arange(scores.shape[1]) < truth[tied, None]
-    better[tied] += ((scores[tied] == own[tied]) & before).sum(axis=1)
+    better[tied] = ((scores[tied] > own[tied]) | ((scores[tied] == own[tied]) & before)).sum(axis=1)
     among: Bools = better < k
     return among
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
-from lensmith_vision.discriminant import inverse_of
 from lensmith_vision.kernel import held_out_similarity
+from lensmith_vision.positive import inverse_of, solve_positive
 from lensmith_vision.statistics import Moments, SufficientStatistics
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import Transform, transformed
@@ -167,8 +166,9 @@ def _solve(moments: Moments, contrast: Contrast, penalty: float) -> tuple[Double
     gram = moments.gram - np.outer(moments.total, middle)
     gram[np.diag_indices_from(gram)] += penalty
     right, values = contrast(moments)
-    factor = scipy.linalg.cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
-    weights = np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False), dtype=np.float64)
+    solved = np.ascontiguousarray(right.T)
+    solve_positive(gram, solved)
+    weights = solved.T
     return weights, values - middle @ weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -200,8 +201,10 @@ def _fit_classes(
     )
     decisions = Decisions(_scores(head, fitted.logits), folds, labels=data.labels, groups=groups, classes=classes)
     head = replace(head, thresholds=thresholds_of(decisions, options.thresholds))
-    evaluation = evaluate(head, decisions, fitted.shrinkage, options.thresholds)
-    head = replace(head, familiarity=_familiarity(data, head, folds, options.seed))
+    with ThreadPoolExecutor(1) as executor:
+        familiarity = executor.submit(_familiarity, data, head, folds, options.seed)
+        evaluation = evaluate(head, decisions, fitted.shrinkage, options.thresholds)
+        head = replace(head, familiarity=familiarity.result())
     report(1.0, "fitting")
     predictions = predictions_of(data, head, decisions)
     memory = None

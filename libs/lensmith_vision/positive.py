@@ -1,0 +1,89 @@
+"""Systems with a symmetric positive definite matrix, solved side by side.
+
+SciPy's own functions hold the interpreter's lock while they work, so that threads wait for each other; the routines of
+LAPACK that it offers to other compiled code do not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg.cython_lapack
+
+__all__ = ["inverse_of", "inverse_root_of", "solve_positive"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+def solve_positive(positive: Floats | Doubles, right: Floats | Doubles) -> None:
+    """Solve ``positive @ x.T = right.T``; both, of one precision, are overwritten, the right side [k, n] with x.
+
+    Raises:
+        numpy.linalg.LinAlgError: The matrix [n, n] is not positive definite.
+    """
+    count, size = right.shape
+    # In the order of columns that LAPACK expects, a matrix is its transpose, and a symmetric one itself.
+    letter = "s" if positive.dtype == np.float32 else "d"
+    if right.dtype != positive.dtype:
+        raise ValueError("both sides must be of one precision")
+    _call(f"{letter}potrf", b"L", size, positive, size)
+    _call(f"{letter}potrs", b"L", size, count, positive, size, right, size)
+
+
+def inverse_of(positive: Doubles, ridge: float) -> Doubles:
+    """Invert a positive semidefinite matrix [n, n] plus a ridge, in place.
+
+    Raises:
+        numpy.linalg.LinAlgError: It is not positive definite.
+    """
+    positive[np.diag_indices_from(positive)] += ridge
+    size = len(positive)
+    _call("dpotrf", b"L", size, positive, size)
+    _call("dpotri", b"L", size, positive, size)
+    upper = np.triu(positive)
+    inverse: Doubles = upper + upper.T
+    inverse[np.diag_indices_from(inverse)] /= 2
+    return inverse
+
+
+def inverse_root_of(positive: Doubles) -> Doubles:
+    """Find the lower triangle whose square ``root.T @ root`` is the inverse of a matrix [n, n], in place.
+
+    Raises:
+        numpy.linalg.LinAlgError: It is not positive definite.
+    """
+    size = len(positive)
+    _call("dpotrf", b"U", size, positive, size)
+    _call("dtrtri", b"U", b"N", size, positive, size)
+    return np.tril(positive)
+
+
+def _call(name: str, *arguments: bytes | int | npt.NDArray[np.generic]) -> None:
+    passed: list[object] = []
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            if not argument.flags.c_contiguous:
+                raise ValueError("LAPACK is given arrays in one piece only")
+            passed.append(ctypes.c_void_p(argument.ctypes.data))
+        else:
+            passed.append(argument if isinstance(argument, bytes) else ctypes.byref(ctypes.c_int(argument)))
+    failed = ctypes.c_int()
+    _routine(name, len(passed) + 1)(*passed, ctypes.byref(failed))
+    if failed.value:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+
+
+@cache
+def _routine(name: str, arguments: int) -> Callable[..., None]:
+    """The routine at the address that SciPy tells; the lock is let go while it is called."""
+    capsule = scipy.linalg.cython_lapack.__pyx_capi__[name]
+    name_of, address_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
+    return kind(address_of(capsule, name_of(capsule)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ import safetensors.numpy
 
 from lensmith_vision.errors import VisionError
 
-__all__ = ["MOST_BYTES", "NO_FOLD", "DatasetSnapshot", "Labels", "load", "save", "take"]
+__all__ = ["MOST_BYTES", "NO_FOLD", "DatasetSnapshot", "Labels", "extended", "load", "save", "take"]
 
 MOST_BYTES = 16 << 20
 """A larger file is not kept: it would not fit into one message beside what else is handed in."""
@@ -34,6 +35,7 @@ Labels = Mapping[str, "bool | float"]
 _KEY = "lensmith_dataset_snapshot"
 _FORMAT = "1"
 _HASH_BYTES = 32
+_LINES = 4096
 _TENSORS = {"ids": 1, "sha256": 2, "label_sets": 1, "labels": 1, "folds": 1}
 
 
@@ -61,16 +63,20 @@ class DatasetSnapshot:
     def sha256(self) -> str:
         """Return the hash that binds the version to this snapshot, lower-case hex."""
         digest = hashlib.sha256()
-        for line in self.lines():
-            digest.update(line)
+        for block in self.blocks():
+            digest.update(block)
         return digest.hexdigest()
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield the text that is hashed, line by line."""
-        hashes = self.hashes.tobytes().hex()
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the text that is hashed, some thousand lines at a time."""
         width = 2 * _HASH_BYTES
-        for row, (uid, place) in enumerate(zip(self.ids, self.labels.tolist(), strict=True)):
-            yield f'["{uid}", "{hashes[row * width : (row + 1) * width]}", {self.label_sets[place]}]\n'.encode()
+        for start in range(0, len(self), _LINES):
+            hashes = self.hashes[start : start + _LINES].tobytes().hex()
+            rows = zip(self.ids[start : start + _LINES], self.labels[start : start + _LINES].tolist(), strict=True)
+            yield "".join(
+                f'["{uid}", "{hashes[row * width : (row + 1) * width]}", {self.label_sets[place]}]\n'
+                for row, (uid, place) in enumerate(rows)
+            ).encode()
 
     def labels_of(self, row: int) -> dict[str, bool | float]:
         """Return the labels of one input."""
@@ -110,6 +116,23 @@ def take(
         tuple(texts),
         np.asarray(places, np.int32),
         np.asarray([folds.get(uid, NO_FOLD) for uid in ids], np.int16),
+    )
+
+
+def extended(snapshot: DatasetSnapshot, more: DatasetSnapshot) -> DatasetSnapshot:
+    """Add inputs that a snapshot does not hold."""
+    ids = list(snapshot.ids)
+    places = np.asarray([bisect_left(snapshot.ids, uid) for uid in more.ids], np.int64)
+    for place, uid in sorted(zip(places.tolist(), more.ids, strict=True), reverse=True):
+        ids.insert(place, uid)
+    known = {text: place for place, text in enumerate(snapshot.label_sets)}
+    sets = np.asarray([known.setdefault(text, len(known)) for text in more.label_sets], np.int32)
+    return DatasetSnapshot(
+        tuple(ids),
+        np.insert(snapshot.hashes, places, more.hashes, axis=0),
+        tuple(known),
+        np.insert(snapshot.labels, places, sets[more.labels]),
+        np.insert(snapshot.folds, places, more.folds),
     )
 
 

@@ -101,6 +101,7 @@ class TrainingJobs:
         self._trainer = trainer
         self._report_seconds = report_seconds
         self._complete_seconds = complete_seconds
+        self._sketching: asyncio.Future[None] | None = None
 
     async def start(self, event: Event) -> None:
         """Train the version that an event tells of, if it still wants to be trained.
@@ -173,9 +174,12 @@ class TrainingJobs:
         with self._metrics.train_part_seconds.labels("hand_in").time():
             try:
                 await self._complete(result)
-            finally:
-                if state.sketching is not None:
-                    await state.sketching
+            except PreconditionError as error:
+                if error.reason != "EVALUATION_NOT_KEPT":
+                    raise
+                # The version was deleted whose evaluation was to stand for this one too.
+                self._memories.forget(job)
+                return await self._train(job)
         self._usage.record(job.app_id, "train", job.model.name, "", 1)
         _LOG.info("training of %s is done, %d images", job.name, result.input_count)
         return "ready"
@@ -212,12 +216,14 @@ class TrainingJobs:
                     self._threads, fit_job, job, rows, self._memories, state.fitting, state.stop.is_set
                 )
             # While the head is handed in.
-            state.sketching = loop.run_in_executor(self._threads, sketch_job, job, rows, self._memories)
+            self._sketching = loop.run_in_executor(self._threads, sketch_job, job, rows, self._memories)
         state.fraction, state.stage, state.message = FITTED, "storing", ""
         return request
 
     async def _grown(self, job: TrainingJob, state: JobProgress) -> CompleteModelVersionRequest | None:
         """Go on from the last training of the model where few pictures came to many; None: more is to be done."""
+        if self._sketching is not None:
+            await asyncio.wait({self._sketching})
         if not self._memories.can_grow(job):
             return None
         parts, loop = self._metrics.train_part_seconds, asyncio.get_running_loop()

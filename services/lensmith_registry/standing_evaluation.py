@@ -33,12 +33,12 @@ async def hold(connection: Connection, row: VersionRow, uid: UUID, concepts: Seq
     """Return the evaluation of an earlier version of the same model, which is not deleted before the transaction ends.
 
     Raises:
-        PreconditionError: EVALUATION_NOT_KEPT: that version is gone, has no scores, or is of other concepts.
+        PreconditionError: EVALUATION_NOT_KEPT: it is gone, has no scores, is of other concepts, or was fine-tuned.
     """
     found = await connection.fetchrow(
         """SELECT out_of_fold, evaluation FROM model_versions
            WHERE app_id = $1 AND uid = $2 AND model_id = $3 AND number < $4 AND concepts = $5 AND out_of_fold <> ''
-             AND completed_at IS NOT NULL AND deleted_at IS NULL
+             AND completed_at IS NOT NULL AND deleted_at IS NULL AND network_space = ''
            FOR SHARE""",
         row.app_id,
         uid,

@@ -139,7 +139,7 @@ def _routes(
     policy = {"Content-Security-Policy": page.policy, "Referrer-Policy": "no-referrer"}
     return [
         HttpRoute("POST", "/v1/apps/{app}/uploads", uploads.post, Access(scope="Inputs:Add")),
-        HttpRoute("GET", report_endpoint.ROUTE, report.get, Access(scope="Models:Get", also_scopes=["Inputs:Get"])),
+        HttpRoute("GET", report_endpoint.ROUTE, report.get, report_endpoint.ACCESS),
         HttpRoute("GET", "/images/{token}", images.get, _PUBLIC),
         HttpRoute("GET", "/healthz", health.get, _PUBLIC),
         HttpRoute("GET", "/openapi.json", _Fixed(openapi_json(document), "application/json").get, _PUBLIC),

@@ -11,7 +11,7 @@ from lensmith_api.v1.access_pb2 import Access
 from lensmith_gateway.http_server import PRINCIPAL_KEY, ROUTE_KEY
 from lensmith_platform.errors import ForbiddenError
 from lensmith_platform.key_cache import Authenticator
-from lensmith_platform.principal import Principal
+from lensmith_platform.principal import MAIN_APP, Principal
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -67,7 +67,13 @@ def _check(route: HttpRoute, principal: Principal, app: str | None) -> None:
         return
     if principal.kind != "key" or principal.app is None or route.access.operator:
         raise ForbiddenError("OPERATOR_ONLY", f"Only the operator's key may use {route.verb} {route.path}.")
-    if app is not None and app != principal.app.name:
+    if app == MAIN_APP and principal.app.name != MAIN_APP and not route.access.public_app:
+        raise ForbiddenError(
+            "MAIN_APP_READ_ONLY",
+            f"apps/{MAIN_APP} belongs to everybody; {route.verb} {route.path} on it is for the operator's key only.",
+            metadata={"method": f"{route.verb} {route.path}"},
+        )
+    if app is not None and app not in (principal.app.name, MAIN_APP):
         raise ForbiddenError(
             "KEY_NOT_FOR_APP",
             f"This key belongs to apps/{principal.app.name}, not to apps/{app}.",

@@ -93,8 +93,9 @@ _REPORT: Schema = {
     "description": "Returns the report of a READY version for people: what it is, how good it is in plain words, what "
     "to fix, and pictures that it answered rightly and wrongly, with what spoke for the answer. One page of HTML that "
     "needs nothing beside it and runs nothing, or the same as JSON. What the key may not see, such as heat maps "
-    "without the scope `Predict`, is left out, and the report says so.\n\nNeeds scopes `Models:Get` and `Inputs:Get`.",
-    "x-lensmith-access": "scopes `Models:Get` and `Inputs:Get`",
+    "without the scope `Predict`, is left out, and the report says so.\n\nNeeds scope `Models:Get` and `Inputs:Get`, "
+    "or any key on `apps/main`.",
+    "x-lensmith-access": "scope `Models:Get` and `Inputs:Get`, or any key on `apps/main`",
     "x-lensmith-scope": "Models:Get",
     "parameters": [
         *(

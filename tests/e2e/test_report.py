@@ -118,6 +118,22 @@ def test_report_is_refused_when_the_key_may_not_see_pictures(platform: PlatformP
     assert get(platform, key, "?colour=red").json()["details"][0]["reason"] == "REPORT_OPTIONS_INVALID"
 
 
+def test_report_of_a_public_model_says_what_it_is_when_any_app_asks(
+    platform: PlatformProcess, key: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "general.json"
+    platform.cli("--app", APP, "--key", key, "report", "general", "--json", "--output", str(output))
+    report = json.loads(output.read_text())
+    assert report["notes"] == ["This version came trained: it was not examined here."]
+    assert not report["wrong"]
+    page = httpx.get(
+        f"{platform.url}/v1/apps/main/models/general/versions/{report['version']}/report",
+        headers={"Authorization": f"Key {key}"},
+        timeout=120,
+    )
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8"), page.text
+
+
 def test_report_is_printed_by_a_browser_when_there_is_one(platform: PlatformProcess, key: str, tmp_path: Path) -> None:
     if not any(map(shutil.which, BROWSERS)):
         pytest.skip("NO BROWSER: the report is not printed here; install Chromium to test it")

@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from lensmith import Client
+from lensmith.cli.explaining import MAIN
 from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
 from lensmith.cli.training_options import answers_by
-from lensmith.errors import InternalError, InvalidInputError, PreconditionError
+from lensmith.errors import InternalError, InvalidInputError, NotFoundError, PreconditionError
 from lensmith.types import Annotation
 from lensmith.version_types import inputs_sha256
 
@@ -61,7 +62,7 @@ def report(
     if pdf and as_json:
         raise InvalidInputError("USAGE", "--pdf and --json cannot be had together")
     with context.obj.client() as client:
-        number = in_production(client, model, version)
+        model, number = _with_public(client, model, version)
         text = client.models.report(model, number, as_json=as_json, pictures=pictures)
     if output == Path("-") and not pdf:
         sys.stdout.write(text)
@@ -73,6 +74,20 @@ def report(
     else:
         target.write_text(text, encoding="utf-8")
     console.print(f"version {number} of [bold]{safe(model)}[/]: see {safe(str(target))}")
+
+
+def _with_public(client: Client, model: str, version: int | None) -> tuple[str, int]:
+    """Name a model and its version, a public one where the app has none of that name."""
+    try:
+        return model, in_production(client, model, version)
+    except NotFoundError as error:
+        if error.reason != "MODEL_NOT_FOUND" or "/" in model:
+            raise
+        public = MAIN + model
+        try:
+            return public, in_production(client, public, version)
+        except NotFoundError:
+            raise error from None
 
 
 def in_production(client: Client, model: str, version: int | None) -> int:

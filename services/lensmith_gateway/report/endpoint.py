@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from lensmith_api.v1.access_pb2 import Access
 from lensmith_gateway.images import ImageLinkReader
 from lensmith_gateway.report.composition import compose
 from lensmith_gateway.report.page import POLICY, as_html, as_json
 from lensmith_gateway.report.sources import Blobs, Sources, Stubs
 from lensmith_platform.errors import InvalidInputError
 
-__all__ = ["ROUTE", "ReportEndpoint"]
+__all__ = ["ACCESS", "ROUTE", "ReportEndpoint"]
 
 ROUTE = "/v1/apps/{app}/models/{model}/versions/{version}/report"
+ACCESS = Access(scope="Models:Get", also_scopes=["Inputs:Get"], public_app=True)
 _AT_ONCE = 2
 """Reports made at the same time: each holds some pictures in memory."""
 _OPTIONS = frozenset({"format", "pictures"})

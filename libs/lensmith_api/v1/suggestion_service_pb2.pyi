@@ -144,19 +144,23 @@ class AllSuggestions(_message.Message):
     concept: _builtins.str
     """Only those about this concept (own id), as either of the two; empty: all."""
     min_score: _builtins.float
-    """Only those whose score is at least so high."""
+    """Only those whose score is at least so high. Unset: wrong labels are followed from 0.9 on, the others and whatever
+    is not followed but dismissed from 0 on. What is less sure deserves a look.
+    """
     def __init__(
         self,
         *,
         kind: _suggestion_pb2.SuggestionKind.ValueType = ...,
         concept: _builtins.str = ...,
-        min_score: _builtins.float = ...,
+        min_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "kind", b"kind", "min_score", b"min_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "concept", b"concept", "kind", b"kind", "min_score", b"min_score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___AllSuggestions: _TypeAlias = AllSuggestions  # noqa: Y015
 

@@ -14,7 +14,7 @@ from lensmith_vision.discriminant import log_prior, solve_ridge
 from lensmith_vision.kernel import Similarities, most_landmarks
 from lensmith_vision.linear_fit import ClassFit, blocks_of_folds, fit_linear, some_rows
 from lensmith_vision.statistics import SufficientStatistics
-from lensmith_vision.threads import in_threads
+from lensmith_vision.threads import give_memory_back, in_threads
 from lensmith_vision.transforms import transformed
 
 __all__ = ["ClassFit", "Tier", "fit_classes"]
@@ -56,6 +56,7 @@ def fit_classes(
     """
     sample = sample_of_classes(classes, seed)
     choice = choose(features[sample], classes[sample], groups[sample], step, large=len(sample) < len(classes))
+    give_memory_back()
     step(0.5)
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
     linear = fit_linear(features, classes, width, folds, choice, prior)

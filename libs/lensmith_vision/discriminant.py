@@ -71,17 +71,23 @@ class Scatter:
     rows: int
 
     @classmethod
-    def of(cls, moments: Moments) -> Scatter:
-        """Of the pictures to learn from; each has exactly one class."""
-        counts = moments.counts[0]
-        means = moments.sums[0] / np.maximum(counts, 1)[:, None]
+    def of(cls, moments: Moments, less: Moments | None = None) -> Scatter:
+        """Of the pictures to learn from, each of which has exactly one class; less those of a fold that is held out."""
         # Shrinkage keeps the condition number small, so single precision is enough and twice as fast.
-        scaled = (means * np.sqrt(counts)[:, None]).astype(np.float32)
-        within = moments.gram.astype(np.float32)
+        within = np.empty(moments.gram.shape, np.float32)
+        if less is None:
+            rows, total, counts, sums = moments.rows, moments.total, moments.counts[0], moments.sums[0]
+            within[:] = moments.gram
+        else:
+            rows, total = moments.rows - less.rows, moments.total - less.total
+            counts, sums = moments.counts[0] - less.counts[0], moments.sums[0] - less.sums[0]
+            np.subtract(moments.gram, less.gram, out=within, casting="same_kind")
+        means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        scaled = means * np.sqrt(counts).astype(np.float32)[:, None]
         within -= scaled.T @ scaled
         # A concept without pictures stands where all of them do, and its prior makes it unlikely.
-        means[counts == 0] = moments.total / max(moments.rows, 1)
-        return cls(within, means.astype(np.float32), moments.rows)
+        means[counts == 0] = total / max(rows, 1)
+        return cls(within, means, rows)
 
     def solve(self, shrinkage: float) -> Discriminant:
         """Fit with so much added to the diagonal, greater than 0; see :func:`within_variance`."""
@@ -93,14 +99,15 @@ class Scatter:
         return Discriminant(solved.T, -0.5 * np.vecdot(self.means, solved).astype(np.float64))
 
 
-def solve(moments: Moments, shrinkage: float) -> Discriminant:
+def solve(moments: Moments, shrinkage: float, less: Moments | None = None) -> Discriminant:
     """Fit classes that exclude each other.
 
     Args:
         moments: Of the pictures to learn from; each has exactly one class.
         shrinkage: Added to the within-class scatter's diagonal, greater than 0; see :func:`within_variance`.
+        less: Of pictures among them that are held out.
     """
-    return Scatter.of(moments).solve(shrinkage)
+    return Scatter.of(moments, less).solve(shrinkage)
 
 
 def solve_ridge(moments: Moments, penalty: float) -> Doubles:

@@ -15,7 +15,7 @@ from lensmith_vision.discriminant import Discriminant, Scatter, solve, within_va
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.refit import ClassSums
 from lensmith_vision.statistics import Moments, SufficientStatistics
-from lensmith_vision.threads import cores, in_threads
+from lensmith_vision.threads import cores, give_memory_back, in_threads
 from lensmith_vision.transforms import Transform, gathered, transformed
 
 __all__ = ["ClassFit", "blocks_of_folds", "fit_linear", "some_rows", "statistics_of"]
@@ -25,7 +25,7 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
-_BLOCK, _BLOCK_OF_SUMS = 2560, 5120
+_BLOCK = 2048
 _ORIGIN_ROWS = 1024
 _SCALED_ROWS = 512
 _MOST_TO_CALIBRATE, _LOGITS_TO_CALIBRATE = 4096, 500_000
@@ -71,11 +71,17 @@ def fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice:
     if len(features) > ALL_PAIRS:
         chosen, first = _refined(features, classes, folds, choice.transform, statistics, total, prior)
     shrinkage = chosen * within_variance(total)
+    give_memory_back()
 
     def fit_without(fold: int) -> Discriminant:
-        if fold == 0 and first is not None:
-            return first
-        return solve(total - statistics.fold(fold) if fold < count else total, shrinkage)
+        if fold == count:
+            return solve(total, shrinkage)
+        # Gone as soon as it is used: its room is taken by the scores.
+        less = statistics.pop(fold)
+        fitted = solve(total, shrinkage, less) if fold or first is None else first
+        del less
+        give_memory_back()
+        return fitted
 
     logits = np.empty((len(features), width), np.float32)
 
@@ -134,7 +140,7 @@ def _refined(
     rows = np.flatnonzero(folds == 0)
     rows = rows[some_rows(len(rows), len(prior))]
     inputs = gathered(features, rows, transform, statistics.origin)
-    scatter = Scatter.of(total - statistics.fold(0))
+    scatter = Scatter.of(total, statistics.fold(0))
     unit = within_variance(total)
 
     def judged(shrinkage: float) -> tuple[float, Discriminant]:
@@ -165,20 +171,20 @@ def statistics_of(
         own = order[rows]
         statistics.add_classes(gathered(features, own, transform, origin), classes[own], int(folds[own[0]]))
 
-    in_threads(sum_up, blocks_of_folds(folds[order], _BLOCK_OF_SUMS))
+    in_threads(sum_up, blocks_of_folds(folds[order]))
     return statistics
 
 
-def blocks_of_folds(folds: Ints, most: int = _BLOCK) -> Iterator[Ints]:
+def blocks_of_folds(folds: Ints) -> Iterator[Ints]:
     """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
     for fold in range(int(folds.max()) + 1):
-        yield from _blocks(folds, fold, most)
+        yield from _blocks(folds, fold)
 
 
-def _blocks(folds: Ints, fold: int, most: int = _BLOCK) -> list[Ints]:
+def _blocks(folds: Ints, fold: int) -> list[Ints]:
     """Rows of a fold in equal parts."""
     rows = np.flatnonzero(folds == fold)
-    return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
+    return np.array_split(rows, -(-len(rows) // _BLOCK)) if len(rows) else []
 
 
 def some_rows(rows: int, width: int) -> Ints:

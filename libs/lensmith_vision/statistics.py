@@ -110,11 +110,8 @@ class SufficientStatistics:
         self.origin = origin
         self._sides = sides
         self._lock = threading.Lock()
-        dim, rows = len(origin), max(sides, 1)
-        # In one piece each, so that their memory goes back to the system as a whole.
-        grams, sums = np.zeros((folds, dim, dim)), np.zeros((folds, rows, concepts, dim))
-        counts = np.zeros((folds, rows, concepts))
-        self._folds = [Moments(0, np.zeros(dim), *parts) for parts in zip(grams, counts, sums, strict=True)]
+        self._shape = len(origin), max(sides, 1), concepts
+        self._folds = [Moments.zero(*self._shape) for _ in range(folds)]
 
     def __len__(self) -> int:
         """How many pictures are in it."""
@@ -157,6 +154,11 @@ class SufficientStatistics:
     def fold(self, fold: int) -> Moments:
         """Of the pictures of one fold."""
         return self._folds[fold]
+
+    def pop(self, fold: int) -> Moments:
+        """Give out the pictures of one fold, which are then no longer in it."""
+        moments, self._folds[fold] = self._folds[fold], Moments.zero(*self._shape)
+        return moments
 
     def _absorb(self, features: Floats, values: Floats, folds: Ints, sign: int) -> None:
         for fold, moments in enumerate(self._folds):

@@ -50,3 +50,11 @@ def test_image_is_closed_and_small_when_its_target_is_built(service: str) -> Non
     assert f"COPY --from=install-{service} /opt/lensmith /opt/lensmith" in image
     assert f'ENTRYPOINT ["python", "-m", "lensmith_{service}"]' in image
     assert any(f"[{service}]" in line for line in stages()[f"install-{service}"])
+
+
+def test_trainer_carries_pytorch_only_where_networks_learn() -> None:
+    found = stages()
+    assert not any("finetune" in line for name in SERVICES for line in found[name] + found[f"install-{name}"])
+    assert any("[trainer,finetune]" in line for line in found["install-trainer-finetune"])
+    image, plain = found["trainer-finetune"], found["trainer"]
+    assert image == [line.replace("install-trainer ", "install-trainer-finetune ") for line in plain]

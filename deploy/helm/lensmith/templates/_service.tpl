@@ -62,7 +62,7 @@ spec:
       {{- include "lensmith.spread" . | nindent 6 }}
       containers:
         - name: {{ $service }}
-          image: {{ include "lensmith.image" (dict "root" $root "service" $service) }}
+          image: {{ include "lensmith.image" (dict "root" $root "service" ($spec.image | default $service)) }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           securityContext:
             {{- include "lensmith.containerSecurityContext" $root | nindent 12 }}

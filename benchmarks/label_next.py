@@ -9,15 +9,13 @@ labelled pictures a concept; the labels of the others are told only when they ar
 
 import argparse
 import json
-import os
 import statistics
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from labelled_sets import ROOT, Embedder, LabelledSet, load_set, training_set
+from labelled_sets import LabelledSet, training_set
+from one_set import load_one
 from rich.console import Console
 from rich.table import Table
 
@@ -83,14 +81,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="a folder for features")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
-    if not (shared / "datasets" / "trashnet").is_dir():
-        sys.stderr.write(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)\n")
-        return 1
-    with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
-        cache = options.cache or Path(scratch)
-        cache.mkdir(parents=True, exist_ok=True)
-        data = load_set(shared, "trashnet", Embedder(shared, cache))
+    data = load_one("trashnet", options.cache)
     draws = [run(data, seed, options.rounds) for seed in range(options.draws)]
     means = {
         way: [statistics.mean(one[way][turn] for one in draws) for turn in range(options.rounds + 1)]

@@ -1,29 +1,28 @@
 """What wrong labels cost, how many of them are found, and what accepting the suggestions wins back.
 
-    python benchmarks/label_noise.py [--seeds 10] [--noise 0.1] [--cache DIR] [--json]
+    python benchmarks/label_noise.py [--set trashnet] [--seeds 10] [--noise 0.1] [--cache DIR] [--json]
 
-Trashnet with its official split, features of `mobilenetv2-features` as the platform computes them, one view. A part of
-the training labels is turned into another one, chosen at random. What is flagged follows from the training pictures
-alone, as in the platform: scores out of fold and the most alike pictures. Accuracies are those on the test split, which
-nothing is chosen by, of heads trained on: the labels as they came; with turned labels; after following in one call
-every suggestion, right or wrong, or only the sure ones (what `lensmith fix --accept-all` does); and after somebody has
-looked at what is flagged, following what is right and dismissing what is not. For both tiers of heads.
-Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
+Trashnet with its official split, or one of the sets of `benchmarks/accuracy.py`, features of `mobilenetv2-features`
+as the platform computes them, one view. A part of the training labels is turned into another one, chosen at random.
+What is flagged follows from the training pictures alone, as in the platform: scores out of fold and the most alike
+pictures, both asked once more without the labels that are most in doubt. Accuracies are those on the test split,
+which nothing is chosen by, of heads trained on: the labels as they came; with turned labels; after following in one
+call every suggestion, right or wrong, or only the sure ones, which is what `lensmith fix --accept-all` does; and
+after somebody has looked at what is flagged, following what is right and dismissing what is not. For both tiers of
+heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
 """
 
 import argparse
 import json
-import os
 import statistics
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from labelled_sets import ROOT, Embedder, LabelledSet, load_set, training_set
+from labelled_sets import POOL_SETS, LabelledSet, training_set
+from one_set import load_one
 from rich.console import Console
 from rich.table import Table
 
@@ -87,7 +86,8 @@ def doubted(data: LabelledSet, classes: Ints, fitted: Fitted) -> Doubt:
         scores=fitted.out_of_fold.scores,
         labels=given.labels,
     )
-    return doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups))
+    tier: Tier = "linear" if fitted.head.kernel is None else "kernel"
+    return doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups), tier)
 
 
 def measure(data: LabelledSet, noise: float, seed: int) -> Run:
@@ -132,7 +132,7 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
     )
 
 
-def summary(runs: list[Run], clean: dict[str, float], noise: float) -> dict[str, object]:
+def summary(name: str, runs: list[Run], clean: dict[str, float], noise: float) -> dict[str, object]:
     """Means and spreads, and the part of the loss that is won back."""
     names = [name for name in vars(runs[0]) if name != "accuracy"]
     result: dict[str, object] = {name: statistics.mean(getattr(run, name) for run in runs) for name in names}
@@ -153,6 +153,7 @@ def summary(runs: list[Run], clean: dict[str, float], noise: float) -> dict[str,
     reached = result["flips_flagged"] >= FLAGGED_TARGET and result["clean_flagged"] <= CLEAN_TARGET
     return {
         **result,
+        "set": name,
         "noise": noise,
         "seeds": len(runs),
         "targets": {"flips_flagged": FLAGGED_TARGET, "clean_flagged": CLEAN_TARGET},
@@ -172,7 +173,9 @@ def show(result: dict[str, object]) -> None:
         "sure_precision": "precision of the sure flags",
         "corrected": "wrong labels made right by accepting all",
     }
-    shown = Table(title=f"{result['noise']:.0%} of trashnet's training labels turned, {result['seeds']} seeds")
+    shown = Table(
+        title=f"{result['noise']:.0%} of the training labels of {result['set']} turned, {result['seeds']} seeds"
+    )
     shown.add_column("")
     shown.add_column("mean ± spread, %", justify="right")
     for key, text in texts.items():
@@ -200,23 +203,17 @@ def _accuracy(result: dict[str, object], state: str, tier: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=("trashnet", *POOL_SETS), default="trashnet")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--noise", type=float, default=0.1)
     parser.add_argument("--cache", type=Path, help="a folder for features")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
-    if not (shared / "datasets" / "trashnet").is_dir():
-        sys.stderr.write(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)\n")
-        return 1
-    with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
-        cache = options.cache or Path(scratch)
-        cache.mkdir(parents=True, exist_ok=True)
-        data = load_set(shared, "trashnet", Embedder(shared, cache))
+    data = load_one(options.set, options.cache)
     clean = {tier: trained(data, data.train_classes, tier)[1] for tier in TIERS}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    result = summary([measure(data, options.noise, seed) for seed in seeds], clean, options.noise)
+    result = summary(data.name, [measure(data, options.noise, seed) for seed in seeds], clean, options.noise)
     if options.json:
         print(json.dumps(result))
     else:

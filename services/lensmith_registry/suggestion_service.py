@@ -27,6 +27,7 @@ from lensmith_registry.converters import message_from_json
 from lensmith_registry.suggestion_decisions import Action, Decision, Decisions, actions_of, missing
 from lensmith_registry.suggestion_store import Filter, SuggestionRow
 from lensmith_registry.version_store import VersionRow
+from lensmith_vision.curation.wrong_labels import SURE_SCORE
 
 if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
     from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceAsyncStub
@@ -167,7 +168,11 @@ async def _pending(connection: Connection, version: VersionRow) -> ListSuggestio
 async def _all_open(
     connection: Connection, version: VersionRow, request: AcceptSuggestionsRequest
 ) -> dict[int, SuggestionRow]:
-    wanted = Filter(_kind(request.all.kind), request.all.concept, "OPEN", request.all.min_score)
+    kind = _kind(request.all.kind)
+    # A wrong label put right without a look must be one indeed; to say that all are right takes no certainty.
+    usual = SURE_SCORE if kind == "WRONG_LABEL" and _ACTIONS[request.action] != "DISMISS" else 0.0
+    least = request.all.min_score if request.all.HasField("min_score") else usual
+    wanted = Filter(kind, request.all.concept, "OPEN", least)
     rows = await suggestion_store.list_page(connection, version, wanted, 0, _MOST_AT_ONCE)
     return {row.number: row for row in rows}
 

@@ -104,10 +104,13 @@ class Suggestions:
         version: int = 0,
         *,
         concept: str = "",
-        min_score: float = 0.0,
+        min_score: float | None = None,
         action: types.SuggestionAction = types.SuggestionAction.APPLY,
     ) -> tuple[types.DecidedSuggestion, ...]:
-        """Decides on all open suggestions of a kind in one call."""
+        """Decides on all open suggestions of a kind in one call.
+
+        Without `min_score`, wrong labels are put right from a score of 0.9 on: what is less sure deserves a look.
+        """
         request = pb.AcceptSuggestionsRequest(
             parent=self._parent(model, version),
             all=pb.AllSuggestions(kind=_suggestions.KIND_TO_PROTO[kind], concept=concept, min_score=min_score),

@@ -28,8 +28,6 @@ TITLES = {
 SHOWN = 20
 MOST_NUMBERS = 10_000
 WAIT_SECONDS = 60.0
-SURE_SCORE = 0.95
-"""What is less sure deserves a look: followed blindly, it may cost more accuracy than it wins."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,7 +47,7 @@ def fix(
     accept_all: Annotated[bool, typer.Option("--accept-all", help="The same for all open ones of --kind.")] = False,
     min_score: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="With --accept-all: only those so sure; 0.95 of wrong labels by default."),
+        typer.Option(min=0, max=1, help="With --accept-all: only those so sure; 0.9 of wrong labels by default."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the labels in doubt away instead.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Say that all is right as it is instead.")] = False,
@@ -70,10 +68,8 @@ def fix(
         if accept:
             _print_decided(client.suggestions.accept(model, _numbers(accept), version, action=action), as_json=as_json)
         elif accept_all and kind is not None:
-            usual = SURE_SCORE if kind is SuggestionKind.WRONG_LABEL and not dismiss else 0.0
-            least = usual if min_score is None else min_score
             decided = client.suggestions.accept_all(
-                model, kind, version, concept=concept, min_score=least, action=action
+                model, kind, version, concept=concept, min_score=min_score, action=action
             )
             _print_decided(decided, as_json=as_json)
         else:

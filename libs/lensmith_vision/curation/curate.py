@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from lensmith_vision.classes import Tier
 from lensmith_vision.curation.concepts import confused_concepts, few_images
 from lensmith_vision.curation.duplicates import conflicting_copies, tested_copies
 from lensmith_vision.curation.neighbours import directions, find_neighbours
@@ -44,7 +45,8 @@ def suggest(
         if data.type == "regression":
             found = wrong_numbers(data)
         else:
-            doubt = doubted_labels(data, find_neighbours(units, data.groups, seed=seed))
+            tier: Tier = "linear" if head.kernel is None else "kernel"
+            doubt = doubted_labels(data, find_neighbours(units, data.groups, seed=seed), tier, seed)
             doubted = doubt.of(len(data.ids))
             found = wrong_labels(data, doubt)
         found += confused_concepts(data, doubted)

@@ -1,18 +1,23 @@
-"""Which labels are likely wrong: confident learning on two opinions that have not seen the label.
+"""Which labels are likely wrong: confident learning on opinions that have not seen the label.
 
 One opinion is the model's, out of fold; the other is that of the most alike pictures, near copies aside. A label is
 doubted where their mean holds another concept to be several times as likely, and about as likely as it is for pictures
 that do carry that concept, so that concepts which the model knows badly raise no alarm (Northcutt et al. 2021).
+
+Where concepts exclude each other, both are asked once more without the labels that are most in doubt, which had a say
+the first time: all four opinions count.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.classes import Tier
 from lensmith_vision.curation.neighbours import Neighbours
+from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Bools, Curated, Floats, Ints, Suggestion
 
 __all__ = ["LEAST_SCORE", "SURE_SCORE", "Doubt", "doubted_labels", "wrong_labels", "wrong_numbers"]
@@ -20,7 +25,7 @@ __all__ = ["LEAST_SCORE", "SURE_SCORE", "Doubt", "doubted_labels", "wrong_labels
 LEAST_SCORE = 0.8
 """A label is doubted when the other answer is four times as likely."""
 
-SURE_SCORE = 0.95
+SURE_SCORE = 0.9
 """Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are
 the very pictures that a model should learn from."""
 
@@ -57,11 +62,22 @@ class Doubt:
         return mask
 
 
-def doubted_labels(data: Curated, near: Neighbours) -> Doubt:
-    """Find the labels of a classification that are likely wrong."""
+def doubted_labels(data: Curated, near: Neighbours, tier: Tier = "linear", seed: int = 0) -> Doubt:
+    """Find the labels of a classification that are likely wrong.
+
+    Args:
+        data: What the model was trained on, with its scores out of fold.
+        near: The most alike pictures of each.
+        tier: Of the head that is asked a second time.
+        seed: Of its folds.
+    """
     chances = _chances(data, near)
     if data.type == "multi_class":
-        rows, columns, scores = _doubted_classes(chances, data.truth.argmax(axis=1))
+        classes = data.truth.argmax(axis=1)
+        again = _chances_again(data, near, chances, tier, seed)
+        if again is not None:
+            chances = ((chances + again) / 2).astype(np.float32)
+        rows, columns, scores = _doubted_classes(chances, classes)
     else:
         parts = [_doubted_sides(chances[:, column], data.truth[:, column]) for column in range(len(data.concepts))]
         rows = np.concatenate([rows for rows, _ in parts])
@@ -113,6 +129,17 @@ def wrong_numbers(data: Curated) -> list[Suggestion]:
         current, desired = data.current(row, concept), {concept: expected}
         found.append(Suggestion("WRONG_LABEL", message, score, concept, concept, data.ids[row], (), current, desired))
     return found
+
+
+def _chances_again(data: Curated, near: Neighbours, chances: Floats, tier: Tier, seed: int) -> Floats | None:
+    """Ask both once more, without the labels that are most in doubt; None where that cannot be done."""
+    rows, _, scores = _doubted_classes(chances, data.truth.argmax(axis=1))
+    doubted = np.zeros(len(chances), dtype=np.bool_)
+    doubted[rows[scores >= SURE_SCORE]] = True
+    scored = scores_without(data, doubted, tier, seed)
+    if scored is None:
+        return None
+    return _chances(replace(data, scores=scored), Neighbours(near.rows, near.weights * ~doubted[near.rows]))
 
 
 def _chances(data: Curated, near: Neighbours) -> Floats:

@@ -3,6 +3,9 @@
 A concept is told apart by the difference of the means of its positives and of its negatives, seen through one
 covariance that all pictures share, judged or not. So unknown labels need no fit of their own, however they are spread:
 hundreds of concepts are one matrix with many right sides. Where everything is known it is ridge regression.
+
+A picture that nobody judged for a concept most likely does not show it. So the unknown count among the negatives, each
+with a weight from nothing to a whole one: that with which the labels that are known are foretold best, held out.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from lensmith_vision.ridge import MOST_PAIRS, RidgeFit, choose_ridge, fit_ridge
+from lensmith_vision.ridge import MOST_PAIRS, RidgeChoice, RidgeFit, choose_ridge, fit_ridge
 from lensmith_vision.statistics import Moments
 from lensmith_vision.threads import in_threads
 
@@ -29,6 +32,8 @@ _CERTAINTY = 3.0
 """How many nats it costs to be off the usual factor by all of it."""
 _OFFSET_CERTAINTY = 0.05
 _COLUMNS = 16
+_WEIGHTS = (0.0, 0.3, 1.0)
+"""What a picture that nobody judged may count among the negatives of a concept."""
 
 
 def fit_labels(
@@ -49,16 +54,12 @@ def fit_labels(
     known = np.fmin((labels[rows] == 1).sum(axis=0), (labels[rows] == 0).sum(axis=0))
     columns = np.sort(np.argsort(-known, kind="stable")[:_MOST_CONCEPTS])
     some = labels[np.ix_(rows, columns)]
-    positives, negatives = (some == 1).astype(np.float64), (some == 0).astype(np.float64)
-    left = [_others(side, groups[rows]) for side in (positives, negatives)]
+    choice, weight = _choose(features[rows], some, groups[rows], lambda part: step(0.5 * part))
 
-    def loss(values: Doubles) -> float:
-        near, far = np.hsplit(values, 2)
-        return _loss((near / left[0] - far / left[1]).astype(np.float32), some)
+    def contrast(moments: Moments) -> tuple[Doubles, Doubles]:
+        return _contrast(moments, weight)
 
-    targets = np.hstack([positives, negatives])
-    choice = choose_ridge(features[rows], targets, groups[rows], loss, lambda part: step(0.5 * part))
-    fitted = fit_ridge(features, labels, 2, folds, choice, _contrast, lambda values, own: _loss(values, labels[own]))
+    fitted = fit_ridge(features, labels, 2, folds, choice, contrast, lambda values, own: _loss(values, labels[own]))
     step(0.9)
     factors, offsets = _calibrated(fitted.values, labels)
     values = fitted.values
@@ -68,19 +69,41 @@ def fit_labels(
     return RidgeFit(fitted.transform, fitted.weights * factors, bias, values, fitted.shrinkage)
 
 
+def _choose(features: Floats, labels: Floats, groups: Ints, step: Callable[[float], None]) -> tuple[RidgeChoice, float]:
+    """Choose transform and strength, and what an unknown label counts among the negatives."""
+    sides = [side.astype(np.float64) for side in (labels == 1, labels == 0, np.isnan(labels))]
+    left = [_others(side, groups) for side in sides]
+    weights = _WEIGHTS if sides[2].any() else _WEIGHTS[:1]
+    tried: list[tuple[float, float]] = []
+
+    def loss(values: Doubles) -> float:
+        near, far, unknown = np.hsplit(values, 3)
+        for weight in weights:
+            others = (far + weight * unknown) / np.maximum(left[1] + weight * left[2], 1)
+            tried.append((_loss((near / np.maximum(left[0], 1) - others).astype(np.float32), labels), weight))
+        return min(tried[-len(weights) :])[0]
+
+    choice = choose_ridge(features, np.hstack(sides), groups, loss, step)
+    return choice, min(tried)[1]
+
+
 def _others(side: Doubles, groups: Ints) -> Doubles:
     """For each picture and concept, how many pictures of a side are left without the picture's group."""
     own = np.zeros((int(groups.max()) + 1, side.shape[1]))
     np.add.at(own, groups, side)
-    left: Doubles = np.maximum(side.sum(axis=0) - own[groups], 1)
+    left: Doubles = side.sum(axis=0) - own[groups]
     return left
 
 
-def _contrast(moments: Moments) -> tuple[Doubles, Doubles]:
+def _contrast(moments: Moments, weight: float) -> tuple[Doubles, Doubles]:
     middle = moments.total / max(moments.rows, 1)
+    (positives, negatives), (shown, missing) = moments.counts, moments.sums
+    if weight:
+        negatives = negatives + weight * (moments.rows - positives - negatives)
+        missing = missing + weight * (moments.total - shown - missing)
     near, far = (
         np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None] - middle, 0.0)
-        for counts, sums in zip(moments.counts, moments.sums, strict=True)
+        for counts, sums in ((positives, shown), (negatives, missing))
     )
     return (near - far).T, np.zeros(len(near))
 

@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +18,7 @@ from lensmith_platform.errors import InternalError, InvalidInputError
 from lensmith_trainer.holding import Holding, TrainingRows
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replica import Replica, ReplicaDamagedError, ReplicaUpdate, files_of
+from lensmith_trainer.unbroken import ended
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
@@ -27,7 +28,6 @@ __all__ = ["Replicas"]
 _LOCK_SECONDS = 0.1
 _SUFFIX = ".sqlite"
 _Argument = TypeVar("_Argument")
-_Result = TypeVar("_Result")
 _LOG = logging.getLogger(__name__)
 
 
@@ -182,7 +182,7 @@ class Replicas:
         finally:
             # Nothing may be closed under a thread that still writes.
             if applying is not None:
-                await _ended(applying)
+                await ended(applying)
             self._metrics.inputs_received.inc(received)
         if not next_cursor:
             raise InternalError("STREAM_INCOMPLETE", "the stream of training data ended without a cursor")
@@ -246,17 +246,8 @@ async def _unbroken(function: Callable[[_Argument], None], argument: _Argument) 
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
-        await _ended(writing)
+        await ended(writing)
         raise
-
-
-async def _ended(work: asyncio.Future[_Result]) -> None:
-    """Wait until a thread is done, however often this is cancelled, and leave what it failed with to others."""
-    while not work.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({work})
-    if not work.cancelled():
-        work.exception()
 
 
 def _try_lock(path: Path) -> int | None:

@@ -10,19 +10,22 @@ import asyncio
 import json
 import os
 import struct
+import subprocess
 import sys
-from collections.abc import AsyncIterable, Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, Literal
+from typing import IO, Literal
 
 from lensmith_platform.errors import InternalError
+from lensmith_trainer.unbroken import ended
 
 __all__ = ["SpareProcess", "Task", "read_frames", "write_frame"]
 
 SpareWork = Literal["suggest", "learning_curve"]
 
 _LENGTH = struct.Struct("<I")
-_MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -63,98 +66,91 @@ class SpareProcess:
         self.turn = asyncio.Lock()
         """Held by whoever has work done: two processes would need twice the memory."""
 
-    async def run(self, task: Task, parts: Sequence[bytes], more: AsyncIterable[bytes] | None = None) -> bytes:
-        """Have work done and return its answer.
+    async def run(self, task: Task, parts: Sequence[bytes]) -> bytes:
+        """Have work done and return its answer; when this is cancelled, the process is killed.
 
         Args:
             task: What to do.
-            parts: What the work begins with.
-            more: Whatever comes after it.
+            parts: What to do it with.
 
         Raises:
             InternalError: SPARE_WORK_FAILED: the process died, or failed; its reason stands in the log.
         """
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(self._threads)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "lensmith_trainer.spare_work",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment,
-            # So that on a desktop it takes less than its share of the whole machine, not only of the trainer's.
-            start_new_session=True,
-        )
+        process = _Process({**os.environ, "OPENBLAS_NUM_THREADS": str(self._threads)})
+        work = asyncio.ensure_future(asyncio.to_thread(process.run, [task.to_bytes(), *parts]))
         try:
-            answering = asyncio.create_task(_answer(process))
-            try:
-                await _send(process, [task.to_bytes(), *parts], more)
-                answer = await answering
-            finally:
-                answering.cancel()
-                await asyncio.gather(answering, return_exceptions=True)
+            answer, status = await asyncio.shield(work)
         finally:
-            if process.returncode is None:
-                process.kill()
-            status = await process.wait()
+            process.stop()
+            await ended(work)
         if answer is None:
             raise InternalError("SPARE_WORK_FAILED", f"the process of {task.work} ended with {status} and no answer")
         return answer
 
 
-async def _send(process: asyncio.subprocess.Process, parts: Sequence[bytes], more: AsyncIterable[bytes] | None) -> None:
-    """Send everything; the pipe stays open, and its end tells the process that the trainer is gone."""
-    if process.stdin is None:
-        raise RuntimeError("the process has no input")
-    try:
-        for part in parts:
-            process.stdin.write(_LENGTH.pack(len(part)) + part)
-            await process.stdin.drain()
-        if more is not None:
-            async for part in more:
-                process.stdin.write(_LENGTH.pack(len(part)) + part)
-                await process.stdin.drain()
-        process.stdin.write(_LENGTH.pack(0))
-        await process.stdin.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        # It died; that there is no answer tells of it.
-        return
+class _Process:
+    """A process that is given everything and answers once. `run` blocks; `stop` may come from anywhere, at any time."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, frames: Sequence[bytes]) -> tuple[bytes | None, int]:
+        """Return its answer, None where there is none, and its exit status."""
+        with self._lock:
+            if self._stopped:
+                return None, 0
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-m", "lensmith_trainer.spare_work"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=self._environment,
+                # So that on a desktop it takes less than its share of the whole machine, not only of the trainer's.
+                start_new_session=True,
+            )
+        answer = None
+        # What it is sent may meet a process that is dead already; that there is no answer tells of it.
+        with suppress(BrokenPipeError), process:
+            if process.stdin is not None and process.stdout is not None:
+                for frame in [*frames, b""]:
+                    write_frame(process.stdin, frame)
+                with suppress(EOFError):
+                    answer = _frame(process.stdout)
+            # Its input stays open up to here: that it ends tells the process that the trainer is gone.
+            process.kill()
+        return answer, process.returncode
+
+    def stop(self) -> None:
+        """Kill it, or do not let it begin."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
 
 
-async def _answer(process: asyncio.subprocess.Process) -> bytes | None:
-    if process.stdout is None:
-        raise RuntimeError("the process has no output")
-    try:
-        (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
-        return await process.stdout.readexactly(length)
-    except asyncio.IncompleteReadError:
-        return None
-
-
-def read_frames(stream: BinaryIO) -> list[bytes]:
+def read_frames(stream: IO[bytes]) -> list[bytes]:
     """Read what `SpareProcess` sends, up to its end.
 
     Raises:
         EOFError: The trainer died on the way.
     """
-    frames: list[bytes] = []
-    while True:
-        (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
-        if not length:
-            return frames
-        if length > _MOST_BYTES:
-            raise ValueError("a part is too long")
-        frames.append(_exactly(stream, length))
+    return list(iter(lambda: _frame(stream), b""))
 
 
-def write_frame(stream: BinaryIO, data: bytes) -> None:
-    """Answer."""
+def write_frame(stream: IO[bytes], data: bytes) -> None:
+    """Write one part; an empty one is the end."""
     stream.write(_LENGTH.pack(len(data)) + data)
     stream.flush()
 
 
-def _exactly(stream: BinaryIO, length: int) -> bytes:
+def _frame(stream: IO[bytes]) -> bytes:
+    return _exactly(stream, _LENGTH.unpack(_exactly(stream, _LENGTH.size))[0])
+
+
+def _exactly(stream: IO[bytes], length: int) -> bytes:
     data = stream.read(length)
     if len(data) < length:
-        raise EOFError("the trainer is gone")
+        raise EOFError("the other side is gone")
     return data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,7 +96,8 @@ class SuggestionJobs:
         async with self._replicas.lent(app_id, job.space) as replica:
             task = Task("suggest", str(replica), app_id, job.space)
             with self._metrics.train_part_seconds.labels("suggest").time():
-                answer = await self._spare.run(task, [job.SerializeToString()], self._unlabelled(app_id, job))
+                unlabelled = await self._unlabelled(app_id, job)
+                answer = await self._spare.run(task, [job.SerializeToString(), *unlabelled])
         request = PutSuggestionsRequest.FromString(answer)
         request.app_id, request.version_uid = app_id, uid
         try:
@@ -105,7 +105,7 @@ class SuggestionJobs:
         except NotFoundError:
             _LOG.info("%s was deleted meanwhile", job.name)
 
-    async def _unlabelled(self, app_id: int, job: SuggestionJob) -> AsyncIterator[bytes]:
+    async def _unlabelled(self, app_id: int, job: SuggestionJob) -> list[bytes]:
         request = StreamUnlabelledInputsRequest(
             app_id=app_id,
             space=job.space,
@@ -113,8 +113,9 @@ class SuggestionJobs:
             limit=MOST_CANDIDATES,
             seed=job.seed,
         )
-        async for part in self._curation.StreamUnlabelledInputs(request, timeout=_STREAM_SECONDS):
-            yield part.SerializeToString()
+        stream = self._curation.StreamUnlabelledInputs(request, timeout=_STREAM_SECONDS)
+        # An empty part would read as the end.
+        return [part.SerializeToString() async for part in stream if part.inputs]
 
 
 def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[TrainingInput]) -> list[Suggestion]:

@@ -198,6 +198,17 @@ def version_of(tuned: Tuned, number: int) -> ModelVersion:
     return tuned.client.models.get_version(MODEL, number)
 
 
+def test_network_is_loaded_before_anybody_asks_when_its_version_is_ready(tuned: Tuned) -> None:
+    port = json.loads((tuned.platform.data_dir / "ports.json").read_text())["ports"]["metrics_inference"]
+
+    async def loaded() -> bool:
+        async with httpx.AsyncClient() as http:
+            text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+        return "\nlensmith_inference_networks 1.0\n" in text
+
+    assert asyncio.run(until(loaded))
+
+
 def test_version_answers_with_its_own_network_and_says_so(tuned: Tuned) -> None:
     head, own = version_of(tuned, 1), version_of(tuned, 2)
     card = load_card(tuned.folder)

@@ -28,7 +28,7 @@ from lensmith_api.v1.training_settings_pb2 import TrainingSettings
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Connection, Database
 from lensmith_platform.errors import ConflictError, InvalidInputError, PreconditionError, to_status
-from lensmith_registry import changes, standing_evaluation, version_state_store, version_store
+from lensmith_registry import changes, standing_evaluation_store, version_state_store, version_store
 from lensmith_registry.converters import json_from_message, json_from_messages, message_from_json, version_to_proto
 from lensmith_registry.evaluation_scores import out_of_fold_key
 from lensmith_registry.network_store import StoredNetwork
@@ -139,7 +139,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             if request.evaluation_of:
                 # It cannot be deleted before this version names its scores.
                 source = _uid(request.evaluation_of)
-                standing = await standing_evaluation.hold(connection, row, source, outcome.concepts)
+                standing = await standing_evaluation_store.hold(connection, row, source, outcome.concepts)
                 scores, outcome = standing.out_of_fold, replace(outcome, evaluation=standing.evaluation)
             if not await version_state_store.set_blobs(
                 connection, app_id, uid, request.lease, self._lease_seconds, head, scores, snapshot

@@ -1,9 +1,12 @@
 """What a trainer finds to fix in the data of a version, and what is done about it."""
 
+import asyncio
+import os
 from collections.abc import Sequence
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 
 from lensmith_api.v1 import suggestion_service_pb2 as pb
@@ -132,3 +135,40 @@ async def test_suggestions_are_refused_to_keys_that_may_not_see_pictures_or_chan
         assert answer.skipped_count == 1
         with pytest.raises(grpc.aio.AioRpcError):
             await _accept(farm.rig, ModelVersion(name="apps/trash/models/sorter/versions/99"), suggestions=["1"])
+
+
+async def _looking(pid: int) -> psutil.Process:
+    """The process that looks through the data, started by the trainer with this pid."""
+
+    async def started() -> psutil.Process | None:
+        for process in psutil.Process(pid).children():
+            try:
+                if "lensmith_trainer.spare_work" in process.cmdline():
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        return None
+
+    return await until(started, seconds=60)
+
+
+async def test_suggestions_are_there_once_when_the_process_that_looks_is_killed(farm: Farm):
+    async with farm.trainer():
+        version = await _trained(farm)
+        (await _looking(os.getpid())).kill()
+        found = await _look(farm.rig, version, kind=WRONG)
+    assert {one.input.split("/")[-1] for one in found.suggestions} == {f"own-{uid}" for uid in FLIPPED}
+    assert len(found.suggestions) == len(FLIPPED)
+
+
+async def test_suggestions_are_there_once_when_the_trainer_is_killed_while_it_looks(farm: Farm):
+    first = farm.spawn()
+    version = await _trained(farm)
+    looking = await _looking(first.pid)
+    first.kill()
+    await asyncio.to_thread(first.wait)
+    # Nobody is left to take its answer, so it ends.
+    await asyncio.to_thread(looking.wait, 30)
+    async with farm.trainer():
+        found = await _look(farm.rig, version, kind=WRONG)
+    assert len(found.suggestions) == len(FLIPPED)

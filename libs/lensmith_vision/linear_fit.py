@@ -26,6 +26,7 @@ Ints = npt.NDArray[np.int64]
 
 _LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
 _BLOCK = 2048
+_ROWS_TO_SUM, _ROWS_AT_ONCE = 5120, 1024
 _ORIGIN_ROWS = 1024
 _SCALED_ROWS = 512
 _MOST_TO_CALIBRATE, _LOGITS_TO_CALIBRATE = 4096, 500_000
@@ -169,22 +170,24 @@ def statistics_of(
 
     def sum_up(rows: Ints) -> None:
         own = order[rows]
-        statistics.add_classes(gathered(features, own, transform, origin), classes[own], int(folds[own[0]]))
+        parts = np.array_split(own, -(-len(own) // _ROWS_AT_ONCE))
+        blocks = ((gathered(features, part, transform, origin), classes[part]) for part in parts)
+        statistics.add_classes(blocks, int(folds[own[0]]))
 
-    in_threads(sum_up, blocks_of_folds(folds[order]))
+    in_threads(sum_up, blocks_of_folds(folds[order], _ROWS_TO_SUM))
     return statistics
 
 
-def blocks_of_folds(folds: Ints) -> Iterator[Ints]:
+def blocks_of_folds(folds: Ints, most: int = _BLOCK) -> Iterator[Ints]:
     """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
     for fold in range(int(folds.max()) + 1):
-        yield from _blocks(folds, fold)
+        yield from _blocks(folds, fold, most)
 
 
-def _blocks(folds: Ints, fold: int) -> list[Ints]:
+def _blocks(folds: Ints, fold: int, most: int = _BLOCK) -> list[Ints]:
     """Rows of a fold in equal parts."""
     rows = np.flatnonzero(folds == fold)
-    return np.array_split(rows, -(-len(rows) // _BLOCK)) if len(rows) else []
+    return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
 
 
 def some_rows(rows: int, width: int) -> Ints:

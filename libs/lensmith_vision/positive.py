@@ -1,7 +1,7 @@
 """Systems with a symmetric positive definite matrix, solved side by side.
 
 SciPy's own functions hold the interpreter's lock while they work, so that threads wait for each other; the routines of
-LAPACK that it offers to other compiled code do not.
+BLAS and LAPACK that it offers to other compiled code do not.
 """
 
 from __future__ import annotations
@@ -9,15 +9,35 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg.cython_blas
 import scipy.linalg.cython_lapack
 
-__all__ = ["inverse_of", "inverse_root_of", "solve_positive"]
+__all__ = ["add_products", "inverse_of", "inverse_root_of", "mirror", "solve_positive"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+_Argument = bytes | int | npt.NDArray[np.generic]
+
+_PART = 128
+
+
+def add_products(upper: Floats, rows: Floats) -> None:
+    """Add ``rows.T @ rows`` to the upper triangle of a matrix [d, d], which is all that is computed."""
+    count, size = rows.shape
+    one = np.ones(1, np.float32)
+    _pass(_routine(scipy.linalg.cython_blas, "ssyrk", 10), b"L", b"N", size, count, one, rows, size, one, upper, size)
+
+
+def mirror(upper: Floats) -> None:
+    """Fill the lower triangle of a symmetric matrix [d, d], which is zero, from the upper one."""
+    for start in range(0, len(upper), _PART):
+        end = start + _PART
+        upper[end:, start:end] = upper[start:end, end:].T
+        upper[start:end, start:end] += np.triu(upper[start:end, start:end], 1).T
 
 
 def solve_positive(positive: Floats | Doubles, right: Floats | Doubles) -> None:
@@ -63,25 +83,30 @@ def inverse_root_of(positive: Doubles) -> Doubles:
     return np.tril(positive)
 
 
-def _call(name: str, *arguments: bytes | int | npt.NDArray[np.generic]) -> None:
+def _call(name: str, *arguments: _Argument) -> None:
+    failed = np.zeros(1, np.int32)
+    _pass(_routine(scipy.linalg.cython_lapack, name, len(arguments) + 1), *arguments, failed)
+    if failed[0]:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+
+
+def _pass(routine: Callable[..., None], *arguments: _Argument) -> None:
+    """Call it, everything by its address."""
     passed: list[object] = []
     for argument in arguments:
         if isinstance(argument, np.ndarray):
             if not argument.flags.c_contiguous:
-                raise ValueError("LAPACK is given arrays in one piece only")
+                raise ValueError("only arrays in one piece can be passed")
             passed.append(ctypes.c_void_p(argument.ctypes.data))
         else:
             passed.append(argument if isinstance(argument, bytes) else ctypes.byref(ctypes.c_int(argument)))
-    failed = ctypes.c_int()
-    _routine(name, len(passed) + 1)(*passed, ctypes.byref(failed))
-    if failed.value:
-        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    routine(*passed)
 
 
 @cache
-def _routine(name: str, arguments: int) -> Callable[..., None]:
+def _routine(module: ModuleType, name: str, arguments: int) -> Callable[..., None]:
     """The routine at the address that SciPy tells; the lock is let go while it is called."""
-    capsule = scipy.linalg.cython_lapack.__pyx_capi__[name]
+    capsule = module.__pyx_capi__[name]
     name_of, address_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
     address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+
+from lensmith_vision.positive import add_products, mirror
 
 __all__ = ["Moments", "SufficientStatistics"]
 
@@ -126,22 +129,26 @@ class SufficientStatistics:
         """Take in pictures: features [n, d], labels [n, c] or targets [n, 1], and the fold of each."""
         self._absorb(features, values, folds, 1)
 
-    def add_classes(self, features: Floats, classes: Ints, fold: int) -> None:
+    def add_classes(self, blocks: Iterable[tuple[Floats, Ints]], fold: int) -> None:
         """Take in pictures of one fold that have one class each: features [n, d] about the origin, classes [n]."""
-        present, own = np.unique(classes, return_inverse=True)
-        rows = len(features)
-        member = scipy.sparse.csr_array(
-            (np.ones(rows, np.float32), own, np.arange(rows + 1)), shape=(rows, len(present))
-        )
-        sums, gram = member.T @ features, features.T @ features
-        counts, total = np.bincount(own), sums.sum(axis=0, dtype=np.float64)
+        dim, _, concepts = self._shape
+        gram, sums, counts = np.zeros((dim, dim), np.float32), np.zeros((concepts, dim), np.float32), np.zeros(concepts)
+        for features, classes in blocks:
+            present, own = np.unique(classes, return_inverse=True)
+            shape = len(features), len(present)
+            ones = np.ones(len(features), np.float32)
+            member = scipy.sparse.csr_array((ones, own, np.arange(len(features) + 1)), shape=shape)
+            sums[present] += member.T @ features
+            counts += np.bincount(classes, minlength=concepts)
+            add_products(gram, features)
+        mirror(gram)
         moments = self._folds[fold]
         with self._lock:
-            moments.rows += rows
-            moments.total += total
+            moments.rows += int(counts.sum())
+            moments.total += sums.sum(axis=0, dtype=np.float64)
             moments.gram += gram
-            moments.counts[0, present] += counts
-            moments.sums[0, present] += sums
+            moments.counts[0] += counts
+            moments.sums[0] += sums
 
     def remove(self, features: Floats, values: Floats, folds: Ints) -> None:
         """Take out pictures that were added before, with the same values and folds."""

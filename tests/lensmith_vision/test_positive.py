@@ -1,0 +1,49 @@
+"""Routines that are called by their address do what SciPy's own functions do."""
+
+import numpy as np
+import pytest
+
+from lensmith_vision.positive import add_products, inverse_of, inverse_root_of, mirror, solve_positive
+
+
+def rows_of(count: int, dim: int, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, dim)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_systems_are_solved_when_the_matrix_is_positive(dtype: type[np.floating]) -> None:
+    rows, right = rows_of(90, 30, dtype), rows_of(7, 30, dtype)
+    positive = rows.T @ rows
+    expected = np.linalg.solve(positive.astype(np.float64), right.T.astype(np.float64))
+    solve_positive(positive, right)
+    np.testing.assert_allclose(right.T, expected, atol=1e-6)
+
+
+def test_inverses_are_inverses() -> None:
+    rows = rows_of(20, 40, np.float64)
+    products = rows @ rows.T
+    ridge = products + 0.5 * np.eye(20)
+    inverse = inverse_of(products, 0.5)
+    np.testing.assert_allclose(inverse @ ridge, np.eye(20), atol=1e-12)
+    root = inverse_root_of(ridge.copy())
+    assert (np.triu(root, 1) == 0).all()
+    np.testing.assert_allclose(root.T @ root, inverse, atol=1e-12)
+
+
+def test_products_add_up_when_rows_come_in_parts() -> None:
+    rows = rows_of(70, 300)
+    gram = np.zeros((300, 300), np.float32)
+    for part in np.array_split(rows, 3):
+        add_products(gram, part)
+    assert (np.tril(gram, -1) == 0).all()
+    mirror(gram)
+    np.testing.assert_allclose(gram, rows.T @ rows, atol=1e-4)
+
+
+def test_what_is_not_positive_or_not_in_one_piece_is_refused() -> None:
+    with pytest.raises(np.linalg.LinAlgError):
+        solve_positive(-np.eye(4, dtype=np.float32), np.ones((1, 4), np.float32))
+    with pytest.raises(ValueError, match="one piece"):
+        inverse_root_of(np.eye(8)[::2, ::2])
+    with pytest.raises(ValueError, match="precision"):
+        solve_positive(np.eye(4, dtype=np.float32), np.ones((1, 4)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections import Counter
 
 import httpx
@@ -9,11 +10,12 @@ import httpx
 from lensmith import AsyncClient
 from lensmith.types import Input, VersionState
 from lensmith_vision.materials import MATERIALS
-from tests.chaos.workload import CHECKED, MODEL, Ledger, Workload
+from tests.chaos.workload import BY_ITSELF, CHECKED, MODEL, RETRAIN_AFTER, Ledger, Workload
 from tests.polling import until
 
 _AT_ONCE = 8
 _RECOVERY_SECONDS = 120
+_REASON = re.compile("by itself, after ([0-9]+) new annotations")
 
 
 async def assert_nothing_is_lost(workload: Workload) -> None:
@@ -27,6 +29,9 @@ async def assert_nothing_is_lost(workload: Workload) -> None:
     await _assert_annotations(client, ledger, inputs)
     await _assert_bytes(client, ledger)
     await _assert_versions(client, ledger)
+    await _assert_trained_by_itself(client)
+    for model in (MODEL, BY_ITSELF):
+        await _assert_looked_through(client, model)
 
 
 async def _assert_annotations(client: AsyncClient, ledger: Ledger, inputs: dict[str, Input]) -> None:
@@ -72,3 +77,30 @@ async def _assert_versions(client: AsyncClient, ledger: Ledger) -> None:
     model = await client.models.get(MODEL)
     newest = max(number for number, version in versions.items() if version.name in ready)
     assert (model.production_version, model.latest_version) == (newest, max(versions))
+
+
+async def _assert_trained_by_itself(client: AsyncClient) -> None:
+    """Asserts that what is due is trained in the end, and that no annotation was the reason for two versions."""
+    total = len([1 async for _, said in client.annotations.list() if said.concept in MATERIALS])
+
+    async def all_trained() -> bool:
+        versions = [version async for version in client.models.list_versions(BY_ITSELF)]
+        seen = max((one.input_count for one in versions if one.state is VersionState.READY), default=0)
+        return all(version.state.final for version in versions) and total - seen < RETRAIN_AFTER
+
+    await until(all_trained, seconds=_RECOVERY_SECONDS)
+    notes = [version.note async for version in client.models.list_versions(BY_ITSELF)]
+    reasons = [int(found.group(1)) for note in notes if (found := _REASON.fullmatch(note))]
+    assert len(reasons) == len(notes)
+    assert min(reasons) >= RETRAIN_AFTER
+    assert sum(reasons) <= total, f"an annotation was counted twice: {reasons} of {total}"
+
+
+async def _assert_looked_through(client: AsyncClient, model: str) -> None:
+    """Asserts that the data of the newest version is looked through, and once."""
+    overview = await client.suggestions.wait(model, timeout=_RECOVERY_SECONDS)
+    assert not overview.pending, f"{model} has no suggestions"
+    found = [one async for one in client.suggestions.list(model)]
+    assert [one.number for one in found] == list(range(1, len(found) + 1))
+    said = {(one.kind, one.concept, one.other_concept, one.input, one.related_inputs) for one in found}
+    assert len(said) == len(found), "a suggestion is doubled"

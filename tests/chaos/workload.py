@@ -23,6 +23,8 @@ from lensmith.types import Annotation, ModelType, NewInput
 from lensmith_vision.materials import MATERIALS, render
 
 MODEL: Final = "sorter"
+BY_ITSELF: Final = "by-itself"
+RETRAIN_AFTER: Final = 30
 CHECKED: Final = "checked"
 ROADS: Final = ("import", "train", "predict")
 
@@ -97,6 +99,9 @@ class Workload:
         await self.client.inputs.wait_until_ready(timeout=60)
         await self.client.models.create(MODEL, ModelType.MULTI_CLASS, concepts=list(MATERIALS))
         await self._train()
+        await self.client.models.create(
+            BY_ITSELF, ModelType.MULTI_CLASS, concepts=list(MATERIALS), retrain_after_annotations=RETRAIN_AFTER
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

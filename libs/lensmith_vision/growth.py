@@ -44,17 +44,14 @@ class Sketch:
     count: int
 
     @classmethod
-    def of(cls, features: Floats, rows: Ints) -> Sketch:
-        """Of some rows of features [n, d], in their order."""
-        centre = np.zeros(features.shape[1])
-        for start in range(0, len(rows), _BLOCK):
-            centre += features[rows[start : start + _BLOCK]].sum(axis=0, dtype=np.float64)
-        mean: Floats = (centre / max(1, len(rows))).astype(np.float32)
-        sketch = cls(mean, np.empty((len(rows), _DIM), np.float16), 0)
-        for start in range(0, len(rows), _BLOCK):
-            part = features[rows[start : start + _BLOCK]]
-            sketch.directions[start : start + len(part)] = sketch.projected(part)
-        return replace(sketch, count=len(rows))
+    def of(cls, count: int, look: Callable[[Ints], Floats]) -> Sketch:
+        """Of pictures whose features [n, d] are looked up by their places, some at a time."""
+        blocks = [np.arange(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
+        centre = sum(look(rows).sum(axis=0, dtype=np.float64) for rows in blocks) / max(1, count)
+        sketch = cls(np.asarray(centre, np.float32), np.empty((count, _DIM), np.float16), count)
+        for rows in blocks:
+            sketch.directions[rows] = sketch.projected(look(rows))
+        return sketch
 
     @property
     def nbytes(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
 from lensmith_api.v1.model_version_pb2 import EvaluationSummary, Finding, FindingSeverity
 from lensmith_trainer.fit_memory import FitMemories, Kept
-from lensmith_trainer.holding import TrainingRows
+from lensmith_trainer.holding import Holding, TrainingRows
 from lensmith_trainer.training_set import method_of, options_of, snapshot_of, training_set_of
 from lensmith_vision import dataset_snapshot, heads, out_of_fold, preflight
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
@@ -35,6 +35,7 @@ def fit_job(
         TrainingError: The data cannot be trained on, or the training was stopped.
     """
     data = training_set_of(job.model, job.space, taken)
+    taken.forget_features()
     kept = memories.take(job)
     if kept is not None and not any(row.test for row in taken.rows):
         request = _again(job, data, taken, kept, memories)
@@ -43,6 +44,8 @@ def fit_job(
     options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
     test = np.fromiter((row.test for row in taken.rows), np.bool_, len(taken.rows))
     fitted = fit_and_evaluate(data, test, options, method, progress, cancelled, kept.memory if kept else None)
+    # The features are most of the memory, and what is handed in needs some as well.
+    del data
     request, snapshot = _handed_in(job, taken, fitted)
     if fitted.memory is not None and method == "out_of_fold":
         left_out = frozenset(fitted.left_out)
@@ -61,16 +64,19 @@ def without_artefacts(request: CompleteModelVersionRequest) -> CompleteModelVers
     return slim
 
 
-def sketch_job(job: TrainingJob, taken: TrainingRows, memories: FitMemories) -> None:
+def sketch_job(job: TrainingJob, holding: Holding, memories: FitMemories) -> None:
     """Get ready for a few more pictures, while nobody waits for it."""
     kept = memories.take(job)
     if kept is None:
         return
     pictures = kept.memory.pictures
-    if kept.moment is taken.moment and is_large(len(pictures.ids), len(kept.head.concepts)):
-        place = {row.uid: number for number, row in enumerate(taken.rows)}
-        rows = np.fromiter((place[uid] for uid in pictures.ids), np.int64, len(pictures.ids))
-        kept = replace(kept, sketch=Sketch.of(taken.features, rows))
+    large = kept.sketch is None and is_large(len(pictures.ids), len(kept.head.concepts))
+    changed = holding.changed_since(kept.moment) if large and kept.moment is not None else None
+    # What is gone or has other bytes by now makes the next training a whole one anyway.
+    if changed is not None and changed.isdisjoint(pictures.ids):
+        sketch = Sketch.of(len(pictures.ids), lambda rows: holding.vectors(pictures.ids[row] for row in rows))
+        kept = replace(kept, sketch=sketch)
+        holding.release()
     memories.keep(job, kept)
 
 

@@ -71,7 +71,7 @@ class Moment:
     revision: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingRows:
     """The inputs that a training is about, in order of uid.
 
@@ -87,6 +87,10 @@ class TrainingRows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def forget_features(self) -> None:
+        """Let go of the vectors: whoever has taken them alone decides how long they stay."""
+        self.features = self.features[:0].copy()
 
 
 @dataclass(frozen=True)
@@ -207,9 +211,12 @@ class Holding:
             if not wanted.isdisjoint((row := self._rows[uid]).labels) and (tests or not row.test)
         ]
         features = self._vectors.take(np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows)))
-        # They are in the file; a training needs the memory.
-        self._vectors.release()
+        self.release()
         return TrainingRows(rows, features, self.moment)
+
+    def release(self) -> None:
+        """Let the system have the memory of the vectors: they are in the file."""
+        self._vectors.release()
 
     def row(self, uid: str) -> Row | None:
         """Return an input, if it may take part."""

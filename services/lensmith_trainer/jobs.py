@@ -101,7 +101,6 @@ class TrainingJobs:
         self._trainer = trainer
         self._report_seconds = report_seconds
         self._complete_seconds = complete_seconds
-        self._sketching: asyncio.Future[None] | None = None
 
     async def start(self, event: Event) -> None:
         """Train the version that an event tells of, if it still wants to be trained.
@@ -171,15 +170,14 @@ class TrainingJobs:
             )
             _LOG.info("training of %s failed: %s", job.name, result)
             return "failed"
-        with self._metrics.train_part_seconds.labels("hand_in").time():
-            try:
-                await self._complete(result)
-            except PreconditionError as error:
-                if error.reason != "EVALUATION_NOT_KEPT":
-                    raise
-                # The version was deleted whose evaluation was to stand for this one too.
-                self._memories.forget(job)
-                return await self._train(job)
+        try:
+            await self._hand_in(job, result)
+        except PreconditionError as error:
+            if error.reason != "EVALUATION_NOT_KEPT":
+                raise
+            # The version was deleted whose evaluation was to stand for this one too.
+            self._memories.forget(job)
+            return await self._train(job)
         self._usage.record(job.app_id, "train", job.model.name, "", 1)
         _LOG.info("training of %s is done, %d images", job.name, result.input_count)
         return "ready"
@@ -215,15 +213,28 @@ class TrainingJobs:
                 request = await loop.run_in_executor(
                     self._threads, fit_job, job, rows, self._memories, state.fitting, state.stop.is_set
                 )
-            # While the head is handed in.
-            self._sketching = loop.run_in_executor(self._threads, sketch_job, job, rows, self._memories)
         state.fraction, state.stage, state.message = FITTED, "storing", ""
         return request
 
+    async def _hand_in(self, job: TrainingJob, result: CompleteModelVersionRequest) -> None:
+        """Hand in a head, and get ready for the next one of the model meanwhile."""
+        sketching = asyncio.create_task(self._sketch(job))
+        try:
+            with self._metrics.train_part_seconds.labels("hand_in").time():
+                await self._complete(result)
+            await asyncio.wait({sketching})
+        finally:
+            sketching.cancel()
+            await asyncio.gather(sketching, return_exceptions=True)
+
+    async def _sketch(self, job: TrainingJob) -> None:
+        async with self._replicas.held(job.app_id, job.space) as holding:
+            if holding is not None:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._threads, sketch_job, job, holding, self._memories)
+
     async def _grown(self, job: TrainingJob, state: JobProgress) -> CompleteModelVersionRequest | None:
         """Go on from the last training of the model where few pictures came to many; None: more is to be done."""
-        if self._sketching is not None:
-            await asyncio.wait({self._sketching})
         if not self._memories.can_grow(job):
             return None
         parts, loop = self._metrics.train_part_seconds, asyncio.get_running_loop()

@@ -127,6 +127,13 @@ class Replicas:
         finally:
             await asyncio.to_thread(self._evict)
 
+    @asynccontextmanager
+    async def held(self, app_id: int, space: str) -> AsyncIterator[Holding | None]:
+        """Hold a replica as it is, where it is in memory: as long as the block lasts, nobody changes it."""
+        path = self._path(app_id, space)
+        async with _exclusive(path.with_suffix(".lock")):
+            yield self._holdings.get(path)
+
     async def _whole(self, path: Path, app_id: int, space: str, on_received: Callable[[int], None]) -> Holding:
         replica = Replica(path, app_id, space)
         for _ in range(2):

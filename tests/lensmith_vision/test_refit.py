@@ -153,7 +153,7 @@ def many() -> tuple[TrainingSet, Fitted]:
 def test_grown_head_is_the_refitted_one_when_a_few_pictures_came_to_many(many: tuple[TrainingSet, Fitted]) -> None:
     data, fitted = many
     memory, classes = fitted.memory, data.labels.argmax(axis=1)
-    sketch = Sketch.of(data.features, np.arange(MANY - 5))
+    sketch = Sketch.of(MANY - 5, lambda rows: data.features[rows])
     new = NewPictures(data.ids[-5:], data.group_ids[-5:], data.features[-5:], classes[-5:])
     grown = grow(memory, sketch, new, lambda rows: data.features[rows])
     again = refit_classes(memory, data.ids, data.group_ids, data.features, classes)
@@ -171,6 +171,6 @@ def test_nothing_is_grown_when_a_new_picture_has_the_bytes_of_another(
     many: tuple[TrainingSet, Fitted], group: str
 ) -> None:
     data, fitted = many
-    sketch = Sketch.of(data.features, np.arange(MANY - 5))
+    sketch = Sketch.of(MANY - 5, lambda rows: data.features[rows])
     new = NewPictures(data.ids[-5:-3], ("twice", group), data.features[-5:-3], np.array([1, 2]))
     assert grow(fitted.memory, sketch, new, lambda rows: data.features[rows]) is None

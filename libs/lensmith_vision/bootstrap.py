@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -215,6 +215,7 @@ def _moved(interval: Interval | None, by: float, trials: int) -> Interval | None
     return (_TAIL ** (1 / trials), 1.0) if low >= 1 and trials else (low, high)
 
 
+@cache
 def _poisson_table() -> Floats:
     """Poisson counts of mean 1 for each of 65,536 equally likely numbers: much faster than drawing them one by one."""
     chances = np.array([math.exp(-1) / math.factorial(count) for count in range(9)])

@@ -77,7 +77,7 @@ class Choice:
     transform: Transform
     shrinkage: float
     linear: Calibration
-    kernel: KernelChoice
+    kernel: KernelChoice | None
 
 
 def sample_of_classes(classes: Ints, seed: int) -> Ints:
@@ -107,7 +107,15 @@ class _Tried:
     products: Doubles
 
 
-def choose(features: Floats, classes: Ints, groups: Ints, step: Callable[[float], None], *, large: bool) -> Choice:
+def choose(
+    features: Floats,
+    classes: Ints,
+    groups: Ints,
+    step: Callable[[float], None],
+    *,
+    large: bool,
+    kernel: bool = True,
+) -> Choice:
     """Choose on all pictures, or on a sample of a large set.
 
     Args:
@@ -116,16 +124,18 @@ def choose(features: Floats, classes: Ints, groups: Ints, step: Callable[[float]
         groups: [n], near duplicates share a number.
         step: Told the part done, 0 to 1; may raise to stop.
         large: Whether the pictures are a sample.
+        kernel: Whether the kernel tier comes into question.
     """
     present, classes = np.unique(classes, return_inverse=True)
     prior = log_prior(np.bincount(classes, minlength=len(present)).astype(np.float64))
     tried = in_threads(lambda transform: _tried(features, classes, groups, prior, transform), _TRANSFORMS)
     best = min(tried, key=lambda one: one.found.loss)
     step(0.4)
-    linear = best.logits * best.found.factor + prior
-    return Choice(
-        best.transform, best.shrinkage, best.found, _choose_kernel(best.products, classes, groups, linear, large=large)
-    )
+    chosen = None
+    if kernel:
+        linear = best.logits * best.found.factor + prior
+        chosen = _choose_kernel(best.products, classes, groups, linear, large=large)
+    return Choice(best.transform, best.shrinkage, best.found, chosen)
 
 
 def _tried(features: Floats, classes: Ints, groups: Ints, prior: Doubles, transform: Transform) -> _Tried:

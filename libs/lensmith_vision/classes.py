@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.calibration import calibrate
-from lensmith_vision.class_choice import ALL_PAIRS, CERTAINTY, Choice, chance, choose, mixed, sample_of_classes
+from lensmith_vision.class_choice import ALL_PAIRS, CERTAINTY, KernelChoice, chance, choose, mixed, sample_of_classes
 from lensmith_vision.discriminant import log_prior, solve_ridge
 from lensmith_vision.kernel import Similarities, most_landmarks
 from lensmith_vision.linear_fit import ClassFit, blocks_of_folds, fit_linear, some_rows
 from lensmith_vision.statistics import SufficientStatistics
 from lensmith_vision.threads import give_memory_back, in_threads
-from lensmith_vision.transforms import transformed
+from lensmith_vision.transforms import Transform, transformed
 
 __all__ = ["ClassFit", "Tier", "fit_classes"]
 
@@ -55,7 +55,9 @@ def fit_classes(
         step: Told the part done, 0 to 1; may raise to stop.
     """
     sample = sample_of_classes(classes, seed)
-    choice = choose(features[sample], classes[sample], groups[sample], step, large=len(sample) < len(classes))
+    large = len(sample) < len(classes)
+    kernel = tier != "linear"
+    choice = choose(features[sample], classes[sample], groups[sample], step, large=large, kernel=kernel)
     give_memory_back()
     step(0.5)
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
@@ -63,33 +65,41 @@ def fit_classes(
     step(0.8)
     # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
     hope = _GAIN
-    if len(sample) < len(classes):
+    if large:
         hope = 0.0 if len(classes) <= most_landmarks(features.shape[1], width) else _LARGE_GAIN
-    if tier == "linear" or (tier == "auto" and choice.kernel.gain < hope):
+    if choice.kernel is None or (tier == "auto" and choice.kernel.gain < hope):
         return linear
     right = chance(linear.logits, classes)
     if tier == "auto" and right + _GAIN > 1:
         return linear
-    mixture = _fit_mixture(features, classes, folds, choice, linear, seed)
+    mixture = _fit_mixture(features, classes, folds, choice.transform, choice.kernel, linear, seed)
     return linear if tier == "auto" and chance(mixture.logits, classes) < right + _GAIN else mixture
 
 
-def _fit_mixture(features: Floats, classes: Ints, folds: Ints, choice: Choice, linear: ClassFit, seed: int) -> ClassFit:
+def _fit_mixture(
+    features: Floats,
+    classes: Ints,
+    folds: Ints,
+    transform: Transform,
+    chosen: KernelChoice,
+    linear: ClassFit,
+    seed: int,
+) -> ClassFit:
     """Add similarities to a linear fit."""
-    chosen, width = choice.kernel, linear.logits.shape[1]
+    width = linear.logits.shape[1]
     most = most_landmarks(features.shape[1], width)
     every = len(features) <= most
     # Fold by fold, where all pictures are landmarks.
     rows = np.argsort(folds, kind="stable")
     if not every:
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
-    similarities = Similarities.to(transformed(features[rows], choice.transform), chosen.sharpness)
+    similarities = Similarities.to(transformed(features[rows], transform), chosen.sharpness)
     if every:
         weights, held_out = similarities.fit(np.eye(width)[classes[rows]], folds[rows], chosen.penalty)
         values = np.empty(held_out.shape, np.float32)
         values[rows] = held_out
     else:
-        weights, values = _fit_landmarks(similarities, features, classes, width, folds, choice)
+        weights, values = _fit_landmarks(similarities, features, classes, width, folds, transform, chosen.penalty)
     logits = linear.logits.copy()
     factor, both = chosen.factor, chosen.mixed
     if len(features) > ALL_PAIRS:
@@ -103,7 +113,7 @@ def _fit_mixture(features: Floats, classes: Ints, folds: Ints, choice: Choice, l
     kernel, constant = similarities.part(weights)
     bias = both * linear.bias + constant
     return ClassFit(
-        choice.transform,
+        transform,
         (both * linear.weights).astype(np.float32),
         bias.astype(np.float32),
         kernel,
@@ -113,26 +123,32 @@ def _fit_mixture(features: Floats, classes: Ints, folds: Ints, choice: Choice, l
 
 
 def _fit_landmarks(
-    similarities: Similarities, features: Floats, classes: Ints, width: int, folds: Ints, choice: Choice
+    similarities: Similarities,
+    features: Floats,
+    classes: Ints,
+    width: int,
+    folds: Ints,
+    transform: Transform,
+    penalty: float,
 ) -> tuple[Doubles, Floats]:
     """Nyström: ridge on the similarities to some pictures, with folds held out."""
     statistics = SufficientStatistics(np.zeros(similarities.rank, np.float32), width, int(folds.max()) + 1, sides=1)
 
     def sum_up(rows: Ints) -> None:
-        coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
+        coordinates = similarities.coordinates(transformed(features[rows], transform))
         statistics.add(coordinates, np.eye(width, dtype=np.float32)[classes[rows]], folds[rows])
 
     in_threads(sum_up, blocks_of_folds(folds))
     total, count = statistics.total(), int(folds.max()) + 1
 
     def fit_without(fold: int) -> Doubles:
-        return solve_ridge(total - statistics.fold(fold) if fold < count else total, choice.kernel.penalty)
+        return solve_ridge(total - statistics.fold(fold) if fold < count else total, penalty)
 
     *without, weights = in_threads(fit_without, range(count + 1))
     values = np.empty((len(features), width), np.float32)
 
     def hold_out(rows: Ints) -> None:
-        coordinates = similarities.coordinates(transformed(features[rows], choice.transform))
+        coordinates = similarities.coordinates(transformed(features[rows], transform))
         values[rows] = coordinates @ without[folds[rows[0]]].astype(np.float32)
 
     in_threads(hold_out, blocks_of_folds(folds))

@@ -94,24 +94,27 @@ def top_k_accuracy(truth: Ints, scores: Floats, k: int) -> float:
     return float(in_top_k(truth, scores, k).mean()) if len(truth) else math.nan
 
 
-def in_top_k(truth: Ints, scores: Floats, k: int) -> Bools:
-    """Tell of each row whether its true class is among the k highest scores."""
+def in_top_k(truth: Ints, scores: Floats, k: int, rows: Ints | None = None) -> Bools:
+    """Tell of each row, or of some, whether its true class is among the k highest scores."""
+    chosen = np.arange(len(truth)) if rows is None else rows
     if k >= scores.shape[1]:
-        return np.ones(len(truth), dtype=np.bool_)
-    if k == 1:
-        best: Bools = scores.argmax(axis=1) == truth
-        return best
-    if len(truth) > _ROWS:
-        starts = range(0, len(truth), _ROWS)
-        parts = in_threads(lambda at: in_top_k(truth[at : at + _ROWS], scores[at : at + _ROWS], k), starts)
-        return np.concatenate(parts)
-    # Counting who is better is many times faster than sorting; of equal scores, the first class is the better one.
-    own = scores[np.arange(len(truth)), truth][:, None]
-    better = np.count_nonzero(scores >= own, axis=1) - 1
+        return np.ones(len(chosen), dtype=np.bool_)
+    if not len(chosen):
+        return np.empty(0, dtype=np.bool_)
+    starts = range(0, len(chosen), _ROWS)
+    parts = in_threads(lambda at: _in_top_k(truth, scores, k, chosen[at : at + _ROWS]), starts)
+    return np.concatenate(parts)
+
+
+def _in_top_k(truth: Ints, scores: Floats, k: int, rows: Ints) -> Bools:
+    """Counting who is better is many times faster than sorting; of equal scores, the first class is the better one."""
+    some, classes = scores[rows], truth[rows]
+    own = some[np.arange(len(rows)), classes][:, None]
+    better = np.count_nonzero(some >= own, axis=1) - 1
     # Whoever is among them with its equals before it, is so; the others are looked at again.
     tied = np.flatnonzero(better >= k)
-    before = np.arange(scores.shape[1]) < truth[tied, None]
-    better[tied] = ((scores[tied] > own[tied]) | ((scores[tied] == own[tied]) & before)).sum(axis=1)
+    before = np.arange(some.shape[1]) < classes[tied, None]
+    better[tied] = ((some[tied] > own[tied]) | ((some[tied] == own[tied]) & before)).sum(axis=1)
     among: Bools = better < k
     return among
 

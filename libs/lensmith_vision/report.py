@@ -317,17 +317,15 @@ def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], re
     matrix = metrics.confusion_matrix(truth, best, len(head.concepts))
     actual, guessed = np.nonzero(matrix)
     most = np.argsort(-matrix[actual, guessed], kind="stable")[:_MOST_CELLS]
+    shown = actual[np.sort(most)], guessed[np.sort(most)]
     cells = [
-        ConfusionCell(
-            head.concepts[actual[place]], head.concepts[guessed[place]], int(matrix[actual[place], guessed[place]])
-        )
-        for place in np.sort(most)
+        ConfusionCell(head.concepts[one], head.concepts[other], count)
+        for one, other, count in zip(*(side.tolist() for side in (*shown, matrix[shown])), strict=True)
     ]
     confidence, right = scores[np.arange(len(best)), best].astype(np.float64), best == truth
-    among_five = metrics.in_top_k(truth, scores, 5)
-    # In single precision as the weights are, or a second copy of those is made.
-    shown = np.stack([np.ones(len(truth)), right, among_five], axis=1).astype(np.float32)
-    drawn = resamples.sums(scipy.sparse.csr_array(shown))
+    among_five, wrong = right.copy(), np.flatnonzero(~right)
+    among_five[wrong] = metrics.in_top_k(truth, scores, 5, wrong)
+    drawn = resamples.sums(scipy.sparse.csr_array(np.stack([np.ones(len(truth)), right, among_five], axis=1)))
     groups = resamples.group_count
     intervals = {"accuracy": interval_of(drawn[1] / np.maximum(drawn[0], 1), groups)}
     if len(head.concepts) > 5:

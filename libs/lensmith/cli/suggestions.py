@@ -114,7 +114,7 @@ def _print_kind(kind: SuggestionKind, rows: list[Suggestion], *, every: bool) ->
             row.input or "–",
             row.message,
             f"{row.score:.2f}",
-            " ".join(row.related_inputs[:3]),
+            "\n".join(row.related_inputs[:3]),
             *([row.state] if every else []),
         )
         for row in shown

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
 from lensmith.cli.training_options import answers_by
-from lensmith.errors import InternalError, InvalidInputError, NotFoundError, PreconditionError
+from lensmith.errors import InternalError, InvalidInputError, LensmithError, NotFoundError, PreconditionError
 from lensmith.types import Annotation
 from lensmith.version_types import inputs_sha256
 
@@ -24,6 +25,7 @@ Version = Annotated[int | None, typer.Option(min=1, help="The one in production 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 """Programs that print a page to PDF, as they are called."""
 PRINT_SECONDS = 120
+LOOK_SECONDS = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,6 +65,9 @@ def report(
         raise InvalidInputError("USAGE", "--pdf and --json cannot be had together")
     with context.obj.client() as client:
         model, number = _with_public(client, model, version)
+        with suppress(LensmithError):
+            # A version that is seconds old is still being looked through, and what to fix is half of the report.
+            client.suggestions.wait(model, number, timeout=LOOK_SECONDS)
         text = client.models.report(model, number, as_json=as_json, pictures=pictures)
     if output == Path("-") and not pdf:
         sys.stdout.write(text)

@@ -7,9 +7,10 @@ as the platform computes them, one view. A part of the training labels is turned
 What is flagged follows from the training pictures alone, as in the platform: scores out of fold and the most alike
 pictures, both asked once more without the labels that are most in doubt. Accuracies are those on the test split,
 which nothing is chosen by, of heads trained on: the labels as they came; with turned labels; after following in one
-call every suggestion, right or wrong, or only the sure ones, which is what `lensmith fix --accept-all` does; and
-after somebody has looked at what is flagged, following what is right and dismissing what is not. For both tiers of
-heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
+call every suggestion, right or wrong, or only the sure ones, which is what `lensmith fix --accept-all` does; after
+taking the sure ones away (`--accept-all --remove`); and after somebody has looked at what is flagged, following what
+is right and dismissing what is not. For both tiers of heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra
+`benchmarks`.
 """
 
 import argparse
@@ -38,12 +39,14 @@ FLAGGED_TARGET, CLEAN_TARGET = 0.80, 0.08
 Ints = npt.NDArray[np.int64]
 
 
+_ALL = slice(None)
 TIERS: tuple[Tier, ...] = ("linear", "auto")
 STATES = {
     "clean": "labels as they came",
     "flipped": "labels turned",
     "accepted": f"all accepted (score ≥ {LEAST_SCORE})",
     "accepted_sure": f"sure ones accepted (score ≥ {SURE_SCORE})",
+    "removed_sure": f"sure ones taken away (score ≥ {SURE_SCORE})",
     "reviewed": "flagged ones looked at",
 }
 
@@ -65,9 +68,9 @@ class Run:
     accuracy: dict[str, dict[str, float]]
 
 
-def trained(data: LabelledSet, classes: Ints, tier: Tier) -> tuple[Fitted, float]:
-    """A head as the trainer makes it, and its accuracy."""
-    fitted = fit(training_set(data.train, classes), TrainOptions("multi_class", tier=tier))
+def trained(data: LabelledSet, classes: Ints, tier: Tier, kept: Ints | slice = _ALL) -> tuple[Fitted, float]:
+    """A head as the trainer makes it of the pictures that are kept, and its accuracy."""
+    fitted = fit(training_set(data.train[kept], classes[kept]), TrainOptions("multi_class", tier=tier))
     right = fitted.head.scores(data.test).argmax(axis=1) == data.test_classes
     return fitted, float(right.mean())
 
@@ -115,6 +118,7 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
             "flipped": at_first,
             "accepted": trained(data, accepted, tier)[1],
             "accepted_sure": trained(data, accepted_sure, tier)[1],
+            "removed_sure": trained(data, classes, tier, np.setdiff1d(np.arange(rows), doubt.rows[sure]))[1],
             "reviewed": trained(data, reviewed, tier)[1],
         }
     return Run(

@@ -87,7 +87,7 @@ class Model(_message.Message):
     type: Global___ModelType.ValueType
     """What it answers; must be set when the model is created, cannot be changed."""
     closed_environment: _builtins.bool
-    """Multi-label only: whether an input without an annotation of a concept counts as negative. Otherwise it is unknown and left out."""
+    """Multi-label only: whether an input without an annotation of a concept counts as negative. Otherwise it is unknown: nothing is judged on it, and it is taught as a negative only as far as that foretells the annotations there are."""
     negative_concept: _builtins.str
     """Multi-label only: concept that says "none of the others": an input annotated positive with it is negative for all."""
     min_value: _builtins.float

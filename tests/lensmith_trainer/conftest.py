@@ -75,7 +75,7 @@ class Farm:
 async def farm(tmp_path: Path, database, nats_url: str, s3) -> AsyncIterator[Farm]:
     """A registry that gives trainers up after a second."""
     urls = (database.url("registry"), database.url("registry", worker=True), database.admin_url)
-    impatient = {"lease_seconds": 1.0, "silent_seconds": 2.0, "reconcile_seconds": 0.2}
+    impatient = {"lease_seconds": 1.0, "silent_seconds": 2.0, "reconcile_seconds": 0.2, "purge_seconds": 0.5}
     async with rig_of(tmp_path, urls, nats_url, s3.url, **impatient) as rig:
         farm = Farm(rig, nats_url, tmp_path)
         try:

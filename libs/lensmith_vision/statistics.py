@@ -65,6 +65,10 @@ class Moments:
             self.sums - other.sums,
         )
 
+    def sums_of_all(self) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+        """Every sum that it has."""
+        return self.total, self.gram, self.counts, self.sums
+
     def absorb(self, features: Floats, values: Floats, sides: int, sign: int, lock: threading.Lock) -> None:
         """Add (sign 1) or take away (sign -1) pictures.
 
@@ -156,7 +160,12 @@ class SufficientStatistics:
 
     def total(self) -> Moments:
         """Of all pictures."""
-        return sum(self._folds[1:], self._folds[0])
+        total = Moments.zero(*self._shape)
+        for fold in self._folds:
+            total.rows += fold.rows
+            for into, own in zip(total.sums_of_all(), fold.sums_of_all(), strict=True):
+                np.add(into, own, out=into)
+        return total
 
     def fold(self, fold: int) -> Moments:
         """Of the pictures of one fold."""

@@ -1,23 +1,9 @@
-"""Examples of the calls that a newcomer makes first; the tests hold them against the protos."""
+"""Examples of calls, those that a newcomer makes first before all; the tests hold them against the protos."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-Json = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A call and its answer.
-
-    Attributes:
-        request: the JSON body; ``None`` where there is none.
-        response: the answer, shortened to what matters.
-    """
-
-    request: Json | None
-    response: Json
-
+from lensmith_gateway.openapi_example import Example, Json
+from lensmith_gateway.openapi_version_examples import VERSION_EXAMPLES
 
 _OK: Json = {"code": 0, "message": "", "details": []}
 _VERSION: Json = {
@@ -169,5 +155,6 @@ EXAMPLES: Mapping[str, Example] = {
             ],
         },
     ),
+    **VERSION_EXAMPLES,
 }
 """Examples by RPC name."""

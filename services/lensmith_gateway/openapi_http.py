@@ -86,6 +86,25 @@ _UPLOAD: Schema = {
     },
 }
 
+_REPORT_EXAMPLE: Schema = {
+    "name": "apps/kitchen/models/sorter/versions/3",
+    "title": "sorter",
+    "type": "multi-class",
+    "what": "It looks at a picture and says which one of 6 things it shows: cardboard, glass, metal, paper, plastic, "
+    "trash. It learnt that from 150 pictures.",
+    "version": 3,
+    "production": False,
+    "verdict": {
+        "level": "useful",
+        "headline": "Right on 75 of 100 pictures",
+        "sentences": [
+            "That is much better than guessing: useful where a mistake costs little or somebody looks again.",
+            "With other pictures of the same kind, it could have come out between 68 and 82.",
+            "Always saying the most frequent thing would be right on 17 of 100.",
+        ],
+    },
+}
+
 _REPORT: Schema = {
     "operationId": "GetReport",
     "tags": ["Gateway"],
@@ -124,7 +143,7 @@ _REPORT: Schema = {
             "description": "The report.",
             "content": {
                 "text/html": {"schema": {"type": "string"}},
-                "application/json": {"schema": {"type": "object"}},
+                "application/json": {"schema": {"type": "object"}, "example": _REPORT_EXAMPLE},
             },
         },
         "default": _ERROR,

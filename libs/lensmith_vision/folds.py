@@ -54,10 +54,11 @@ def groups_of(
     Returns:
         For each row the number of its group, counted from 0 in order of first appearance.
     """
-    first: dict[str, int] = {}
-    exact = np.asarray([first.setdefault(group, row) for row, group in enumerate(group_ids)], dtype=np.int64)
-    rows = np.arange(len(features))
-    components = rows if len(first) == len(rows) else _joined(rows, exact, rows)
+    components = np.arange(len(features))
+    if len(set(group_ids)) < len(components):
+        first: dict[str, int] = {}
+        exact = np.asarray([first.setdefault(group, row) for row, group in enumerate(group_ids)], dtype=np.int64)
+        components = _joined(components, exact, components)
     if len(features) < _MIN_ROWS_TO_CENTRE:
         bar = 1 - (1 - bar) * _UNCENTRED_PART
     if len(features) <= _EXACT or features.shape[1] <= _SKETCH_DIM:
@@ -201,7 +202,7 @@ def _join_cells(
         in_threads(lambda start: _nearest(sketch[start : start + _BLOCK] @ centres.T), range(0, len(sketch), _BLOCK))
     )
     order = np.argsort(cells.ravel(), kind="stable")
-    bounds = np.searchsorted(cells.ravel()[order], np.arange(len(centres) + 1))
+    bounds = np.append(0, np.cumsum(np.bincount(cells.ravel(), minlength=len(centres))))
 
     def candidates(cell: int) -> tuple[Ints, Ints]:
         members = np.append(order[bounds[cell] : bounds[cell + 1]] // _CELLS_OF_ROW, chosen[cell])
@@ -252,9 +253,10 @@ def _sketch(features: Floats) -> tuple[Floats, Floats]:
     return centre, sketch
 
 
-def _nearest(likeness: Floats) -> Ints:
+def _nearest(likeness: Floats) -> npt.NDArray[np.uint16]:
     """The columns of the highest values of each row: a few searches cost less than sorting apart."""
-    found = np.empty((len(likeness), _CELLS_OF_ROW), np.int64)
+    # Short numbers are sorted by their digits.
+    found = np.empty((len(likeness), _CELLS_OF_ROW), np.uint16)
     for turn in range(_CELLS_OF_ROW):
         found[:, turn] = likeness.argmax(axis=1)
         likeness[np.arange(len(found)), found[:, turn]] = -np.inf

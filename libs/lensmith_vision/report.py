@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -162,26 +163,19 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
     else:
         predicted = _predicted(decisions, aim)
         cells = Cells.of(labels, predicted)
-    intervals = count_intervals(cells, resamples)
     rankings = decisions.rankings
+    with ThreadPoolExecutor(1) as executor:
+        beside = executor.submit(_whole, head, decisions, labels, resamples)
+        intervals = count_intervals(cells, resamples)
+        ranks = _rank_intervals(rankings, resamples)
+        whole = beside.result()
     counts = [
         metrics.Binary(right, false, missed, ranking.rows - ranking.positives - false)
         for right, missed, false, ranking in zip(*cells.counts(), rankings, strict=True)
     ]
-    concepts = [
-        _concept(name, ranking, count, float(threshold), own, ranks)
-        for name, ranking, count, threshold, own, ranks in zip(
-            head.concepts,
-            rankings,
-            counts,
-            head.thresholds,
-            intervals.concepts,
-            _rank_intervals(rankings, resamples),
-            strict=True,
-        )
-    ]
     together = sum(counts[1:], counts[0])
-    whole = _whole(head, decisions, labels, resamples)
+    columns = zip(head.concepts, rankings, counts, head.thresholds.tolist(), intervals.concepts, ranks, strict=True)
+    concepts = [_concept(*column) for column in columns]
     return Evaluation(
         method_text(decisions),
         rows,

@@ -35,6 +35,7 @@ from lensmith_registry.preflight import Preflight
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.upgrade_store import UpgradeRow
 from lensmith_registry.version_store import NewVersion, VersionRow
+from lensmith_vision.fine_tune.job import FEWEST_PICTURES
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
     from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceAsyncStub
@@ -180,6 +181,12 @@ class TrainingStart:
             )
         )
         looked = preflight.look(model.definition, counted, negative)
+        if training_settings.fine_tunes(settings) and counted.annotated_inputs < FEWEST_PICTURES:
+            raise PreconditionError(
+                "TRAINING_TOO_FEW_IMAGES",
+                f"{model.name} has {counted.annotated_inputs} labelled images; fine-tuning needs {FEWEST_PICTURES}",
+                metadata={"model": model.name, "images": str(counted.annotated_inputs)},
+            )
         untestable = preflight.look_at_tests(model.definition, counted.tests) if tested else []
         preflight.refuse(model.name, [*looked.findings, *untestable])
         return _Judged(model, base, looked, counted.annotations_cursor)

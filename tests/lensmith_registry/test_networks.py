@@ -138,6 +138,14 @@ async def test_network_is_refused_when_its_parts_do_not_belong_together(rig: Rig
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_fine_tuning_is_refused_when_there_are_too_few_pictures(rig: Rig):
+    rig.dataset.add_classes(TRASH, DIM, {"glass": 6, "metal": 5})
+    await rig.create("sorter")
+    request = pb.TrainModelRequest(name="apps/trash/models/sorter", training={"mode": FINE_TUNE})
+    refused = await refusal(rig.models.TrainModel(request, metadata=rig.key()))
+    assert (refused.reason, refused.metadata["images"]) == ("TRAINING_TOO_FEW_IMAGES", "11")
+
+
 async def _headless() -> AsyncIterator[job_pb.PutNetworkFileRequest]:
     yield job_pb.PutNetworkFileRequest(chunk=b"bytes of nobody")
 

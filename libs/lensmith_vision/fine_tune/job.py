@@ -23,7 +23,20 @@ from lensmith_vision.errors import TrainingError
 from lensmith_vision.heads import HeadType
 from lensmith_vision.resize import ResizePolicy
 
-__all__ = ["Job", "Pixels", "Taught", "bytes_of_pixels", "pick_rounds", "read_job", "read_taught", "write_job"]
+__all__ = [
+    "FEWEST_PICTURES",
+    "Job",
+    "Pixels",
+    "Taught",
+    "bytes_of_pixels",
+    "pick_rounds",
+    "read_job",
+    "read_taught",
+    "write_job",
+]
+
+FEWEST_PICTURES = 12
+"""Fewer are not worth the attempt."""
 
 JOB_FILE, TAUGHT_FILE, START_FOLDER, STATE_FOLDER, RESULT_FOLDER = (
     "job.json",

@@ -13,6 +13,7 @@ import numpy as np
 from lensmith_vision.decode import ImageLimits
 from lensmith_vision.errors import ImageError, TrainingError
 from lensmith_vision.fine_tune.job import (
+    FEWEST_PICTURES,
     JOB_FILE,
     START_FOLDER,
     Ints,
@@ -31,7 +32,6 @@ from lensmith_vision.training import Fitted, TrainingSet
 
 __all__ = ["Layout", "lay_out", "read_layout"]
 
-_FEWEST = 12
 _LAYOUT_FILE = "layout.json"
 
 
@@ -111,7 +111,7 @@ def lay_out(
             kept.append(row)
     rows = np.asarray(kept, np.int64)
     folds = known.folds[rows]
-    if len(rows) < _FEWEST or len(np.unique(folds)) < int(known.folds.max()) + 1:
+    if len(rows) < FEWEST_PICTURES or len(np.unique(folds)) < int(known.folds.max()) + 1:
         raise TrainingError("TOO_FEW_IMAGES", f"only {len(rows)} images can be had, too few to fine-tune on")
     groups = _groups(data, [known.ids[row] for row in kept])
     taught = Taught(

@@ -1,0 +1,88 @@
+"""Folders of fine-tuning: held by one, bounded, and kept only as long as somebody may want them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lensmith_platform.errors import PreconditionError
+from lensmith_trainer.holding import Row, TrainingRows
+from lensmith_trainer.kept_rows import keep_rows, kept_rows
+from lensmith_trainer.scratch import Scratch
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def scratch(tmp_path: Path) -> Scratch:
+    scratch = Scratch(tmp_path, 10 * MIB)
+    await scratch.prepare()
+    return scratch
+
+
+async def _filled(scratch: Scratch, version: str, size: int, age: float) -> Path:
+    async with scratch.held(version) as folder:
+        path = folder / "pixels"
+        path.write_bytes(bytes(size))
+        for touched in (path, folder):
+            os.utime(touched, (touched.stat().st_atime, touched.stat().st_mtime - age))
+    return folder
+
+
+async def test_folder_is_held_by_one_and_left_to_the_next(scratch: Scratch) -> None:
+    async with scratch.held("a") as folder:
+        waiting = asyncio.create_task(_filled(scratch, "a", 1, 0))
+        await asyncio.wait({waiting}, timeout=0.3)
+        assert not waiting.done()
+        # Whoever holds it keeps it, whatever another process thinks of the version.
+        await scratch.discard("a")
+        assert folder.is_dir()
+    await waiting
+    await scratch.discard("a")
+    assert not folder.exists()
+
+
+async def test_oldest_folders_give_way_when_room_is_needed(scratch: Scratch) -> None:
+    old = await _filled(scratch, "old", 4 * MIB, 200)
+    young = await _filled(scratch, "young", 4 * MIB, 100)
+    async with scratch.held("new") as folder:
+        await scratch.make_room(folder, 5 * MIB)
+        assert (old.exists(), young.exists()) == (False, True)
+        async with scratch.held("young"):
+            with pytest.raises(PreconditionError, match=r"FINE_TUNING_TOO_LARGE.*others take 4 MiB"):
+                await scratch.make_room(folder, 8 * MIB)
+        with pytest.raises(PreconditionError, match=r"takes 11 MiB of scratch space.*at most 10 MiB"):
+            await scratch.make_room(folder, 11 * MIB)
+        assert young.exists()
+
+
+async def test_room_is_refused_when_the_disk_lacks_it(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path, 1 << 60)
+    await scratch.prepare()
+    async with scratch.held("new") as folder:
+        with pytest.raises(PreconditionError, match="are free on the disk"):
+            await scratch.make_room(folder, 1 << 59)
+
+
+async def test_forgotten_folders_go_when_a_trainer_starts(scratch: Scratch, tmp_path: Path) -> None:
+    forgotten = await _filled(scratch, "forgotten", 1, 8 * 86400.0)
+    kept = await _filled(scratch, "kept", 1, 6 * 86400.0)
+    await Scratch(tmp_path, MIB).prepare()
+    assert (forgotten.exists(), kept.exists()) == (False, True)
+
+
+def test_training_data_is_the_same_again_when_it_was_kept(tmp_path: Path) -> None:
+    rows = [Row("a", "0" * 64, {"glass": True, "size": 2.5}), Row("b", "1" * 64, {"glass": False}, test=True)]
+    taken = TrainingRows(rows, np.asarray([[1.5, 2], [3, 4]], np.float32))
+    assert kept_rows(tmp_path) is None
+    keep_rows(tmp_path, taken)
+    again = kept_rows(tmp_path)
+    assert again is not None
+    assert list(again.rows) == rows
+    np.testing.assert_array_equal(again.features, taken.features)
+    (tmp_path / "rows.safetensors").write_bytes((tmp_path / "rows.safetensors").read_bytes()[:-3])
+    assert kept_rows(tmp_path) is None

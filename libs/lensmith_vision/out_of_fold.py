@@ -21,7 +21,7 @@ import safetensors.numpy
 from lensmith_vision.errors import VisionError
 from lensmith_vision.heads import HEAD_TYPES, HeadType
 
-__all__ = ["EvaluationMethod", "OutOfFoldPredictions", "load", "save"]
+__all__ = ["EvaluationMethod", "OutOfFoldPredictions", "Outline", "load", "outline", "save"]
 
 EvaluationMethod = Literal["out_of_fold", "test_set", "split"]
 """On which pictures a version is evaluated."""
@@ -38,6 +38,7 @@ _MAX_HEADER_BYTES = 16 << 20
 # Log-odds from -16 to 16 in steps of 1/2048: no score is off by more than 0.0001.
 _STEEPEST, _STEPS = 16.0, 65_534
 _KEY = "lensmith_out_of_fold"
+_DAMAGE = (safetensors.SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,14 @@ class OutOfFoldPredictions:
         )
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What predictions are about: the type of the head, and its concepts."""
+
+    type: HeadType
+    concepts: tuple[str, ...]
+
+
 def save(predictions: OutOfFoldPredictions) -> bytes:
     """Write predictions as safetensors of at most about 40 MB; those of 50,000 pictures and 500 concepts take 15 MB."""
     kept = _bounded(predictions)
@@ -139,15 +148,48 @@ def load(data: bytes) -> OutOfFoldPredictions:
     if len(data) > _MAX_BYTES:
         raise _invalid(f"the file has more than {_MAX_BYTES} bytes")
     try:
-        metadata = _metadata(data)
-        if metadata["format"] != _FORMAT:
-            raise VisionError("OUT_OF_FOLD_FORMAT_UNKNOWN", f"only format {_FORMAT} can be read")
-        return _loaded(metadata, safetensors.numpy.load(data))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        return _loaded(*_parts(data))
+    except _DAMAGE as error:
         raise _invalid(str(error)) from error
 
 
-def _loaded(metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.generic]]) -> OutOfFoldPredictions:
+def outline(data: bytes) -> Outline:
+    """Say what a file is about and hold it against the format, without laying out millions of scores.
+
+    Raises:
+        VisionError: As `load`.
+    """
+    if len(data) > _MAX_BYTES:
+        raise _invalid(f"the file has more than {_MAX_BYTES} bytes")
+    try:
+        metadata, tensors = _parts(data)
+        if "counts" not in tensors:
+            found = _loaded(metadata, tensors)
+            return Outline(found.type, found.concepts)
+        kind, _, concepts, ids = _about(metadata, tensors)
+        shape = (len(ids), len(concepts))
+        if kind == "regression" or any(tensors[name].shape != shape[:1] for name in ("folds", "groups")):
+            raise ValueError("folds and groups must be one for each picture")
+        counts, _ = _sparse_places(tensors, shape)
+        if tensors["codes"].shape != (int(counts.sum()),) or tensors["codes"].dtype != np.uint16:
+            raise ValueError("scores do not fit to their places")
+        _check_labels(tensors, shape)
+        return Outline(kind, concepts)
+    except _DAMAGE as error:
+        raise _invalid(str(error)) from error
+
+
+def _parts(data: bytes) -> tuple[dict[str, object], dict[str, npt.NDArray[np.generic]]]:
+    metadata = _metadata(data)
+    if metadata["format"] != _FORMAT:
+        raise VisionError("OUT_OF_FOLD_FORMAT_UNKNOWN", f"only format {_FORMAT} can be read")
+    return metadata, safetensors.numpy.load(data)
+
+
+def _about(
+    metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.generic]]
+) -> tuple[HeadType, EvaluationMethod, tuple[str, ...], tuple[str, ...]]:
+    """Type, method, concepts and ids."""
     concepts, rows = metadata["concepts"], metadata["rows"]
     kind, method = metadata["type"], metadata["method"]
     if kind not in HEAD_TYPES or method not in get_args(EvaluationMethod):
@@ -159,13 +201,18 @@ def _loaded(metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.gener
     ids = tuple(tensors["ids"].tobytes().decode().split("\n"))
     if len(ids) != rows or len(set(ids)) != rows:
         raise ValueError("ids must be one for each picture")
-    shape = (rows, len(concepts))
+    return cast(HeadType, kind), cast(EvaluationMethod, method), tuple(concepts), ids
+
+
+def _loaded(metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.generic]]) -> OutOfFoldPredictions:
+    kind, method, concepts, ids = _about(metadata, tensors)
+    shape = (len(ids), len(concepts))
     regression = kind == "regression"
     return OutOfFoldPredictions(
-        type=cast(HeadType, kind),
-        method=cast(EvaluationMethod, method),
+        type=kind,
+        method=method,
         ids=ids,
-        concepts=tuple(concepts),
+        concepts=concepts,
         scores=_scores(tensors, shape),
         folds=tensors["folds"].astype(np.int64),
         groups=tensors["groups"].astype(np.int64),
@@ -212,14 +259,22 @@ def _sparse(predictions: OutOfFoldPredictions) -> tuple[float, dict[str, npt.NDA
 def _scores(tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     if "scores" in tensors:
         return tensors["scores"].astype(np.float32)
+    counts, columns = _sparse_places(tensors, shape)
+    scores = np.zeros(shape, np.float32)
+    scores[np.repeat(np.arange(shape[0]), counts), columns] = _decoded(tensors["codes"])
+    return scores
+
+
+def _sparse_places(
+    tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Scores of each row, and their columns."""
     counts, columns = tensors["counts"].astype(np.int64), tensors["columns"].astype(np.int64)
     if counts.shape != (shape[0],) or (counts < 0).any() or int(counts.sum()) != len(columns):
         raise ValueError("counts and columns do not fit together")
     if len(columns) and (columns.min() < 0 or columns.max() >= shape[1]):
         raise ValueError("columns name no concept")
-    scores = np.zeros(shape, np.float32)
-    scores[np.repeat(np.arange(shape[0]), counts), columns] = _decoded(tensors["codes"])
-    return scores
+    return counts, columns
 
 
 def _codes(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -241,6 +296,16 @@ def _label_tensors(labels: npt.NDArray[np.float32] | None) -> dict[str, npt.NDAr
     if not np.isnan(labels).any() and (positive.sum(axis=1) == 1).all():
         return {"classes": labels.argmax(axis=1).astype(np.int32)}
     return {"positive": np.packbits(positive), "known": np.packbits(np.isfinite(labels))}
+
+
+def _check_labels(tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]) -> None:
+    """Hold the labels against the format without laying them out."""
+    if "classes" in tensors:
+        classes = tensors["classes"].astype(np.int64)
+        if classes.shape != shape[:1] or classes.min() < 0 or classes.max() >= shape[1]:
+            raise ValueError("classes must be one of the concepts for each picture")
+    elif any(tensors[name].shape != (-(-shape[0] * shape[1] // 8),) for name in ("known", "positive")):
+        raise ValueError("labels must be one bit for each picture and concept")
 
 
 def _labels(tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]) -> npt.NDArray[np.float32]:

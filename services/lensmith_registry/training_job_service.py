@@ -225,7 +225,7 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         head = heads.load(request.head)
         if not request.evaluation_of:
             vision_evaluation.Evaluation.from_json(request.evaluation_json)
-        scores = out_of_fold.load(request.out_of_fold) if request.out_of_fold else None
+        scores = out_of_fold.outline(request.out_of_fold) if request.out_of_fold else None
         snapshot = dataset_snapshot.load(request.dataset_snapshot) if request.dataset_snapshot else None
     except VisionError as error:
         raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error

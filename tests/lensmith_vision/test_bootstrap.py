@@ -10,7 +10,7 @@ from lensmith_vision.bootstrap import Resamples, interval_of, rank_intervals
 from lensmith_vision.errors import VisionError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.heads import Head
-from lensmith_vision.out_of_fold import OutOfFoldPredictions
+from lensmith_vision.out_of_fold import Outline, OutOfFoldPredictions
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate
 
 
@@ -127,16 +127,26 @@ def test_what_matters_is_kept_when_the_set_is_large() -> None:
     kept = one.scores > back.floor + 1e-4
     np.testing.assert_allclose(back.scores[kept], one.scores[kept], atol=1e-4)
     assert (back.scores.max(axis=1) > one.scores.max(axis=1) - 1e-4).all()
+    assert out_of_fold.outline(data) == Outline("multi_class", one.concepts)
+    for bad in (
+        data[:-4],
+        data.replace(b'"rows\\": 20000', b'"rows\\": 20001'),
+        data.replace(b"input-3\n", b"input-4\n"),
+    ):
+        with pytest.raises(VisionError, match="out-of-fold"):
+            out_of_fold.outline(bad)
 
 
 def test_damaged_scores_are_refused() -> None:
     data = out_of_fold.save(_predictions(20, 3))
+    assert out_of_fold.outline(data).concepts == ("c0", "c1", "c2")
     for bad in (
         b"",
         data[:-4],
         data.replace(b'"rows\\": 20', b'"rows\\": 21'),
         data.replace(b"input-3\n", b"input-4\n"),
     ):
-        with pytest.raises(VisionError) as caught:
-            out_of_fold.load(bad)
-        assert caught.value.reason == "OUT_OF_FOLD_INVALID"
+        for read in (out_of_fold.load, out_of_fold.outline):
+            with pytest.raises(VisionError) as caught:
+                read(bad)
+            assert caught.value.reason == "OUT_OF_FOLD_INVALID"

@@ -2,8 +2,8 @@
 
 Two files for each app and space: the vectors, and beside them in SQLite what else is known of the inputs, with the
 place of each one's vector and a checksum of all of it. What changed is one transaction, in which the cursor is written
-last; vectors go to places that nobody knew of before. So a process killed at any moment leaves what was there before; a
-machine that stops may leave something wrong, which is noticed, and the replica is made anew.
+last; vectors go to places that nobody knew of before. So a process killed at any moment leaves what was there before.
+Nothing waits for the disk: where the machine itself was started anew since, the replica is made anew.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = ["Replica", "ReplicaDamagedError", "ReplicaUpdate", "changes_of", "fil
 
 _FORMAT = "4"
 _BUSY_SECONDS = 30.0
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
 Labels = Mapping[str, "bool | float"]
@@ -127,7 +128,8 @@ class Replica:
     def __init__(self, path: Path, app_id: int, space: str) -> None:
         self._path = path
         self._vectors = path.with_suffix(".vectors")
-        self._identity = f"{_FORMAT}/{app_id}/{space}"
+        self._boot = _boot()
+        self._identity = f"{_FORMAT}/{app_id}/{space}/{self._boot}"
 
     def cursor(self) -> str:
         """Return where the next stream begins; empty: from the beginning.
@@ -193,7 +195,7 @@ class Replica:
     def _prepare(self, database: sqlite3.Connection) -> None:
         # Whoever reads goes on reading what was there while somebody writes.
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(f"PRAGMA synchronous = {'OFF' if self._boot else 'NORMAL'}")
         if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
             with database:
                 database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
@@ -207,7 +209,15 @@ class Replica:
                     [("identity", self._identity), ("cursor", ""), ("dim", "0")],
                 )
         if _meta(database, "identity") != self._identity:
-            raise ReplicaDamagedError(f"{self._path} is of another app, space or format")
+            raise ReplicaDamagedError(f"{self._path} is of another app, space, format or start of the machine")
+
+
+def _boot() -> str:
+    """Name of this start of the machine; empty where it has none."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
 
 
 def files_of(path: Path) -> list[Path]:

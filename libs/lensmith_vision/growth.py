@@ -26,6 +26,7 @@ _DIM = 96
 _LOOSER = 2.5
 """How much further apart near copies may look in a sketch than they are."""
 _BLOCK = 2048
+_FOR_CENTRE = 4096
 _SHORTEST = 1e-6
 
 
@@ -34,7 +35,7 @@ class Sketch:
     """Where pictures stand, roughly: directions from their centre in a random projection.
 
     Attributes:
-        centre: [d], the mean of the pictures that it was first made of.
+        centre: [d], the mean of some thousands of the pictures that it was first made of.
         directions: [n or more, k] float16; there is room for pictures to come.
         count: Pictures in it.
     """
@@ -46,10 +47,10 @@ class Sketch:
     @classmethod
     def of(cls, count: int, look: Callable[[Ints], Floats]) -> Sketch:
         """Of pictures whose features [n, d] are looked up by their places, some at a time."""
-        blocks = [np.arange(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)]
-        centre = sum(look(rows).sum(axis=0, dtype=np.float64) for rows in blocks) / max(1, count)
-        sketch = cls(np.asarray(centre, np.float32), np.empty((count, _DIM), np.float16), count)
-        for rows in blocks:
+        some = look(np.arange(0, count, max(1, count // _FOR_CENTRE)))
+        sketch = cls(some.mean(axis=0, dtype=np.float32), np.empty((count, _DIM), np.float16), count)
+        for start in range(0, count, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, count))
             sketch.directions[rows] = sketch.projected(look(rows))
         return sketch
 

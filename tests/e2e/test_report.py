@@ -125,7 +125,7 @@ def test_report_of_a_public_model_says_what_it_is_when_any_app_asks(
     platform.cli("--app", APP, "--key", key, "report", "general", "--json", "--output", str(output))
     report = json.loads(output.read_text())
     assert report["notes"] == ["This version came trained: it was not examined here."]
-    assert not report["wrong"]
+    assert report["what"].endswith("It came trained.")
     page = httpx.get(
         f"{platform.url}/v1/apps/main/models/general/versions/{report['version']}/report",
         headers={"Authorization": f"Key {key}"},

@@ -92,7 +92,11 @@ def _range(intervals: Mapping[str, Interval], key: str) -> Range | None:
 
 def _verdict(kind: int, evaluation: Evaluation | None) -> Verdict:
     if evaluation is None:
-        return Verdict("unknown", "Nobody has examined it here", ("Train a version here to see how good it is.",))
+        return Verdict(
+            "unknown",
+            "Nobody has examined it here",
+            ("It came trained: try it on pictures of your own before you rely on it.",),
+        )
     if kind == ModelType.MODEL_TYPE_REGRESSION:
         median = evaluation.median_absolute_error if evaluation.HasField("median_absolute_error") else None
         explained = evaluation.r2 if evaluation.HasField("r2") else None
@@ -215,9 +219,11 @@ def _facts(material: Material) -> dict[str, str]:
     facts = {
         "version": version.name,
         "model type": words.TYPES.get(model.type, ""),
-        "trained": f"{version.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC" if version.HasField("create_time") else "",
+        "trained" if version.input_count else "installed": (
+            f"{version.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC" if version.HasField("create_time") else ""
+        ),
         "training took": f"{took.total_seconds():.1f} s" if version.HasField("start_time") else "",
-        "pictures": str(version.input_count),
+        "pictures": str(version.input_count) if version.input_count else "",
         "data (SHA-256)": version.dataset_sha256,
         "base network": f"{base.display_name or own_id} ({own_id}, version {base.version})" if own_id else "",
         "space": version.space,

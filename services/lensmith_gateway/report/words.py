@@ -71,7 +71,7 @@ def found_words(name: str, recall: float, pictures: int) -> str:
 def what_it_is(kind: int, names: tuple[str, ...], count: int) -> str:
     """What the model does, in a sentence."""
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    learnt = f"It learnt that from {count} pictures."
+    learnt = f"It learnt that from {count} pictures." if count else "It came trained."
     if kind == 1:
         return f"It looks at a picture and says which one of {len(names)} things it shows: {shown}. {learnt}"
     if kind == 2:

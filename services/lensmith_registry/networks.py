@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from tempfile import SpooledTemporaryFile
 from uuid import UUID
 
 from lensmith_api.internal.v1.training_job_service_pb2 import NetworkFileHeader, PutNetworkFileRequest
@@ -26,6 +28,7 @@ __all__ = ["NETWORK_FILES", "Networks", "network_key", "network_prefix"]
 NETWORK_FILES = (CARD_FILE, MODEL_FILE, LABELS_FILE)
 """Files that the pack of a network has."""
 
+_IN_MEMORY = 4 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TYPES = {CARD_FILE: "application/json", LABELS_FILE: "text/plain; charset=utf-8"}
 
@@ -131,22 +134,27 @@ class Networks:
         return header
 
     async def _content(self, parts: AsyncIterator[PutNetworkFileRequest], header: NetworkFileHeader) -> bytes:
-        most, content = self._most[header.file_name], bytearray()
-        async for part in parts:
-            if part.WhichOneof("part") != "chunk":
-                raise InvalidInputError("NETWORK_FILE_INVALID", "after the header there are chunks only")
-            content += part.chunk
-            if len(content) > most:
+        most, size, digest = self._most[header.file_name], 0, hashlib.sha256()
+        # On the disk while it comes: many may come at once, and slowly.
+        with SpooledTemporaryFile(_IN_MEMORY) as file:
+            async for part in parts:
+                if part.WhichOneof("part") != "chunk":
+                    raise InvalidInputError("NETWORK_FILE_INVALID", "after the header there are chunks only")
+                size += len(part.chunk)
+                if size > most:
+                    raise InvalidInputError(
+                        "NETWORK_FILE_TOO_LARGE",
+                        f"{header.file_name} of a network has at most {most} bytes",
+                        metadata={"file_name": header.file_name, "max": str(most)},
+                    )
+                digest.update(part.chunk)
+                await asyncio.to_thread(file.write, part.chunk)
+            if digest.hexdigest() != header.sha256:
                 raise InvalidInputError(
-                    "NETWORK_FILE_TOO_LARGE",
-                    f"{header.file_name} of a network has at most {most} bytes",
-                    metadata={"file_name": header.file_name, "max": str(most)},
+                    "NETWORK_FILE_INVALID", f"{header.file_name} does not have the SHA-256 it came with"
                 )
-        if hashlib.sha256(content).hexdigest() != header.sha256:
-            raise InvalidInputError(
-                "NETWORK_FILE_INVALID", f"{header.file_name} does not have the SHA-256 it came with"
-            )
-        return bytes(content)
+            file.seek(0)
+            return await asyncio.to_thread(file.read)
 
     async def _name(self, header: NetworkFileHeader, uid: UUID, network: str) -> bool:
         """Keep the lease and name the network; False: an answer was lost, and the version is complete with it."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from lensmith_vision.curation.curate import suggest
+from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Curated, Pictures, Suggestion
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.folds import groups_of
@@ -156,3 +157,23 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
         replace(data, scores=data.scores[:-1])
     with pytest.raises(TrainingError):
         replace(data, labels=None)
+
+
+def test_labels_in_doubt_have_no_say_when_a_model_is_asked_again() -> None:
+    features, classes = _features(5), np.repeat(np.arange(3), EACH)
+    turned = np.random.default_rng(5).permutation(len(classes))[:36]
+    given = classes.copy()
+    given[turned] = (classes[turned] + 1) % 3
+    data, _ = _classes(given, features)
+    doubted = np.zeros(len(classes), dtype=np.bool_)
+    doubted[turned] = True
+
+    again = scores_without(data, doubted, "linear", seed=0)
+
+    assert again is not None
+    assert (again.argmax(axis=1) == classes).all()
+    every = np.arange(len(classes))
+    assert again[every, classes].mean() > data.scores[every, classes].mean() + 0.1
+    # Nothing is in doubt, or next to nothing is left of paper.
+    assert scores_without(data, np.zeros_like(doubted), "linear", seed=0) is None
+    assert scores_without(data, given == 2, "linear", seed=0) is None

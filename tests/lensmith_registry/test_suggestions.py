@@ -1,0 +1,59 @@
+"""Following suggestions of a kind in one call, without a trainer: which of them are meant."""
+
+import numpy as np
+
+from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest
+from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
+from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionLabel
+from lensmith_api.v1.suggestion_service_pb2 import (
+    AcceptSuggestionsRequest,
+    AcceptSuggestionsResponse,
+    AllSuggestions,
+)
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+from tests.lensmith_registry.peers import labels_of
+from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, Rig
+
+WRONG = SuggestionKind.SUGGESTION_KIND_WRONG_LABEL
+REMOVE, DISMISS = SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS, SuggestionAction.SUGGESTION_ACTION_DISMISS
+FIXER = "key-of-a-fixer"
+SCORES = {"sure": 0.97, "likely": 0.91, "doubtful": 0.85}
+
+
+def _wrong(uid: str, score: float) -> Suggestion:
+    return Suggestion(
+        kind=WRONG,
+        message="labelled metal, but looks like glass",
+        score=score,
+        concept="metal",
+        other_concept="glass",
+        input=uid,
+        current=[SuggestionLabel(concept="metal", positive=True)],
+        desired=[SuggestionLabel(concept="glass", positive=True)],
+    )
+
+
+async def test_only_sure_wrong_labels_are_followed_when_no_score_is_given(rig: Rig) -> None:
+    rig.auth.add_key(FIXER, "trash", [*SCOPES, "Inputs:Get", "Annotations:Add"])
+    version = await rig.trained()
+    for uid in SCORES:
+        rig.dataset.add(TRASH, uid, np.zeros(DIM, np.float16), {"metal": True})
+    request = PutSuggestionsRequest(app_id=TRASH, version_uid=version.uid)
+    request.suggestions.extend(_wrong(uid, score) for uid, score in SCORES.items())
+    await SuggestionJobServiceStub(rig.channel).PutSuggestions(request, metadata=rig.token("trainer", TRASH))
+
+    async def accept(action: SuggestionAction.ValueType, **wanted: float) -> AcceptSuggestionsResponse:
+        meant = AcceptSuggestionsRequest(parent=version.name, all=AllSuggestions(kind=WRONG, **wanted), action=action)
+        return await SuggestionServiceStub(rig.channel).AcceptSuggestions(meant, metadata=rig.key(FIXER))
+
+    def labels() -> dict[str, dict[str, bool | float]]:
+        return {uid: labels_of(rig.dataset.inputs[TRASH][uid][1].labels) for uid in SCORES}
+
+    assert (await accept(SuggestionAction.SUGGESTION_ACTION_APPLY, min_score=0.95)).accepted_count == 1
+    assert labels() == {"sure": {"glass": True}, "likely": {"metal": True}, "doubtful": {"metal": True}}
+    assert (await accept(REMOVE)).accepted_count == 1
+    assert labels() == {"sure": {"glass": True}, "likely": {}, "doubtful": {"metal": True}}
+    # To say that what is left is right takes no certainty.
+    assert (await accept(DISMISS)).accepted_count == 1
+    assert labels()["doubtful"] == {"metal": True}
+    assert not (await accept(SuggestionAction.SUGGESTION_ACTION_APPLY, min_score=0)).results

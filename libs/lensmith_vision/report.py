@@ -62,6 +62,14 @@ class Decisions:
         """Of each concept, over all pictures."""
         return rank_concepts(self)
 
+    @cached_property
+    def best(self) -> npt.NDArray[np.int64]:
+        """The concept with the highest score of each picture."""
+        starts = range(0, len(self.scores), _ROWS)
+        parts = in_threads(lambda row: self.scores[row : row + _ROWS].argmax(axis=1), starts)
+        best: npt.NDArray[np.int64] = np.concatenate(parts)
+        return best
+
 
 def rank_concepts(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = None) -> list[metrics.Ranking]:
     """Rank the pictures by each concept's scores, over all rows or some."""
@@ -159,7 +167,7 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
     predicted = None
     if decisions.classes is not None:
         # The highest score wins.
-        cells = Cells.of_classes(decisions.classes, _best(decisions.scores), len(head.concepts))
+        cells = Cells.of_classes(decisions.classes, decisions.best, len(head.concepts))
     else:
         predicted = _predicted(decisions, aim)
         cells = Cells.of(labels, predicted)
@@ -247,20 +255,12 @@ def _predicted(decisions: Decisions, aim: ThresholdAim) -> npt.NDArray[np.bool_]
     return predicted
 
 
-def _best(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """The concept with the highest score of each picture."""
-    starts = range(0, len(scores), _ROWS)
-    parts = in_threads(lambda row: scores[row : row + _ROWS].argmax(axis=1), starts)
-    best: npt.NDArray[np.int64] = np.concatenate(parts)
-    return best
-
-
 def _rank_intervals(rankings: list[metrics.Ranking], resamples: Resamples) -> list[RankIntervals]:
     blocks = _BLOCK_DRAWS // (2 * resamples.count * max(1, len(rankings)))
     blocks = max(_FEWEST_BLOCKS, min(_MOST_BLOCKS, blocks))
 
     def of_some(start: int) -> list[RankIntervals]:
-        return rank_intervals(rankings[start : start + _COLUMNS], resamples, blocks)
+        return rank_intervals(rankings[start : start + _COLUMNS], resamples, blocks, start)
 
     return [ranks for some in in_threads(of_some, range(0, len(rankings), _COLUMNS)) for ranks in some]
 
@@ -307,7 +307,7 @@ def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], re
         error = metrics.expected_calibration_error(confidence, right)
         return _Whole(confidence, right, expected_calibration_error=defined(error))
     truth = labels.argmax(axis=1) if decisions.classes is None else decisions.classes
-    best = _best(scores)
+    best = decisions.best
     matrix = metrics.confusion_matrix(truth, best, len(head.concepts))
     actual, guessed = np.nonzero(matrix)
     most = np.argsort(-matrix[actual, guessed], kind="stable")[:_MOST_CELLS]

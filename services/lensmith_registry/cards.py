@@ -78,7 +78,9 @@ def _cautions_of(row: VersionRow, evaluation: Evaluation) -> list[str]:
     few = [names.get(one.concept, one.concept) for one in evaluation.concepts if one.positives < _DEPENDABLE]
     if few:
         shown = ", ".join(few[:_MOST_NAMED]) + (f" and {len(few) - _MOST_NAMED} more" if len(few) > _MOST_NAMED else "")
-        found.append(f"Fewer than {_DEPENDABLE} pictures stand behind {shown}: what it says of these is an impression.")
+        found.append(
+            f"It was examined on fewer than {_DEPENDABLE} pictures of {shown}: its figures on these are an impression."
+        )
     error = evaluation.expected_calibration_error
     if evaluation.HasField("expected_calibration_error") and error > _WELL_CALIBRATED:
         found.append(f"Its scores are off by {100 * error:.0f} points on average: do not read them as exact chances.")

@@ -115,7 +115,7 @@ def import_base_model(
     views: Annotated[
         int,
         typer.Option(
-            help="8: look at each picture eight times. More accurate, at eight times the cost; a base model of its own."
+            help="8: look at each picture eight times, at eight to ten times the cost; a base model of its own."
         ),
     ] = 1,
     data_dir: DataDir = DEFAULT_DATA_DIR,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from lensmith import _convert, types
+from lensmith import _convert_upgrades, types
 from lensmith._async.models import MOST_BROKEN_WATCHES, PAGE, WATCH_SECONDS
 from lensmith._async.transport import AsyncTransport, new_request_id
 from lensmith.errors import InternalError, UnavailableError, from_status
@@ -20,7 +20,7 @@ class AsyncUpgrades:
 
     async def check(self) -> types.UpgradeCheck:
         """Tells which base model the app has, and whether a better one is installed."""
-        return _convert.upgrade_check(
+        return _convert_upgrades.upgrade_check(
             await self._transport.call(
                 self._stub.CheckUpgrade, upgrade_service_pb2.CheckUpgradeRequest(parent=f"apps/{self._app}")
             )
@@ -38,7 +38,7 @@ class AsyncUpgrades:
         Raises:
             PreconditionError: `UPGRADE_NOT_NEEDED`, or `UPGRADE_RUNNING`.
         """
-        return _convert.upgrade(
+        return _convert_upgrades.upgrade(
             await self._transport.call(
                 self._stub.CreateUpgrade,
                 upgrade_service_pb2.CreateUpgradeRequest(
@@ -52,7 +52,7 @@ class AsyncUpgrades:
 
     async def get(self, number: int) -> types.Upgrade:
         """Returns one upgrade."""
-        return _convert.upgrade(
+        return _convert_upgrades.upgrade(
             await self._transport.call(
                 self._stub.GetUpgrade, upgrade_service_pb2.GetUpgradeRequest(name=self._name(number))
             )
@@ -67,7 +67,7 @@ class AsyncUpgrades:
                 upgrade_service_pb2.ListUpgradesRequest(parent=f"apps/{self._app}", page_size=PAGE, page_token=token),
             )
             for message in page.upgrades:
-                yield _convert.upgrade(message)
+                yield _convert_upgrades.upgrade(message)
             if not (token := page.next_page_token):
                 return
 
@@ -85,9 +85,9 @@ class AsyncUpgrades:
                     if event.HasField("error"):
                         raise from_status(event.error)
                     if event.HasField("summary"):
-                        yield _convert.upgrade(event.summary.upgrade)
+                        yield _convert_upgrades.upgrade(event.summary.upgrade)
                         return
-                    yield _convert.upgrade(event.item)
+                    yield _convert_upgrades.upgrade(event.item)
             except (UnavailableError, InternalError):
                 broken += 1
                 if broken > MOST_BROKEN_WATCHES:
@@ -107,7 +107,7 @@ class AsyncUpgrades:
 
     async def cancel(self, number: int) -> types.Upgrade:
         """Stops an upgrade that has not switched yet; everything stays as it was before."""
-        return _convert.upgrade(
+        return _convert_upgrades.upgrade(
             await self._transport.call(
                 self._stub.CancelUpgrade, upgrade_service_pb2.CancelUpgradeRequest(name=self._name(number))
             )

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from lensmith import _convert, types
+from lensmith import _convert_upgrades, types
 from lensmith._sync.models import MOST_BROKEN_WATCHES, PAGE, WATCH_SECONDS
 from lensmith._sync.transport import Transport, new_request_id
 from lensmith.errors import InternalError, UnavailableError, from_status
@@ -21,7 +21,7 @@ class Upgrades:
 
     def check(self) -> types.UpgradeCheck:
         """Tells which base model the app has, and whether a better one is installed."""
-        return _convert.upgrade_check(
+        return _convert_upgrades.upgrade_check(
             self._transport.call(
                 self._stub.CheckUpgrade, upgrade_service_pb2.CheckUpgradeRequest(parent=f"apps/{self._app}")
             )
@@ -39,7 +39,7 @@ class Upgrades:
         Raises:
             PreconditionError: `UPGRADE_NOT_NEEDED`, or `UPGRADE_RUNNING`.
         """
-        return _convert.upgrade(
+        return _convert_upgrades.upgrade(
             self._transport.call(
                 self._stub.CreateUpgrade,
                 upgrade_service_pb2.CreateUpgradeRequest(
@@ -53,7 +53,7 @@ class Upgrades:
 
     def get(self, number: int) -> types.Upgrade:
         """Returns one upgrade."""
-        return _convert.upgrade(
+        return _convert_upgrades.upgrade(
             self._transport.call(self._stub.GetUpgrade, upgrade_service_pb2.GetUpgradeRequest(name=self._name(number)))
         )
 
@@ -66,7 +66,7 @@ class Upgrades:
                 upgrade_service_pb2.ListUpgradesRequest(parent=f"apps/{self._app}", page_size=PAGE, page_token=token),
             )
             for message in page.upgrades:
-                yield _convert.upgrade(message)
+                yield _convert_upgrades.upgrade(message)
             if not (token := page.next_page_token):
                 return
 
@@ -84,9 +84,9 @@ class Upgrades:
                     if event.HasField("error"):
                         raise from_status(event.error)
                     if event.HasField("summary"):
-                        yield _convert.upgrade(event.summary.upgrade)
+                        yield _convert_upgrades.upgrade(event.summary.upgrade)
                         return
-                    yield _convert.upgrade(event.item)
+                    yield _convert_upgrades.upgrade(event.item)
             except (UnavailableError, InternalError):
                 broken += 1
                 if broken > MOST_BROKEN_WATCHES:
@@ -106,7 +106,7 @@ class Upgrades:
 
     def cancel(self, number: int) -> types.Upgrade:
         """Stops an upgrade that has not switched yet; everything stays as it was before."""
-        return _convert.upgrade(
+        return _convert_upgrades.upgrade(
             self._transport.call(
                 self._stub.CancelUpgrade, upgrade_service_pb2.CancelUpgradeRequest(name=self._name(number))
             )

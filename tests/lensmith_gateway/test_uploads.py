@@ -121,6 +121,9 @@ async def test_upload_is_forbidden_before_it_is_read_when_key_may_not(rig: Rig) 
     assert response.json()["details"][0]["metadata"]["scope"] == "Inputs:Add"
     response = await rig.http.post("/v1/apps/other/uploads", headers=rig.headers, content=b"never read")
     assert (response.status_code, reason(response)) == (403, "KEY_NOT_FOR_APP")
+    # Everybody may look at the public app, nobody may add to it.
+    response = await rig.http.post("/v1/apps/main/uploads", headers=rig.headers, content=b"never read")
+    assert (response.status_code, reason(response)) == (403, "MAIN_APP_READ_ONLY")
 
 
 async def test_upload_is_unauthenticated_when_nobody_knows_the_caller(rig: Rig) -> None:

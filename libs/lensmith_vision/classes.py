@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -61,32 +63,49 @@ def fit_classes(
     give_memory_back()
     step(0.5)
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
-    linear = fit_linear(features, classes, width, folds, choice, prior)
-    step(0.8)
+    few = len(classes) <= most_landmarks(features.shape[1], width)
     # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
     hope = _GAIN
     if large:
-        hope = 0.0 if len(classes) <= most_landmarks(features.shape[1], width) else _LARGE_GAIN
-    if choice.kernel is None or (tier == "auto" and choice.kernel.gain < hope):
-        return linear
-    right = chance(linear.logits, classes)
-    if tier == "auto" and right + _GAIN > 1:
-        return linear
-    mixture = _fit_mixture(features, classes, folds, choice.transform, choice.kernel, linear, seed)
+        hope = 0.0 if few else _LARGE_GAIN
+    hopeful = choice.kernel if tier == "kernel" or (choice.kernel and choice.kernel.gain >= hope) else None
+
+    def fit_similar(chosen: KernelChoice) -> _Similar:
+        return _fit_similar(features, classes, width, folds, choice.transform, chosen, seed)
+
+    with ThreadPoolExecutor(1) as executor:
+        # Beside the linear fit while that is cheap, even where there will be nothing left to win.
+        beside = executor.submit(fit_similar, hopeful) if hopeful and few else None
+        linear = fit_linear(features, classes, width, folds, choice, prior)
+        step(0.8)
+        if hopeful is None:
+            return linear
+        right = chance(linear.logits, classes)
+        if tier == "auto" and right + _GAIN > 1:
+            return linear
+        similar = fit_similar(hopeful) if beside is None else beside.result()
+    mixture = _mixture(linear, similar, hopeful, classes)
     return linear if tier == "auto" and chance(mixture.logits, classes) < right + _GAIN else mixture
 
 
-def _fit_mixture(
+@dataclass(frozen=True, eq=False)
+class _Similar:
+    """Similarities to pictures, their weights [m, c], and values [n, c] without each picture's fold."""
+
+    similarities: Similarities
+    weights: Doubles
+    values: Floats
+
+
+def _fit_similar(
     features: Floats,
     classes: Ints,
+    width: int,
     folds: Ints,
     transform: Transform,
     chosen: KernelChoice,
-    linear: ClassFit,
     seed: int,
-) -> ClassFit:
-    """Add similarities to a linear fit."""
-    width = linear.logits.shape[1]
+) -> _Similar:
     most = most_landmarks(features.shape[1], width)
     every = len(features) <= most
     # Fold by fold, where all pictures are landmarks.
@@ -94,26 +113,32 @@ def _fit_mixture(
     if not every:
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
     similarities = Similarities.to(transformed(features[rows], transform), chosen.sharpness)
-    if every:
-        weights, held_out = similarities.fit(np.eye(width)[classes[rows]], folds[rows], chosen.penalty)
-        values = np.empty(held_out.shape, np.float32)
-        values[rows] = held_out
-    else:
-        weights, values = _fit_landmarks(similarities, features, classes, width, folds, transform, chosen.penalty)
-    logits = linear.logits.copy()
+    if not every:
+        return _Similar(
+            similarities,
+            *_fit_landmarks(similarities, features, classes, width, folds, transform, chosen.penalty),
+        )
+    weights, held_out = similarities.fit(np.eye(width)[classes[rows]], folds[rows], chosen.penalty)
+    values = np.empty(held_out.shape, np.float32)
+    values[rows] = held_out
+    return _Similar(similarities, weights, values)
+
+
+def _mixture(linear: ClassFit, similar: _Similar, chosen: KernelChoice, classes: Ints) -> ClassFit:
+    """Add similarities to a linear fit."""
+    logits, values = linear.logits.copy(), similar.values
     factor, both = chosen.factor, chosen.mixed
-    if len(features) > ALL_PAIRS:
+    if len(classes) > ALL_PAIRS:
         # All pictures are surer than a sample.
-        some = some_rows(len(features), width)
+        some = some_rows(len(classes), logits.shape[1])
         own = calibrate(values[some], classes[some], factor, CERTAINTY).factor
         factor, both = mixed(logits[some], values[some], own, classes[some])
     logits += values * np.float32(factor)
     logits *= np.float32(both)
-    weights *= factor * both
-    kernel, constant = similarities.part(weights)
+    kernel, constant = similar.similarities.part(similar.weights * (factor * both))
     bias = both * linear.bias + constant
     return ClassFit(
-        transform,
+        linear.transform,
         (both * linear.weights).astype(np.float32),
         bias.astype(np.float32),
         kernel,

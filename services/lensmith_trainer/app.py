@@ -189,7 +189,7 @@ async def _fine_tunings(
         FitMemories(0),
         usage,
         metrics,
-        FineTuning(transfer, scratch, threads, settings.fine_tune_threads),
+        FineTuning(transfer, scratch, threads, settings.fine_tune_threads, settings.fine_tune_processes),
         trainer=f"{socket.gethostname()}/{os.getpid()}",
         report_seconds=settings.report_seconds,
         complete_seconds=settings.complete_seconds,

@@ -62,14 +62,18 @@ class FineTuning:
         transfer: What comes from other services, and goes there.
         scratch: Folders to work in.
         threads: Where heads are fitted and pictures decoded; not those that other versions wait for.
-        cores: Threads of the process that learns.
+        cores: Threads of each process that learns.
+        processes: How many learn a network together.
     """
 
-    def __init__(self, transfer: NetworkTransfer, scratch: Scratch, threads: Executor, cores: int) -> None:
+    def __init__(
+        self, transfer: NetworkTransfer, scratch: Scratch, threads: Executor, cores: int, processes: int
+    ) -> None:
         self._transfer = transfer
         self._scratch = scratch
         self._threads = threads
         self._cores = cores
+        self._processes = processes
 
     async def trained(
         self, job: TrainingJob, progress: JobProgress, fetch: Callable[[], Awaitable[TrainingRows]]
@@ -98,7 +102,7 @@ class FineTuning:
             before = await self._before(job, folder, progress, fetch)
             laid = await self._laid_out(job, folder, start, before, progress)
             progress.stage, progress.message = "fine_tuning", f"{len(laid.rows)} images are there, learning begins"
-            await learn(folder, lambda fraction, message: _learnt(progress, fraction, message))
+            await learn(folder, lambda fraction, message: _learnt(progress, fraction, message), self._processes)
             progress.fraction, progress.stage, progress.message = FITTED, "storing", ""
             judged = await self._in_thread(lambda: _judged(job, folder, laid, before.fitted))
             request = await self._in_thread(lambda: _request_of(job, before, laid, judged))

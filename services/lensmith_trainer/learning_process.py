@@ -19,6 +19,9 @@ __all__ = ["check_installed", "check_start", "learn"]
 
 _MODULE = "lensmith_vision.fine_tune"
 _NEEDED = ("torch", "lightning", "onnx")
+_TOGETHER = ("-m", "torch.distributed.run", "--standalone")
+"""What `torchrun` runs. Its processes inherit the pipe, so each of them ends with the trainer."""
+
 _NICENESS = 10
 """What it gives way to: heads, which take seconds, and predictions."""
 
@@ -56,7 +59,7 @@ async def check_start(pack: Path) -> None:
         raise _crashed(code)
 
 
-async def learn(folder: Path, told: Told) -> None:
+async def learn(folder: Path, told: Told, processes: int = 1) -> None:
     """Do the job of a folder in a process of its own, going on where an earlier one was killed.
 
     Cancelled, it kills the process; what that had finished is kept in the folder.
@@ -64,6 +67,7 @@ async def learn(folder: Path, told: Told) -> None:
     Args:
         folder: As `lensmith_vision.fine_tune.layout` lays it out.
         told: Told part of the work done, and a sentence, after every epoch.
+        processes: How many learn it together, each on a GPU of its own where there are any.
 
     Raises:
         TrainingError: The job cannot be done, or its process dies again and again.
@@ -76,14 +80,14 @@ async def learn(folder: Path, told: Told) -> None:
             best, fruitless = fraction, 0
         told(fraction, message)
 
-    while code := await _run([str(folder)], hear):
+    while code := await _run([str(folder)], hear, processes):
         fruitless += 1
         if fruitless >= _FRUITLESS:
             raise _crashed(code)
         _LOG.warning("the process that fine-tunes ended with status %d; it goes on from the last epoch", code)
 
 
-async def _run(arguments: list[str], told: Told) -> int:
+async def _run(arguments: list[str], told: Told, processes: int = 1) -> int:
     """Run it; returns its status.
 
     Raises:
@@ -91,6 +95,7 @@ async def _run(arguments: list[str], told: Told) -> int:
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        *(() if processes == 1 else (*_TOGETHER, f"--nproc-per-node={processes}")),
         "-m",
         _MODULE,
         "--until-eof",
@@ -112,6 +117,9 @@ async def _run(arguments: list[str], told: Told) -> int:
             failure = _heard(line, told) or failure
         code = await process.wait()
     finally:
+        if process.stdin is not None:
+            # Those that learn together are in sessions of their own: this is what ends them.
+            process.stdin.close()
         if process.returncode is None:
             # Every file in its folder is complete or not there, so there is nothing that it would have to finish.
             with suppress(ProcessLookupError):

@@ -43,7 +43,9 @@ class TrainerSettings(ServiceSettings, BusSettings):
     """Whether this trainer takes versions whose whole network is to learn, one at a time, beside the heads. It needs
     PyTorch then (`pip install "lensmith[finetune]"`) and fails them without; say false where other trainers have it."""
     fine_tune_threads: int = Field(default_factory=_cores, ge=1, le=256)
-    """Processor threads of the process in which a network learns; the number of cores by default."""
+    """Processor threads of each process in which a network learns; the number of cores by default."""
+    fine_tune_processes: int = Field(default=1, ge=1, le=64)
+    """How many processes learn a network together: say as many as this trainer has GPUs."""
     scratch_dir: Path | None = None
     """Where networks learn: pixels and checkpoints. A folder of `cache_dir` by default. Storage that outlives the
     process lets a killed fine-tuning go on from its last epoch."""

@@ -25,6 +25,9 @@ _GAIN = 0.01
 """What a network must win: part of the chance to be right, or of the mean error. It costs a pass of its own for every
 picture, where heads share one."""
 
+_SURE = 1.64
+"""Standard errors of its gain that it must win: chance alone gives as much to one network in twenty."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -46,8 +49,8 @@ class Judgement:
 def judge(before: Fitted, result: NetworkResult, rows: Ints, space: str, aim: ThresholdAim, groups: Ints) -> Judgement:
     """Hold a network against the head that was fitted on the same pictures and folds.
 
-    The network is kept where it wins at least a point and more than chance would give: its mean gain over the pictures
-    must exceed the standard error of that mean.
+    The network is kept where it wins at least a point, and more than chance gives to one in twenty: its mean gain over
+    the pictures must exceed 1.64 standard errors of that mean.
 
     Args:
         before: The head on unchanged features, with its scores.
@@ -64,7 +67,7 @@ def judge(before: Fitted, result: NetworkResult, rows: Ints, space: str, aim: Th
     if known.targets is not None:
         gains /= max(float(np.abs(known.scores[:, 0] - known.targets).mean()), 1e-9)
     gain, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
-    if not gain >= max(_GAIN, error):
+    if not gain >= max(_GAIN, _SURE * error):
         finding = Finding(NOT_BETTER, Severity.WARNING, _text(known, decisions, kept=False))
         return Judgement(replace(before, findings=(*before.findings, finding)), False, gain, len(gains))
     decisions = replace(decisions, groups=groups[result.rows])

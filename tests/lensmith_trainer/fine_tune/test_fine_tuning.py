@@ -132,7 +132,8 @@ async def _serves(farm: Farm, ready: ModelVersion, s3) -> None:
 async def test_head_is_kept_when_the_network_is_not_better(farm: Farm, photographs: Photographs, s3):
     photographs(blind=False)
     await farm.rig.create("sorter")
-    async with farm.trainer():
+    # Two processes learn together, as they would on two GPUs.
+    async with farm.trainer(fine_tune_processes=2, fine_tune_threads=1):
         version = await fine_tune(farm.rig, "sorter", 1)
         ready = await until(lambda: _ended(farm.rig, version), seconds=PATIENCE)
     assert ready.state == 3, ready.error

@@ -11,7 +11,7 @@ from lensmith_trainer.holding import Moment
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
 from lensmith_vision.growth import Sketch
 from lensmith_vision.heads import Head
-from lensmith_vision.refit import ClassMemory
+from lensmith_vision.refit import ClassMemory, is_large
 
 __all__ = ["FitMemories", "Kept"]
 
@@ -75,6 +75,14 @@ class FitMemories:
         with self._lock:
             asked, kept = self._kept.get(job.model.uid, (b"", None))
             return kept is not None and kept.sketch is not None and asked == _asked(job)
+
+    def wants_sketch(self, job: TrainingJob) -> bool:
+        """Whether the next training of the model could be a small one if a sketch of its pictures were made."""
+        with self._lock:
+            _, kept = self._kept.get(job.model.uid, (b"", None))
+            if kept is None or kept.sketch is not None or kept.moment is None:
+                return False
+            return is_large(len(kept.memory.pictures.ids), len(kept.head.concepts))
 
     def keep(self, job: TrainingJob, kept: Kept) -> None:
         """Keep what a training left; of what there is no room for, that unused for longest goes."""

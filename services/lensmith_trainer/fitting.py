@@ -16,7 +16,6 @@ from lensmith_vision import dataset_snapshot, heads, out_of_fold, preflight
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
 from lensmith_vision.evaluation_methods import fit_and_evaluate
 from lensmith_vision.growth import Sketch
-from lensmith_vision.refit import is_large
 from lensmith_vision.training import Fitted, Progress, TrainingSet, fit_head_again
 
 __all__ = ["findings_to_proto", "fit_job", "request_of", "sketch_job", "take_down", "without_artefacts"]
@@ -70,8 +69,7 @@ def sketch_job(job: TrainingJob, holding: Holding, memories: FitMemories) -> Non
     if kept is None:
         return
     pictures = kept.memory.pictures
-    large = kept.sketch is None and is_large(len(pictures.ids), len(kept.head.concepts))
-    changed = holding.changed_since(kept.moment) if large and kept.moment is not None else None
+    changed = None if kept.moment is None else holding.changed_since(kept.moment)
     # What is gone or has other bytes by now makes the next training a whole one anyway.
     if changed is not None and changed.isdisjoint(pictures.ids):
         sketch = Sketch.of(len(pictures.ids), lambda rows: holding.vectors(pictures.ids[row] for row in rows))

@@ -228,6 +228,8 @@ class TrainingJobs:
             await asyncio.gather(sketching, return_exceptions=True)
 
     async def _sketch(self, job: TrainingJob) -> None:
+        if not self._memories.wants_sketch(job):
+            return
         async with self._replicas.held(job.app_id, job.space) as holding:
             if holding is not None:
                 loop = asyncio.get_running_loop()

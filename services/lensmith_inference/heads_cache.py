@@ -8,7 +8,8 @@ from lensmith_inference.metrics import Metrics
 from lensmith_inference.pinned_lru import Apart, PinnedLru
 from lensmith_platform.errors import InternalError, PreconditionError
 from lensmith_vision.errors import HeadError
-from lensmith_vision.heads import Head, HeadStack
+from lensmith_vision.head_stack import HeadStack
+from lensmith_vision.heads import Head
 
 __all__ = ["HeadsCache"]
 

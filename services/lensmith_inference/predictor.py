@@ -32,7 +32,8 @@ from lensmith_platform.principal import AppRef, Call
 from lensmith_platform.resource_names import parse
 from lensmith_platform.service_auth import service_call_app
 from lensmith_vision.card import Card
-from lensmith_vision.heads import Head, HeadStack
+from lensmith_vision.head_stack import HeadStack
+from lensmith_vision.heads import Head
 
 __all__ = ["Predictor"]
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lensmith_vision.familiarity import Familiarity
-from lensmith_vision.heads import Head, HeadStack
+from lensmith_vision.head_stack import HeadStack
+from lensmith_vision.heads import Head
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.pack import builtin_pack
 from tests.lensmith_inference.conftest import APP_A, Rig, make_head, rig_of

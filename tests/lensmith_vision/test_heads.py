@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 
 from lensmith_vision.errors import HeadError
-from lensmith_vision.heads import Head, HeadStack, HeadType, load, save
+from lensmith_vision.head_stack import HeadStack
+from lensmith_vision.heads import Head, HeadType, load, save
 
 
 def make(type: HeadType = "multi_class", concepts: int = 3, dim: int = 8, seed: int = 0) -> Head:

@@ -229,6 +229,11 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         snapshot = dataset_snapshot.load(request.dataset_snapshot) if request.dataset_snapshot else None
     except VisionError as error:
         raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
+    if request.evaluation_of and (request.evaluation_json or request.out_of_fold or request.network_space):
+        # Bytes that its row does not name would never be deleted.
+        raise InvalidInputError(
+            "EVALUATION_AMBIGUOUS", "an evaluation of its own, or a network, cannot come with one that stands for it"
+        )
     if head.space != space:
         raise InvalidInputError("HEAD_OTHER_SPACE", f"the head is for {head.space}, the version for {space}")
     if list(head.concepts) != list(request.concepts) or len(request.thresholds) != len(request.concepts):

@@ -85,6 +85,16 @@ async def _inputs(rig: Rig, version: ModelVersion, **fields: object) -> pb.ListE
     return await rig.models.ListEvaluatedInputs(request, metadata=rig.key(FULL_KEY))
 
 
+async def test_evaluation_that_stands_for_a_version_is_taken_over_and_comes_alone(rig: Rig, version: ModelVersion):
+    job = await rig.claim(await rig.train("sorter"))
+    both = await refusal(rig.complete(job, evaluation_of=version.uid))
+    assert both.reason == "EVALUATION_AMBIGUOUS"
+    later = await rig.complete(job, evaluation_of=version.uid, evaluation_json=b"")
+    later = await rig.until_state(later.name, "READY")
+    assert (await _evaluated(rig, later)).accuracy == (await _evaluated(rig, version)).accuracy
+    assert (await _inputs(rig, later)).total_size == 60
+
+
 async def test_figures_are_those_at_the_thresholds_that_were_asked_for(rig: Rig, version: ModelVersion):
     stored = await _evaluated(rig, version)
     assert not stored.other_thresholds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,20 +95,7 @@ def lay_out(
     (folder / JOB_FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / START_FOLDER, ignore_errors=True)
     shutil.copytree(start, folder / START_FOLDER)
-    places = {uid: row for row, uid in enumerate(known.ids)}
-    pixels = Pixels(folder, card.resize, len(places), writable=True)
-    kept: list[int] = []
-    unreadable: list[str] = []
-    for uid, content in pictures:
-        row = places.pop(uid, None)
-        if row is None:
-            continue
-        try:
-            pixels.put(len(kept), content, limits)
-        except ImageError:
-            unreadable.append(uid)
-        else:
-            kept.append(row)
+    kept, unreadable = _decoded(Pixels(folder, card.resize, len(known.ids), writable=True), known.ids, pictures, limits)
     rows = np.asarray(kept, np.int64)
     folds = known.folds[rows]
     if len(rows) < FEWEST_PICTURES or len(np.unique(folds)) < int(known.folds.max()) + 1:
@@ -134,6 +121,26 @@ def lay_out(
     put_file(folder / _LAYOUT_FILE, json.dumps({"rows": rows.tolist(), "unreadable": unreadable}).encode())
     write_job(folder, job, taught)
     return Layout(job, rows, groups, tuple(unreadable))
+
+
+def _decoded(
+    pixels: Pixels, ids: Sequence[str], pictures: Iterable[tuple[str, bytes]], limits: ImageLimits | None
+) -> tuple[list[int], list[str]]:
+    """Put pictures where the job reads them: their rows among the ids in that order, and ids of those that are none."""
+    places = {uid: row for row, uid in enumerate(ids)}
+    kept: list[int] = []
+    unreadable: list[str] = []
+    for uid, content in pictures:
+        row = places.pop(uid, None)
+        if row is None:
+            continue
+        try:
+            pixels.put(len(kept), content, limits)
+        except ImageError:
+            unreadable.append(uid)
+        else:
+            kept.append(row)
+    return kept, unreadable
 
 
 def read_layout(folder: Path, before: Fitted) -> Layout | None:

@@ -44,6 +44,7 @@ from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import labels_needed, method_of
+from lensmith_trainer.unbroken import run_to_end
 from lensmith_vision.errors import VisionError
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
@@ -232,8 +233,7 @@ class TrainingJobs:
             return
         async with self._replicas.held(job.app_id, job.space) as holding:
             if holding is not None:
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._threads, sketch_job, job, holding, self._memories)
+                await run_to_end(self._threads, lambda: sketch_job(job, holding, self._memories))
 
     async def _grown(self, job: TrainingJob, state: JobProgress) -> CompleteModelVersionRequest | None:
         """Go on from the last training of the model where few pictures came to many; None: more is to be done."""
@@ -246,7 +246,7 @@ class TrainingJobs:
             async with self._replicas.opened(job.app_id, job.space, state.received) as holding:
                 parts.labels("fetch").observe(loop.time() - begin)
                 with parts.labels("fit").time():
-                    return await loop.run_in_executor(self._threads, grow_job, job, holding, self._memories)
+                    return await run_to_end(self._threads, lambda: grow_job(job, holding, self._memories))
         except _TRANSIENT:
             # The long way waits for whatever is away.
             return None

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,6 +14,7 @@ from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_platform.bus import WorkConsumer, connect
+from lensmith_trainer.unbroken import run_to_end
 from lensmith_vision import heads
 from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig
 from tests.lensmith_trainer.conftest import Farm
@@ -261,3 +264,25 @@ async def test_fine_tuning_fails_at_once_and_says_what_to_install_when_there_is_
         failed = await farm.rig.until_state(version.name, "FAILED")
     assert 'pip install "lensmith[finetune]"' in failed.error.message
     assert not farm.rig.dataset.calls["StreamTrainingData"]
+
+
+async def test_work_in_a_thread_is_waited_for_when_whoever_asked_is_cancelled():
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        asked = asyncio.create_task(run_to_end(threads, work))
+        behind = asyncio.create_task(run_to_end(threads, begun.clear))
+        await asyncio.to_thread(begun.wait)
+        asked.cancel()
+        behind.cancel()
+        await asyncio.wait({behind})
+        waited = not asked.done()
+        may_end.set()
+        await asyncio.wait({asked})
+    assert waited, "it may look at what was let go"
+    assert asked.cancelled()
+    assert begun.is_set(), "what has not begun need not"

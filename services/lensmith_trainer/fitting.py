@@ -16,9 +16,18 @@ from lensmith_vision import dataset_snapshot, heads, out_of_fold, preflight
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
 from lensmith_vision.evaluation_methods import fit_and_evaluate
 from lensmith_vision.growth import Sketch
+from lensmith_vision.refit import ClassMemory
 from lensmith_vision.training import Fitted, Progress, TrainingSet, fit_head_again
 
-__all__ = ["findings_to_proto", "fit_job", "request_of", "sketch_job", "take_down", "without_artefacts"]
+__all__ = [
+    "evaluation_stands",
+    "findings_to_proto",
+    "fit_job",
+    "request_of",
+    "sketch_job",
+    "take_down",
+    "without_artefacts",
+]
 
 
 def fit_job(
@@ -118,7 +127,7 @@ def _again(
     request.version_uid, request.lease = job.version_uid, job.lease
     request.head, request.input_count = heads.save(again.head), again.input_count
     del request.findings[:]
-    request.findings.extend(findings_to_proto(again.findings))
+    request.findings.extend(findings_to_proto([*again.findings, *evaluation_stands(again.memory)]))
     pictures = again.memory.pictures
     folds: Mapping[str, int] = dict(zip(pictures.ids, pictures.folds.tolist(), strict=True))
     snapshot = snapshot_of(job.model, taken.rows, again.left_out, folds)
@@ -126,6 +135,19 @@ def _again(
     left_out = frozenset(again.left_out)
     memories.keep(job, Kept(again.memory, without_artefacts(request), again.head, snapshot, left_out, taken.moment))
     return request
+
+
+def evaluation_stands(memory: ClassMemory) -> list[preflight.Finding]:
+    """Say that the figures of a version are those before its last pictures came, if they are."""
+    new, total = memory.unevaluated, len(memory.pictures.ids)
+    if not new:
+        return []
+    since = "the last image" if new == 1 else f"the last {new:,} images"
+    text = (
+        f"accuracy and the other figures are those measured before {since} came: {new:,} of {total:,} can hardly move "
+        "them; they are measured anew when more than 2 of 1,000 images have come since"
+    )
+    return [preflight.Finding("EVALUATION_STANDS", preflight.Severity.HINT, text)]
 
 
 def take_down(request: CompleteModelVersionRequest, snapshot: DatasetSnapshot) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
 from lensmith_api.v1.model_pb2 import ModelType
 from lensmith_trainer.fit_memory import FitMemories, Kept
-from lensmith_trainer.fitting import findings_to_proto, take_down, without_artefacts
+from lensmith_trainer.fitting import evaluation_stands, findings_to_proto, take_down, without_artefacts
 from lensmith_trainer.holding import Holding, Row
 from lensmith_trainer.training_set import labels_needed
 from lensmith_vision import dataset_snapshot, heads
@@ -68,7 +68,7 @@ def _grown(
     request.head, request.input_count = heads.save(head), len(snapshot)
     staying = [finding for finding in kept.handed_in.findings if finding.reason.startswith(_STAYING)]
     del request.findings[:]
-    request.findings.extend([*findings_to_proto(findings), *staying])
+    request.findings.extend([*findings_to_proto([*findings, *evaluation_stands(grown.memory)]), *staying])
     take_down(request, snapshot)
     slim = without_artefacts(request)
     memories.keep(job, Kept(grown.memory, slim, head, snapshot, kept.left_out, holding.moment, grown.sketch))

@@ -4,6 +4,7 @@ import hashlib
 
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.training_settings_pb2 import HeadTier, TrainingSettings
 from tests.lensmith_registry.rig import DIM, MULTI_CLASS, SCOPES, TRASH
 from tests.lensmith_trainer.conftest import Farm
@@ -22,6 +23,11 @@ async def _names(farm: Farm, version: str) -> list[str]:
     return [row["out_of_fold"] for row in rows]
 
 
+def _standing(version: ModelVersion) -> str:
+    """What the version says about figures that are not quite its own."""
+    return " ".join(one.message for one in version.findings if one.reason == "EVALUATION_STANDS")
+
+
 async def test_evaluation_stands_for_later_versions_until_the_last_of_them_is_deleted(farm: Farm):
     rig = farm.rig
     rig.auth.add_key(CURATOR, "trash", [*SCOPES, "Inputs:Get"])
@@ -34,6 +40,8 @@ async def test_evaluation_stands_for_later_versions_until_the_last_of_them_is_de
         second = await rig.until_state((await rig.train("sorter")).name, "READY")
         assert (first.input_count, second.input_count) == (COUNT, COUNT + 3)
         assert second.summary == first.summary
+        assert not _standing(first)
+        assert "before the last 3 images came: 3 of 6,403 " in _standing(second)
         assert second.dataset_sha256 != first.dataset_sha256
         assert await _names(farm, "2") == await _names(farm, "1")
         await _listing_is_that_of(farm, second.name, second.dataset_sha256)
@@ -42,6 +50,7 @@ async def test_evaluation_stands_for_later_versions_until_the_last_of_them_is_de
         rig.dataset.add_classes(TRASH, DIM, {"concept-002": 1}, seed=2)
         third = await rig.until_state((await rig.train("sorter")).name, "READY")
         assert third.input_count == COUNT + 4
+        assert not _standing(third), "it was measured anew"
         assert await _names(farm, "3") != await _names(farm, "2"), "what is deleted stands for nothing"
 
     # The days for which what is deleted keeps its bytes.

@@ -33,19 +33,17 @@ class VectorFile:
     Args:
         path: The file; made where it is missing.
         dim: Numbers of a vector.
-        readonly: Whether it is only read, and must exist.
 
     Raises:
         OSError: It cannot be opened.
     """
 
-    def __init__(self, path: Path, dim: int, *, readonly: bool = False) -> None:
+    def __init__(self, path: Path, dim: int) -> None:
         self.dim = dim
         self._path = path
-        self._readonly = readonly
         self._vectors = np.empty((0, dim), "<f2")
         self._map: mmap.mmap | None = None
-        if dim and (readonly or path.exists()):
+        if dim and path.exists():
             self._open()
 
     @property
@@ -117,14 +115,12 @@ class VectorFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def _open(self) -> None:
-        flags = os.O_RDONLY if self._readonly else os.O_RDWR
-        descriptor = os.open(self._path, flags | os.O_CLOEXEC)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             places = os.fstat(descriptor).st_size // (self.dim * _ITEM)
             if not places:
                 return
-            access = mmap.ACCESS_READ if self._readonly else mmap.ACCESS_WRITE
-            self._map = mmap.mmap(descriptor, places * self.dim * _ITEM, access=access)
+            self._map = mmap.mmap(descriptor, places * self.dim * _ITEM, access=mmap.ACCESS_WRITE)
         finally:
             os.close(descriptor)
         # The map before lives as long as anybody looks at it.

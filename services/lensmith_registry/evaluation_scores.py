@@ -20,7 +20,7 @@ _LARGE = 2_000_000
 
 
 def out_of_fold_key(app_id: int, version_uid: str, sha256: str) -> str:
-    """Key of scores among the blobs. Each version has its own, so that deleting one never takes another's bytes."""
+    """Key of scores among the blobs: of the version that was evaluated; others may name them too, see purging."""
     return f"evaluations/{app_id}/{version_uid}/{sha256}"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lensmith_vision.positive import inverse_of, solve_positive
+from lensmith_vision.positive import add_products, inverse_of, solve_positive
 from lensmith_vision.statistics import Moments
 
 __all__ = [
@@ -61,7 +61,7 @@ class Scatter:
     """What classes that exclude each other are fitted from, once for all strengths of shrinkage.
 
     Attributes:
-        within: [d, d], the scatter within classes.
+        within: [d, d], the scatter within classes; below the diagonal it means nothing.
         means: [c, d].
         rows: How many pictures.
     """
@@ -84,7 +84,9 @@ class Scatter:
             np.subtract(moments.gram, less.gram, out=within, casting="same_kind")
         means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
         scaled = means * np.sqrt(counts).astype(np.float32)[:, None]
-        within -= scaled.T @ scaled
+        between = np.zeros_like(within)
+        add_products(between, scaled)
+        within -= between
         # A concept without pictures stands where all of them do, and its prior makes it unlikely.
         means[counts == 0] = total / max(rows, 1)
         return cls(within, means, rows)

@@ -43,6 +43,8 @@ def mirror(upper: Floats) -> None:
 def solve_positive(positive: Floats | Doubles, right: Floats | Doubles) -> None:
     """Solve ``positive @ x.T = right.T``; both, of one precision, are overwritten, the right side [k, n] with x.
 
+    Only the upper triangle of the matrix is read.
+
     Raises:
         numpy.linalg.LinAlgError: The matrix [n, n] is not positive definite.
     """

@@ -75,6 +75,8 @@ def _left_out_findings(left_out: dict[str, str]) -> list[Finding]:
 
 
 def _duplicate_findings(data: TrainingSet) -> list[Finding]:
+    if len(set(data.group_ids)) == len(data.group_ids):
+        return []
     first: dict[str, int] = {}
     copies = conflicts = 0
     for row, group in enumerate(data.group_ids):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,9 +20,35 @@ _Result = TypeVar("_Result")
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Do work that spends its time outside the interpreter for each item; results in their order."""
+    """Do work that spends its time outside the interpreter for each item; results in their order.
+
+    Each thread, this one too, takes the next item when it is done with one: a future for each would cost more than
+    many of them do.
+    """
+    lock, done = threading.Lock(), dict[int, _Result]()
+    waiting: Iterator[tuple[int, _Item]] = enumerate(items)
+
+    def take() -> None:
+        nonlocal waiting
+        while True:
+            with lock:
+                following = next(waiting, None)
+            if following is None:
+                return
+            place, item = following
+            try:
+                done[place] = work(item)
+            except BaseException:
+                with lock:
+                    waiting = iter(())
+                raise
+
     with ThreadPoolExecutor(cores()) as executor:
-        return list(executor.map(work, items))
+        beside = [executor.submit(take) for _ in range(cores() - 1)]
+        take()
+        for thread in beside:
+            thread.result()
+    return [done[place] for place in range(len(done))]
 
 
 def cores() -> int:

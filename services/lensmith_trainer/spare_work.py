@@ -22,7 +22,8 @@ from lensmith_trainer.spare_process import Task, read_frames, write_frame
 from lensmith_trainer.suggestions import suggestions_of
 from lensmith_trainer.training_set import labels_needed
 
-_NICENESS = 19
+_NICENESS = 10
+"""A tenth of a processor is left to it where all are wanted: less, and a curve would take minutes on a busy machine."""
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
 
 
 def _be_nice() -> None:
-    """Take only the time that nobody else wants."""
+    """Leave the processors to fits and predictions."""
     os.nice(_NICENESS)
     # Where sessions share the processor among each other, a process is nice only within its own.
     with suppress(OSError):

@@ -8,8 +8,10 @@ import grpc
 import numpy as np
 import pytest
 
+from lensmith_api.internal.v1.curation_service_pb2 import StreamUnlabelledInputsRequest
+from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
 from lensmith_api.internal.v1.space_service_pb2 import SetSpacesRequest, SpaceProgress
-from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest, StreamTrainingDataRequest
+from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest
 from lensmith_api.v1.base_model_pb2 import BaseModel
 from lensmith_api.v1.input_service_pb2 import DeleteInputsRequest
 from lensmith_dataset.app import build
@@ -62,16 +64,12 @@ class Move:
         return await self.set(revision, self.new, keep=True)
 
     async def vectors(self, space: str) -> dict[str, np.ndarray]:
-        """Vectors by uid of the input, as a trainer gets them."""
+        """Vectors by uid of the input, as a trainer gets those that have no label."""
         app_id = APP_IDS[self.app]
-        request = StreamTrainingDataRequest(app_id=app_id, space=space)
+        request = StreamUnlabelledInputsRequest(app_id=app_id, space=space, limit=1000)
         metadata = self.rig.token("trainer", app_id)
-        inputs = [
-            item
-            async for part in self.rig.training.StreamTrainingData(request, metadata=metadata)
-            for item in part.inputs
-        ]
-        return {item.input_uid: np.frombuffer(item.vector, "<f2") for item in inputs if item.vector}
+        stream = CurationServiceStub(self.rig.channel).StreamUnlabelledInputs(request, metadata=metadata)
+        return {item.input_uid: np.frombuffer(item.vector, "<f2") async for part in stream for item in part.inputs}
 
     async def has(self, space: str, count: int) -> bool:
         return len(await self.vectors(space)) == count

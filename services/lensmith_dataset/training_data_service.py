@@ -46,9 +46,8 @@ class TrainingDataServicer(TrainingDataServiceServicer):
         space = request.space
         concepts = list(request.concepts) or None
         async with self._database.transaction(request.app_id, isolation="repeatable read") as connection:
-            left_out = await training_data.apart(connection, request.app_id, space)
-            counts = await training_data.count_by_concept(connection, request.app_id, concepts, left_out)
-            annotated = await training_data.count_annotated(connection, request.app_id, concepts, left_out)
+            counts = await training_data.count_by_concept(connection, request.app_id, space, concepts)
+            annotated = await training_data.count_annotated(connection, request.app_id, space, concepts)
             pending = await training_data.count_pending(connection, request.app_id, space)
             tests = None
             if request.tests:

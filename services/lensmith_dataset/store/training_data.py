@@ -37,43 +37,28 @@ class TrainingState:
     labels: Sequence[Label]
 
 
-_CONCEPTS = "app_id = $1 AND ($2::text[] IS NULL OR own_id = ANY($2))"
+_CONCEPTS = "app_id = $1 AND ($3::text[] IS NULL OR own_id = ANY($3))"
+
+# Inputs that nothing is learnt from, marked as test or without a vector of the space, are few as a rule: found first, they
+# spare a look at each input and its vector for every annotation.
+_APART = """apart AS MATERIALIZED (
+    SELECT id FROM inputs AS input
+    WHERE app_id = $1 AND (test OR NOT EXISTS (
+        SELECT FROM embeddings AS vector
+        WHERE vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id))
+)"""
 _COUNTED = f"""label.app_id = $1
-    AND ($2::text[] IS NULL OR label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS}))
-    AND NOT EXISTS (SELECT FROM unnest($3::bigint[]) AS left_out WHERE left_out = label.input_id)"""
-
-
-async def apart(connection: Connection, app_id: int, space: str) -> list[int]:
-    """Return the inputs that nothing is learnt from: marked as test, or without a vector of the space.
-
-    They are few as a rule, so what is counted is counted without looking up each input and its vector.
-    """
-    rows = await connection.fetch(
-        """
-        SELECT id FROM inputs AS input
-        WHERE app_id = $1 AND (test OR NOT EXISTS (
-            SELECT FROM embeddings AS vector
-            WHERE vector.app_id = $1 AND vector.space = $2 AND vector.input_id = input.id))
-        """,
-        app_id,
-        space,
-    )
-    return [row["id"] for row in rows]
+    AND ($3::text[] IS NULL OR label.concept_id IN (SELECT id FROM concepts WHERE {_CONCEPTS}))
+    AND NOT EXISTS (SELECT FROM apart WHERE apart.id = label.input_id)"""
 
 
 async def count_by_concept(
-    connection: Connection, app_id: int, concepts: Sequence[str] | None, left_out: Sequence[int]
+    connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None
 ) -> list[TrainingCount]:
-    """Count what there is of concepts (None: of all), in order of own id; unknown ones are left out.
-
-    Args:
-        connection: in the transaction of `apart`.
-        app_id: whose.
-        concepts: own ids.
-        left_out: inputs that do not count.
-    """
+    """Count what there is of concepts (None: of all), in order of own id; unknown ones are left out."""
     rows = await connection.fetch(
         f"""
+        WITH {_APART}
         SELECT concept.own_id AS concept, concept.display_name, coalesce(positives, 0) AS positives,
                coalesce(negatives, 0) AS negatives, coalesce(numbers, 0) AS numbers
         FROM (SELECT * FROM concepts WHERE {_CONCEPTS}) AS concept
@@ -87,18 +72,19 @@ async def count_by_concept(
         ORDER BY concept.own_id
         """,
         app_id,
+        space,
         concepts,
-        left_out,
     )
     return [TrainingCount(**row) for row in rows]
 
 
-async def count_annotated(
-    connection: Connection, app_id: int, concepts: Sequence[str] | None, left_out: Sequence[int]
-) -> int:
-    """Count the inputs that carry any annotation of the concepts (None: of all), but those left out."""
+async def count_annotated(connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None) -> int:
+    """Count the inputs to train on that carry any annotation of the concepts (None: of all)."""
     count: int = await connection.fetchval(
-        f"SELECT count(DISTINCT label.input_id) FROM annotations AS label WHERE {_COUNTED}", app_id, concepts, left_out
+        f"WITH {_APART} SELECT count(DISTINCT label.input_id) FROM annotations AS label WHERE {_COUNTED}",
+        app_id,
+        space,
+        concepts,
     )
     return count
 

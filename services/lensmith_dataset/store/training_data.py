@@ -39,8 +39,8 @@ class TrainingState:
 
 _CONCEPTS = "app_id = $1 AND ($3::text[] IS NULL OR own_id = ANY($3))"
 
-# Inputs that nothing is learnt from, marked as test or without a vector of the space, are few as a rule: found first, they
-# spare a look at each input and its vector for every annotation.
+# Inputs that nothing is learnt from, marked as test or without a vector of the space, are few as a rule: found first,
+# they spare a look at each input and its vector for every annotation.
 _APART = """apart AS MATERIALIZED (
     SELECT id FROM inputs AS input
     WHERE app_id = $1 AND (test OR NOT EXISTS (

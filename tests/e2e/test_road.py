@@ -153,8 +153,8 @@ def test_wrong_labels_are_found_and_made_right_by_the_command_line(platform: Pla
         platform.cli("train", "sorter", "--watch", "--json")
         found = json.loads(platform.cli("fix", "sorter", "--kind", "wrong-label", "--json").stdout)
         doubted = {one["input"] for one in found["suggestions"] if one["other_concept"] == "wood"}
-        # How many depends on the folds, which are drawn by ids that are new in every run; how many should be is measured
-        # where they are not (tests/lensmith_vision, benchmarks/label_noise.py).
+        # How many depends on the folds, which are drawn by ids that are new in every run; how many should be is
+        # measured where they are not (tests/lensmith_vision, benchmarks/label_noise.py).
         assert doubted & set(turned)
         rest = httpx.get(
             f"{platform.url}/v1/apps/road/models/sorter/versions/2/suggestions",

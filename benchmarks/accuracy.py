@@ -22,7 +22,6 @@ import argparse
 import hashlib
 import importlib.util
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -37,7 +36,6 @@ import numpy.typing as npt
 from labelled_sets import (
     NETWORK,
     POOL_SETS,
-    ROOT,
     SHOTS,
     Embedder,
     Floats,
@@ -46,6 +44,7 @@ from labelled_sets import (
     applicable,
     draws,
     load_set,
+    shared_folder,
     training_set,
 )
 from rich.console import Console
@@ -320,10 +319,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="a folder for features and scores, so that a broken run goes on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
-    if not (shared / "distill" / "manifest.csv").is_file():
-        sys.stderr.write(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)\n")
-        return 1
+    shared = shared_folder()
     with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
         cache = options.cache or Path(scratch)
         cache.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from labelled_sets import shared_folder
 from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -277,10 +277,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="names of networks to measure")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
-    if not (shared / "distill" / "manifest.csv").is_file():
-        sys.stderr.write(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)\n")
-        return 1
+    shared = shared_folder()
     starter = options.starter or builtin_pack("starter")
     with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
         packs = []

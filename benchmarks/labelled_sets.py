@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import sys
 import time
 from collections import Counter
@@ -31,6 +32,14 @@ CENTRE_CROP = ResizePolicy("short_side_crop", 224, 224, 256)
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+
+def shared_folder() -> Path:
+    """Where the pictures and networks are; says what is missing, and ends, where they are not."""
+    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
+    if not (shared / "distill" / "manifest.csv").is_file():
+        sys.exit(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)")
+    return shared
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,6 @@ Needs `../shared` (`LENSMITH_SHARED`).
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from labelled_sets import POOL_SETS, ROOT, Embedder, Ints, LabelledSet, applicable, draws, load_set, training_set
+from labelled_sets import (
+    POOL_SETS,
+    Embedder,
+    Ints,
+    LabelledSet,
+    applicable,
+    draws,
+    load_set,
+    shared_folder,
+    training_set,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -162,10 +171,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="a folder for features")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
-    if not (shared / "distill" / "manifest.csv").is_file():
-        sys.stderr.write(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)\n")
-        return 1
+    shared = shared_folder()
     result: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
         cache = options.cache or Path(scratch)

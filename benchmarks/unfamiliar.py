@@ -10,13 +10,12 @@ chance. Needs `../shared` (`LENSMITH_SHARED`).
 import argparse
 import csv
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from labelled_sets import NETWORK, ROOT, Embedder, load_set, training_set
+from labelled_sets import NETWORK, Embedder, load_set, shared_folder, training_set
 from rich.console import Console
 
 from lensmith_vision.metrics import roc_auc
@@ -38,10 +37,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shared = Path(os.environ.get("LENSMITH_SHARED", ROOT.parent / "shared"))
-    if not (shared / "distill" / "manifest.csv").is_file():
-        sys.stderr.write(f"needs the pictures and networks in {shared} (LENSMITH_SHARED)\n")
-        return 1
+    shared = shared_folder()
     with tempfile.TemporaryDirectory(prefix="lensmith-bench-") as scratch:
         embed = Embedder(shared, Path(scratch))
         known = load_set(shared, "trashnet", embed)

@@ -28,6 +28,8 @@ _PART = 128
 def add_products(upper: Floats, rows: Floats) -> None:
     """Add ``rows.T @ rows`` to the upper triangle of a matrix [d, d], which is all that is computed."""
     count, size = rows.shape
+    if upper.shape != (size, size) or not rows.dtype == upper.dtype == np.float32:
+        raise ValueError(f"products of rows {rows.shape} do not fit {upper.shape}, or are not of single precision")
     one = np.ones(1, np.float32)
     _pass(_routine(scipy.linalg.cython_blas, "ssyrk", 10), b"L", b"N", size, count, one, rows, size, one, upper, size)
 
@@ -49,6 +51,8 @@ def solve_positive(positive: Floats | Doubles, right: Floats | Doubles) -> None:
         numpy.linalg.LinAlgError: The matrix [n, n] is not positive definite.
     """
     count, size = right.shape
+    if positive.shape != (size, size):
+        raise ValueError(f"a matrix {positive.shape} has no right side {right.shape}")
     # In the order of columns that LAPACK expects, a matrix is its transpose, and a symmetric one itself.
     letter = "s" if positive.dtype == np.float32 else "d"
     if right.dtype != positive.dtype:
@@ -63,8 +67,8 @@ def inverse_of(positive: Doubles, ridge: float) -> Doubles:
     Raises:
         numpy.linalg.LinAlgError: It is not positive definite.
     """
+    size = _size_of(positive)
     positive[np.diag_indices_from(positive)] += ridge
-    size = len(positive)
     _call("dpotrf", b"L", size, positive, size)
     _call("dpotri", b"L", size, positive, size)
     upper = np.triu(positive)
@@ -79,10 +83,17 @@ def inverse_root_of(positive: Doubles) -> Doubles:
     Raises:
         numpy.linalg.LinAlgError: It is not positive definite.
     """
-    size = len(positive)
+    size = _size_of(positive)
     _call("dpotrf", b"U", size, positive, size)
     _call("dtrtri", b"U", b"N", size, positive, size)
     return np.tril(positive)
+
+
+def _size_of(matrix: Doubles) -> int:
+    # What the routines are told is what they write to.
+    if matrix.shape != (len(matrix), len(matrix)) or matrix.dtype != np.float64:
+        raise ValueError(f"{matrix.dtype} {matrix.shape} is no square matrix of double precision")
+    return len(matrix)
 
 
 def _call(name: str, *arguments: _Argument) -> None:
@@ -112,5 +123,9 @@ def _routine(module: ModuleType, name: str, arguments: int) -> Callable[..., Non
     name_of, address_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
     address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    # Its name is its signature in C: of a SciPy built otherwise it would read and write where it should not.
+    signature = name_of(capsule)
+    if signature.count(b",") + 1 != arguments or b"int *" not in signature:
+        raise RuntimeError(f"SciPy's {name} is {signature.decode()}, which cannot be called")
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
-    return kind(address_of(capsule, name_of(capsule)))
+    return kind(address_of(capsule, signature))

@@ -4,34 +4,36 @@ from collections.abc import Mapping
 
 from lensmith_gateway.openapi_example import Example
 
+_VERSION: Mapping[str, object] = {
+    "name": "apps/kitchen/models/sorter/versions/3",
+    "number": 3,
+    "state": "MODEL_VERSION_STATE_READY",
+    "baseModel": "baseModels/mobilenetv2-features",
+    "concepts": ["cardboard", "glass", "metal", "paper", "plastic", "trash"],
+    "thresholds": [0.224, 0.328, 0.415, 0.344, 0.452, 0.786],
+    "inputCount": "150",
+    "datasetSha256": "aa99d40c17a4e31b1c5f9cf075bfbed1453c983ede5c540fd20f3a977f026437",
+    "summary": {"accuracy": 0.753, "macroF1": 0.754, "macroPrecision": 0.765, "macroRecall": 0.753},
+    "note": "25 pictures each",
+    "production": False,
+    "createTime": "2026-11-22T23:03:02.865136Z",
+    "tier": "HEAD_TIER_LINEAR",
+    "thresholdAim": {"bestF1": True},
+    "training": {
+        "tier": "HEAD_TIER_AUTO",
+        "thresholds": {"bestF1": True},
+        "evaluation": "EVALUATION_METHOD_OUT_OF_FOLD",
+        "mode": "TRAINING_MODE_HEAD",
+        "maxEpochs": 0,
+    },
+}
+
 VERSION_EXAMPLES: Mapping[str, Example] = {
     "GetModelCard": Example(
         None,
         {
             "name": "apps/kitchen/models/sorter/versions/3/card",
-            "modelVersion": {
-                "name": "apps/kitchen/models/sorter/versions/3",
-                "number": 3,
-                "state": "MODEL_VERSION_STATE_READY",
-                "baseModel": "baseModels/mobilenetv2-features",
-                "concepts": ["cardboard", "glass", "metal", "paper", "plastic", "trash"],
-                "thresholds": [0.224, 0.328, 0.415, 0.344, 0.452, 0.786],
-                "inputCount": "150",
-                "datasetSha256": "aa99d40c17a4e31b1c5f9cf075bfbed1453c983ede5c540fd20f3a977f026437",
-                "summary": {"accuracy": 0.753, "macroF1": 0.754, "macroPrecision": 0.765, "macroRecall": 0.753},
-                "note": "25 pictures each",
-                "production": False,
-                "createTime": "2026-11-22T23:03:02.865136Z",
-                "tier": "HEAD_TIER_LINEAR",
-                "thresholdAim": {"bestF1": True},
-                "training": {
-                    "tier": "HEAD_TIER_AUTO",
-                    "thresholds": {"bestF1": True},
-                    "evaluation": "EVALUATION_METHOD_OUT_OF_FOLD",
-                    "mode": "TRAINING_MODE_HEAD",
-                    "maxEpochs": 0,
-                },
-            },
+            "modelVersion": _VERSION,
             "model": {"name": "apps/kitchen/models/sorter", "displayName": "sorter", "type": "MODEL_TYPE_MULTI_CLASS"},
             "displayNames": ["cardboard", "glass", "metal", "paper", "plastic", "trash"],
             "baseModel": {
@@ -225,27 +227,9 @@ VERSION_EXAMPLES: Mapping[str, Example] = {
     "UpdateModelVersion": Example(
         {"note": "25 pictures each", "thresholdAim": {"minPrecision": 0.9}},
         {
-            "name": "apps/kitchen/models/sorter/versions/3",
-            "number": 3,
-            "state": "MODEL_VERSION_STATE_READY",
-            "baseModel": "baseModels/mobilenetv2-features",
-            "concepts": ["cardboard", "glass", "metal", "paper", "plastic", "trash"],
+            **_VERSION,
             "thresholds": [0.382, 0.666, 0.666, 0.456, 0.755, 0.788],
-            "inputCount": "150",
-            "datasetSha256": "aa99d40c17a4e31b1c5f9cf075bfbed1453c983ede5c540fd20f3a977f026437",
-            "summary": {"accuracy": 0.753, "macroF1": 0.754, "macroPrecision": 0.765, "macroRecall": 0.753},
-            "note": "25 pictures each",
-            "production": False,
-            "createTime": "2026-11-22T23:03:02.865136Z",
-            "tier": "HEAD_TIER_LINEAR",
             "thresholdAim": {"minPrecision": 0.9},
-            "training": {
-                "tier": "HEAD_TIER_AUTO",
-                "thresholds": {"bestF1": True},
-                "evaluation": "EVALUATION_METHOD_OUT_OF_FOLD",
-                "mode": "TRAINING_MODE_HEAD",
-                "maxEpochs": 0,
-            },
         },
     ),
     "ListSuggestions": Example(

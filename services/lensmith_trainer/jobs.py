@@ -23,14 +23,11 @@ from lensmith_platform.cancellation import heed_cancellation
 from lensmith_platform.errors import (
     AlreadyExistsError,
     ConflictError,
-    DeadlineExceededError,
-    DependencyUnavailableError,
     ForbiddenError,
     InvalidInputError,
     LensmithError,
     NotFoundError,
     PreconditionError,
-    QuotaExceededError,
     to_status,
 )
 from lensmith_platform.service_auth import service_call_app
@@ -41,6 +38,7 @@ from lensmith_trainer.fitting import fit_job, sketch_job
 from lensmith_trainer.growing import grow_job
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.metrics import Metrics
+from lensmith_trainer.patience import TRANSIENT, Patience
 from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
 from lensmith_trainer.replicas import Replicas
 from lensmith_trainer.training_set import labels_needed, method_of
@@ -53,10 +51,7 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 __all__ = ["TrainingJobs"]
 
 _PERMANENT = (InvalidInputError, NotFoundError, AlreadyExistsError, PreconditionError, ForbiddenError)
-_TRANSIENT = (DependencyUnavailableError, DeadlineExceededError, QuotaExceededError)
 _FIRST_REPORT_SECONDS = 0.25
-_RETRY_SECONDS = 0.5
-_LONGEST_RETRY_SECONDS = 5.0
 _PATIENCE_SECONDS = 600.0
 _LEASE_SLACK_SECONDS = 0.1
 _LOG = logging.getLogger(__name__)
@@ -247,7 +242,7 @@ class TrainingJobs:
                 parts.labels("fetch").observe(loop.time() - begin)
                 with parts.labels("fit").time():
                     return await run_to_end(self._threads, lambda: grow_job(job, holding, self._memories))
-        except _TRANSIENT:
+        except TRANSIENT:
             # The long way waits for whatever is away.
             return None
 
@@ -257,22 +252,15 @@ class TrainingJobs:
         Raises:
             LensmithError: dataset refuses, or is away for too long.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _PATIENCE_SECONDS
-        pause = _RETRY_SECONDS
+        patience = Patience(_PATIENCE_SECONDS)
         while True:
             try:
                 needed = labels_needed(job.model)
                 tests = method_of(job.training) == "test_set"
                 return await self._replicas.rows(job.app_id, job.space, needed, state.received, tests=tests)
-            except _TRANSIENT as error:
-                if loop.time() >= until:
-                    raise
-                _LOG.warning("%s waits for its data: %s", job.name, error)
+            except TRANSIENT as error:
                 state.message = "waiting for the training data, which cannot be had now"
-                heed_cancellation()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+                await patience.wait(error, f"{job.name} waits for its data")
 
     async def _report(self, job: TrainingJob, state: JobProgress) -> None:
         """Report until cancelled by whoever waits, or until registry says to stop.
@@ -289,7 +277,7 @@ class TrainingJobs:
                         app_id=job.app_id, version_uid=job.version_uid, lease=job.lease, progress=state.to_proto()
                     )
                 )
-            except _TRANSIENT as error:
+            except TRANSIENT as error:
                 # Training goes on: if nobody else took the version meanwhile, the lease still holds.
                 _LOG.warning("progress of %s is not reported: %s", job.name, error)
             else:
@@ -300,18 +288,13 @@ class TrainingJobs:
 
     async def _complete(self, request: CompleteModelVersionRequest) -> None:
         """Hand in the head; repeating it changes nothing, so an unanswered try is repeated."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._complete_seconds
-        pause = _RETRY_SECONDS
+        patience = Patience(self._complete_seconds)
         while True:
             try:
                 await self._registry.CompleteModelVersion(request)
-            except (*_TRANSIENT, ConflictError) as error:
-                if error.reason == "LEASE_LOST" or loop.time() >= until:
+            except (*TRANSIENT, ConflictError) as error:
+                if error.reason == "LEASE_LOST":
                     raise
-                _LOG.warning("a head is not handed in yet: %s", error)
-                heed_cancellation()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+                await patience.wait(error, "a head is not handed in yet")
             else:
                 return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING
 from lensmith_api.internal.v1.serving_service_pb2 import FetchArtefactRequest, PackFile
 from lensmith_api.internal.v1.training_data_service_pb2 import StreamPicturesRequest
 from lensmith_api.internal.v1.training_job_service_pb2 import NetworkFileHeader, PutNetworkFileRequest, TrainingJob
-from lensmith_platform.cancellation import heed_cancellation
-from lensmith_platform.errors import DeadlineExceededError, DependencyUnavailableError, QuotaExceededError
+from lensmith_trainer.patience import TRANSIENT, Patience
 from lensmith_vision.card import CARD_FILE, LABELS_FILE, MODEL_FILE
 from lensmith_vision.errors import PackError
 from lensmith_vision.pack import load_card
@@ -26,14 +24,9 @@ if TYPE_CHECKING:  # the generated stubs name these classes for type checkers on
 
 __all__ = ["NetworkTransfer"]
 
-_TRANSIENT = (DependencyUnavailableError, DeadlineExceededError, QuotaExceededError)
 _CHUNK_BYTES = 1 << 20
 _PICTURES = 200
 """Asked for in one stream; a stream that breaks is begun again with what is left of them."""
-
-_RETRY_SECONDS = 0.5
-_LONGEST_RETRY_SECONDS = 5.0
-_LOG = logging.getLogger(__name__)
 
 
 class NetworkTransfer:
@@ -80,24 +73,18 @@ class NetworkTransfer:
         Raises:
             LensmithError: dataset refuses, or is away for too long.
         """
-        loop = asyncio.get_running_loop()
         for start in range(0, len(uids), _PICTURES):
             left = list(uids[start : start + _PICTURES])
-            until, pause = loop.time() + self._patience_seconds, _RETRY_SECONDS
+            patience = Patience(self._patience_seconds)
             while left:
                 request = StreamPicturesRequest(app_id=app_id, input_uids=left)
                 try:
                     async for one in self._training_data.StreamPictures(request, timeout=self._stream_seconds):
                         left = left[left.index(one.input_uid) + 1 :]
-                        until, pause = loop.time() + self._patience_seconds, _RETRY_SECONDS
+                        patience.renew()
                         yield one.input_uid, one.content
-                except _TRANSIENT as error:
-                    if loop.time() >= until:
-                        raise
-                    _LOG.warning("pictures cannot be had now: %s", error)
-                    heed_cancellation()
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
+                except TRANSIENT as error:
+                    await patience.wait(error, "pictures cannot be had now")
                 else:
                     break
 
@@ -127,20 +114,12 @@ class NetworkTransfer:
         await self._jobs.PutNetworkFile(_parts(header, path), timeout=self._stream_seconds)
 
     async def _patiently(self, call: Callable[[], Awaitable[None]]) -> None:
-        loop = asyncio.get_running_loop()
-        until, pause = loop.time() + self._patience_seconds, _RETRY_SECONDS
+        patience = Patience(self._patience_seconds)
         while True:
             try:
-                await call()
-            except _TRANSIENT as error:
-                if loop.time() >= until:
-                    raise
-                _LOG.warning("registry cannot be asked now: %s", error)
-                heed_cancellation()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
-            else:
-                return
+                return await call()
+            except TRANSIENT as error:
+                await patience.wait(error, "registry cannot be asked now")
 
 
 async def _parts(header: NetworkFileHeader, path: Path) -> AsyncIterator[PutNetworkFileRequest]:

@@ -47,3 +47,14 @@ def test_what_is_not_positive_or_not_in_one_piece_is_refused() -> None:
         inverse_root_of(np.eye(8)[::2, ::2])
     with pytest.raises(ValueError, match="precision"):
         solve_positive(np.eye(4, dtype=np.float32), np.ones((1, 4)))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_written_to() -> None:
+    with pytest.raises(ValueError, match="no right side"):
+        solve_positive(np.eye(4), np.ones((1, 9)))
+    with pytest.raises(ValueError, match="do not fit"):
+        add_products(np.zeros((3, 3), np.float32), rows_of(5, 9))
+    with pytest.raises(ValueError, match="no square matrix"):
+        inverse_of(rows_of(4, 3, np.float64), 1.0)
+    with pytest.raises(ValueError, match="no square matrix"):
+        inverse_root_of(rows_of(4, 4, np.float32))

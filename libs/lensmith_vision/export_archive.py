@@ -34,6 +34,12 @@ Floats = npt.NDArray[np.float32]
 EXPORT_TOLERANCE = 1e-3
 """How far an export's probabilities may be from the platform's; of numbers, how far relative to the number."""
 
+_ANSWERS = {
+    "probabilities": "dict(zip(labels, probabilities))",
+    "predicted": "dict(zip(labels, predicted))",
+    "number": "number[0]",
+    "unfamiliar": "unfamiliar[0]",
+}
 _TEMPLATES = Path(__file__).parent / "export_files"
 _SAMPLE_SEED = 20
 _SAMPLE_SIZE = 480, 640
@@ -130,6 +136,8 @@ def _program(exported: Exported) -> str:
         least=policy.min_side_hint,
         filter=policy.filter.upper(),
         seen=_seen(policy),
+        outputs=", ".join(exported.outputs) + ("," if len(exported.outputs) == 1 else ""),
+        answer=", ".join(f'"{name}": {_ANSWERS[name]}' for name in exported.outputs),
     )
 
 
@@ -140,8 +148,8 @@ def _seen(policy: ResizePolicy) -> str:
     if policy.kind == "short_side_crop":
         share = f"{policy.width} / {policy.short_side}, {policy.height} / {policy.short_side}"
         return f"[min(image.size) * share for share in ({share})]"
-    sides = f"(*image.size, {policy.width} / {policy.height}), (*image.size[::-1], {policy.height} / {policy.width})"
-    return f"[min(own, round(other * (own / other * side) ** 0.5, 6)) for own, other, side in ({sides})]"
+    sides = f"(image.width, {policy.width} / {policy.height}), (image.height, {policy.height} / {policy.width})"
+    return f"[min(side, round((image.width * image.height * by) ** 0.5, 6)) for side, by in ({sides})]"
 
 
 def _readme(exported: Exported) -> str:

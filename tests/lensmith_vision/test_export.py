@@ -137,6 +137,7 @@ def test_the_sample_gives_its_numbers_when_no_photograph_is_named(tmp_path: Path
     assert answer["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
     assert answer["predicted"] == expected["predicted"]
     assert (folder / "labels.txt").read_text(encoding="utf-8").split() == ["glass", "métal", "paper"]
+    assert len((folder / "predict.py").read_text(encoding="utf-8").splitlines()) <= 20
     graph = onnx.load(folder / "model.onnx")
     assert [output.name for output in graph.graph.output] == ["probabilities", "predicted", "unfamiliar"]
     assert {entry.key: entry.value for entry in graph.metadata_props}["lensmith.model_version"] == exported.name

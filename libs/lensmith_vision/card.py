@@ -26,6 +26,12 @@ FORMAT_VERSION = 1
 MAX_VIEWS = 64
 """More views of a picture than this nobody could wait for."""
 
+MAX_MAP_VALUES = 1 << 26
+"""Of one feature map: a quarter of a gigabyte for each picture."""
+
+MAX_GOLDEN_PIXELS = 1 << 27
+"""Of all golden pictures together: loading the pack shows them to the network at once."""
+
 NUMERIC_CLASSES = ("fp32", "bf16", "int8")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -166,6 +172,8 @@ def card_from_json(text: str) -> Card:
     )
     root.done()
     outputs.done()
+    if len(card.golden.seeds) * card.resize.height * card.resize.width > MAX_GOLDEN_PIXELS:
+        raise PackError("PACK_CARD_INVALID", f"card.golden asks for more than {MAX_GOLDEN_PIXELS} pixels")
     return card
 
 
@@ -194,6 +202,8 @@ def _feature_map(outputs: _Fields, dim: int) -> tuple[int, int, int] | None:
     channels, height, width = outputs.fields("feature_map").integers("shape", 3, 1, 65_536)
     if channels != dim:
         raise PackError("PACK_CARD_INVALID", "card.outputs.feature_map must have as many channels as features has dims")
+    if channels * height * width > MAX_MAP_VALUES:
+        raise PackError("PACK_CARD_INVALID", f"card.outputs.feature_map has more than {MAX_MAP_VALUES} values")
     return channels, height, width
 
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from lensmith_vision.errors import PackError
+from lensmith_vision.graph_file import check_graph_file
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Session", "open_graph", "open_session"]
 
 
 class ValueInfo(Protocol):
@@ -49,19 +50,30 @@ def open_session(model: Path, threads: int) -> Session:
         threads: Threads of one product; 1 runs in the calling thread.
 
     Raises:
-        PackError: The file is no graph that ONNX Runtime can run.
+        PackError: The file is no graph that ONNX Runtime can run, or none that :func:`check_graph_file` lets in.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
     # Threads that spin between products would steal the cores from decoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return cast(Session, open_graph(model, options))
+
+
+def open_graph(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Have ONNX Runtime load a graph, silently, once its file was looked at.
+
+    Raises:
+        PackError: As `open_session`.
+    """
+    check_graph_file(model)
+    options.log_severity_level = 3
+    # ONNX Runtime has a format of its own beside ONNX, which nobody looked at.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     ort.disable_telemetry_events()
     try:
-        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise PackError("PACK_GRAPH_INVALID", f"{model.name} is no graph that ONNX Runtime can run: {error}") from error
-    return cast(Session, session)

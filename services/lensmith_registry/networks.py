@@ -18,7 +18,8 @@ from lensmith_registry import network_store, version_store
 from lensmith_registry.network_store import StoredNetwork
 from lensmith_registry.version_store import VersionRow
 from lensmith_vision.card import CARD_FILE, LABELS_FILE, MODEL_FILE, Card, card_from_json
-from lensmith_vision.errors import VisionError
+from lensmith_vision.errors import PackError, VisionError
+from lensmith_vision.graph_file import check_graph_bytes
 from lensmith_vision.heads import Head
 from lensmith_vision.networks import network_id
 from lensmith_vision.pack import MAX_CARD_BYTES, MAX_LABEL_BYTES, space_of
@@ -66,13 +67,15 @@ class Networks:
         """Store one file of a network; the same again changes nothing.
 
         Raises:
-            InvalidInputError: NETWORK_FILE_INVALID, or NETWORK_FILE_TOO_LARGE.
+            InvalidInputError: NETWORK_FILE_INVALID, NETWORK_FILE_TOO_LARGE, or PACK_GRAPH_…: no graph that is opened.
             ForbiddenError: TOKEN_NOT_FOR_APP.
             ConflictError: LEASE_LOST.
         """
         header = await self._header(parts)
         uid = _uid(header.version_uid)
         content = await self._content(parts, header)
+        if header.file_name == MODEL_FILE:
+            await asyncio.to_thread(_check_graph, content)
         network = network_key(header.app_id, str(uid), header.lease)
         if not await self._name(header, uid, network):
             return
@@ -187,6 +190,14 @@ def _check(card: Card, row: VersionRow, space: str, head: Head, labels: list[str
         raise _invalid(f"it gives {card.feature_dim} features, and its head takes {head.dim}")
     if card.logits is None or card.logits.dim != len(head.concepts) or len(labels) != len(head.concepts):
         raise _invalid("it must have a logit and a label for each concept of its head")
+
+
+def _check_graph(content: bytes) -> None:
+    """Refuse what no server that is asked for it would open."""
+    try:
+        check_graph_bytes(content, MODEL_FILE)
+    except PackError as error:
+        raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
 
 
 def _invalid(why: str) -> InvalidInputError:

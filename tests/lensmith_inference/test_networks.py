@@ -1,15 +1,19 @@
 """Fine-tuned versions: each is answered by a network of its own, beside the base networks that everybody shares."""
 
 import asyncio
+import hashlib
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import grpc
 import httpx
 import numpy as np
+import onnx
 import pytest
 
 from lensmith_api.v1.inference_service_pb2 import (
@@ -156,6 +160,22 @@ async def test_network_is_taken_from_disk_when_inference_starts_again(
         add(rig, "tuned", tuned[1])
         await ask(rig, picture(1), model="apps/a/models/tuned")
         assert rig.registry.calls["network"] == 3
+
+
+async def test_network_is_not_opened_when_its_weights_lie_elsewhere(
+    rig: Rig, tuned: list[Path], tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    shutil.copytree(tuned[0], outside)
+    graph = onnx.load(outside / "model.onnx")
+    onnx.save(graph, outside / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    content = (outside / "model.onnx").read_bytes()
+    card = replace(load_card(outside), sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    (outside / "card.json").write_text(card.to_json(), encoding="utf-8")
+    add(rig, "outside", outside)
+    request = PredictRequest(model="apps/a/models/outside", inputs=queries(picture(1)))
+    error = await refusal(rig.stub.Predict(request, metadata=rig.key()))
+    assert (error.reason, error.metadata["cause"]) == ("NETWORK_UNUSABLE", "PACK_GRAPH_EXTERNAL_DATA")
 
 
 async def test_reason_is_told_when_a_network_cannot_be_loaded(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 
 from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
@@ -37,6 +38,12 @@ def _files(version: ModelVersion, **changes: object) -> dict[str, bytes]:
     of_version = {"id": network_id(version.uid), "logits": Logits(2, "softmax"), **changes}
     card = replace(CARD, **of_version)
     return {"card.json": card.to_json().encode(), "model.onnx": MODEL, "labels.txt": b"glass\nmetal\n"}
+
+
+def _with_weights_elsewhere() -> bytes:
+    graph = onnx.load_from_string(MODEL)
+    graph.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+    return graph.SerializeToString()
 
 
 def _space(version: ModelVersion) -> str:
@@ -130,6 +137,8 @@ async def test_network_is_refused_when_its_parts_do_not_belong_together(rig: Rig
         assert (await refusal(_complete(rig, job, space))).reason == "NETWORK_INVALID", changes
     assert (await refusal(_put(rig, job, "../../heads", b""))).reason == "NETWORK_FILE_INVALID"
     assert (await refusal(_put(rig, job, "card.json", b"x", sha256="0" * 64))).reason == "NETWORK_FILE_INVALID"
+    assert (await refusal(_put(rig, job, "model.onnx", b"no graph"))).reason == "PACK_GRAPH_INVALID"
+    assert (await refusal(_put(rig, job, "model.onnx", _with_weights_elsewhere()))).reason == "PACK_GRAPH_EXTERNAL_DATA"
     large = bytes(16 * 1024 * 1024 + 1)
     assert (await refusal(_put(rig, job, "labels.txt", large))).reason == "NETWORK_FILE_TOO_LARGE"
     assert (await refusal(_put(rig, job, "card.json", b"x", app_id=TRASH + 1))).reason == "TOKEN_NOT_FOR_APP"

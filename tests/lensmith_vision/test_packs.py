@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -95,6 +96,12 @@ def change_card(folder: Path, change: Callable[[Document], object]) -> None:
     path.write_text(json.dumps(document), encoding="utf-8")
 
 
+def _ask_for_large_golden_pictures(card: Document) -> None:
+    dim = card["outputs"]["features"]["dim"]
+    card["input"]["size"] = [4096, 4096]
+    card["golden"] = {"seeds": list(range(9)), "features": base64.b64encode(bytes(9 * dim * 4)).decode()}
+
+
 def test_verify_accepts_when_pack_ships_with_the_code() -> None:
     card = verify(builtin_pack())
     assert card.id == "plain"
@@ -155,6 +162,8 @@ def test_space_changes_when_anything_that_moves_vectors_does() -> None:
         (lambda card: card["golden"].update(seeds=[9, 8, 7]), "PACK_GOLDEN_MISMATCH"),
         (lambda card: card["golden"].update(features="AAAA"), "PACK_CARD_INVALID"),
         (lambda card: card["golden"].update(features="?"), "PACK_CARD_INVALID"),
+        (lambda card: card["outputs"].update(feature_map={"shape": [824, 65_536, 65_536]}), "PACK_CARD_INVALID"),
+        (_ask_for_large_golden_pictures, "PACK_CARD_INVALID"),
     ],
 )
 def test_verify_refuses_when_card_is_wrong(plain: Path, change: Callable[[Document], object], reason: str) -> None:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lensmith_vision.errors import PackError
 from lensmith_vision.pack import MODEL_FILE
+from lensmith_vision.session import open_graph
 
 __all__ = ["FEATURES", "FEATURE_MAP", "IMAGE", "LOGITS", "read_graph", "with_weights"]
 
@@ -36,13 +37,11 @@ def read_graph(folder: Path) -> onnx.ModelProto:
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as scratch:
         folded = Path(scratch) / MODEL_FILE
         options.optimized_model_filepath = str(folded)
-        ort.disable_telemetry_events()
+        open_graph(folder / MODEL_FILE, options)
         try:
-            ort.InferenceSession(str(folder / MODEL_FILE), options, providers=["CPUExecutionProvider"])
             model = onnx.load(folded)
         except Exception as error:
             raise PackError("PACK_GRAPH_INVALID", f"{folder.name} holds no graph that can be read: {error}") from error

@@ -1,0 +1,206 @@
+"""What a graph file may hold, found out before anything opens it: the file is walked, its weights are stepped over.
+
+ONNX lets a file name other files, and addresses in memory, as the place of its weights; and lets nodes ask for
+operators that only somebody's library has. A pack is one file that stands for itself, so neither is let in. The walk
+reads the protobuf encoding (https://protobuf.dev/programming-guides/encoding/) where it lies: parsing would copy every weight.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from lensmith_vision.errors import PackError
+
+__all__ = ["check_graph_bytes", "check_graph_file"]
+
+MAX_BYTES = (1 << 31) - 1
+"""What protobuf can hold."""
+
+MAX_NODES = 100_000
+MAX_DEPTH = 16
+"""Of graphs inside nodes."""
+
+MAX_FIELDS = 4_000_000
+"""Fields looked at: a file of weights written one by one would keep the walk busy for minutes."""
+
+MAX_RANK = 64
+"""Of a tensor; ONNX has operators for some eight dimensions."""
+
+MAX_SPARSE_ELEMENTS = 1 << 28
+"""Of a sparse tensor once it is written out, which engines do."""
+
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+"""Whose operators ONNX Runtime brings itself."""
+
+# Numbers of fields in onnx.proto: which messages lie in which, and what is looked at in each.
+_INSIDE: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "tensor": {},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_DIMS = {"tensor": 1, "sparse": 3}
+_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+_NAME_AND_DOMAIN = {"node": (4, 7), "function": (1, 10)}
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_ELEMENTS_A_BYTE = 4
+"""Of the narrowest numbers that ONNX has."""
+
+_Buffer = bytes | mmap.mmap
+_Field = tuple[int, int, int, int]
+_Message = tuple[str, int, int, int]
+
+
+def check_graph_file(path: Path) -> None:
+    """Refuse a graph that needs more than its own file and ONNX Runtime, or more of a machine than graphs do.
+
+    Raises:
+        PackError: PACK_GRAPH_EXTERNAL_DATA: weights lie elsewhere. PACK_GRAPH_OPERATOR_UNKNOWN: an operator of
+            somebody's library. PACK_GRAPH_TOO_LARGE: too many bytes, nodes, parts or elements. PACK_GRAPH_INVALID: no
+            graph.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _Walk(data, path.name).check()
+    except (OSError, ValueError) as error:
+        raise PackError("PACK_GRAPH_INVALID", f"{path.name} cannot be read: {error}") from error
+
+
+def check_graph_bytes(data: bytes, name: str) -> None:
+    """See :func:`check_graph_file`; `name` is what errors call it."""
+    _Walk(data, name).check()
+
+
+class _Walk:
+    """One walk through a file."""
+
+    def __init__(self, data: _Buffer, name: str) -> None:
+        self._data = data
+        self._name = name
+        self._nodes = 0
+        self._fields = 0
+        self._called: set[tuple[str, str]] = set()
+        self._defined: set[tuple[str, str]] = set()
+
+    def check(self) -> None:
+        if len(self._data) > MAX_BYTES:
+            raise self._too_large(f"has more than {MAX_BYTES} bytes")
+        # Not by recursion: how deep messages lie in each other is for the file to say.
+        messages: list[_Message] = [("model", 0, len(self._data), 0)]
+        while messages:
+            messages.extend(self._inside(*messages.pop()))
+        unknown = {call for call in self._called if call[1] not in _DOMAINS} - self._defined
+        if unknown:
+            operator, domain = min(unknown)
+            raise PackError(
+                "PACK_GRAPH_OPERATOR_UNKNOWN",
+                f"{self._name} needs the operator {operator[:100]!r} of {domain[:100]!r}, which a library would have "
+                "to bring; packs may use those of ONNX and ONNX Runtime",
+                {"operator": operator[:100], "domain": domain[:100]},
+            )
+
+    def _inside(self, kind: str, start: int, end: int, depth: int) -> Iterator[_Message]:
+        """The messages in a message that are to be looked at; the message itself is."""
+        if kind == "graph":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
+        inside, texts, dims = _INSIDE[kind], {0: ""}, list[int]()
+        for number, wire, first, last in self._walked(start, end):
+            if kind == "tensor":
+                self._check_place(number, first)
+            if number == _DIMS.get(kind):
+                dims.extend([first] if wire == _VARINT else self._packed(first, last))
+            elif wire == _BYTES and number in inside:
+                yield inside[number], first, last, depth
+            elif wire == _BYTES and number in _NAME_AND_DOMAIN.get(kind, ()):
+                texts[number] = self._data[first:last].decode("utf-8", "replace")
+        if kind in _NAME_AND_DOMAIN:
+            self._note(kind, *(texts.get(number, "") for number in _NAME_AND_DOMAIN[kind]))
+        elif kind in _DIMS:
+            self._measure(kind, dims, end - start)
+
+    def _note(self, kind: str, name: str, domain: str) -> None:
+        if kind == "function":
+            self._defined.add((name, domain))
+            return
+        self._called.add((name, domain))
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise self._too_large(f"has more than {MAX_NODES} nodes")
+
+    def _measure(self, kind: str, dims: list[int], size: int) -> None:
+        if len(dims) > MAX_RANK:
+            raise self._too_large(f"has a tensor of more than {MAX_RANK} dimensions")
+        elements = math.prod(dims)
+        if kind == "sparse" and elements > MAX_SPARSE_ELEMENTS:
+            raise self._too_large(f"has a sparse tensor of more than {MAX_SPARSE_ELEMENTS} elements")
+        # Whoever believes the shape first makes room for it.
+        if kind == "tensor" and dims and elements > _ELEMENTS_A_BYTE * size:
+            raise self._invalid(f"has a tensor of {elements} elements in {size} bytes")
+
+    def _packed(self, start: int, end: int) -> Iterator[int]:
+        if end - start > 10 * MAX_RANK:
+            raise self._too_large(f"has a tensor of more than {MAX_RANK} dimensions")
+        while start < end:
+            value, start = self._varint(start, end)
+            yield value
+
+    def _walked(self, start: int, end: int) -> Iterator[_Field]:
+        """The fields of a message: number, kind, and its value, or where its bytes begin and end."""
+        at = start
+        while at < end:
+            self._fields += 1
+            if self._fields > MAX_FIELDS:
+                raise self._too_large(f"has more than {MAX_FIELDS} parts")
+            tag, at = self._varint(at, end)
+            number, wire = tag >> 3, tag & 7
+            if not number:
+                raise self._invalid("is no ONNX graph")
+            if wire == _VARINT:
+                value, at = self._varint(at, end)
+                yield number, wire, value, at
+                continue
+            if wire == _BYTES:
+                length, at = self._varint(at, end)
+            elif wire in (_FIXED32, _FIXED64):
+                length = 4 if wire == _FIXED32 else 8
+            else:
+                raise self._invalid("is no protobuf of ONNX")
+            if length > end - at:
+                raise self._invalid("is cut off, or no ONNX graph")
+            yield number, wire, at, at + length
+            at += length
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end and shift < 70:
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, at
+            shift += 7
+        raise self._invalid("is cut off, or no ONNX graph")
+
+    def _check_place(self, number: int, value: int) -> None:
+        if number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value):
+            raise PackError(
+                "PACK_GRAPH_EXTERNAL_DATA",
+                f"{self._name} has weights outside its own file; a pack holds them inside (networks with a file of "
+                "weights beside them are taken in by `lensmith base-models import`)",
+            )
+
+    def _too_large(self, what: str) -> PackError:
+        return PackError("PACK_GRAPH_TOO_LARGE", f"{self._name} {what}")
+
+    def _invalid(self, what: str) -> PackError:
+        return PackError("PACK_GRAPH_INVALID", f"{self._name} {what}")

@@ -2,7 +2,8 @@
 
 ONNX lets a file name other files, and addresses in memory, as the place of its weights; and lets nodes ask for
 operators that only somebody's library has. A pack is one file that stands for itself, so neither is let in. The walk
-reads the protobuf encoding (https://protobuf.dev/programming-guides/encoding/) where it lies: parsing would copy every weight.
+reads the protobuf encoding (https://protobuf.dev/programming-guides/encoding/) where it lies: parsing would copy every
+weight.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.fine_tune.judgement import judge
 from lensmith_vision.fine_tune.layout import lay_out
 from lensmith_vision.fine_tune.outcome import read_result
+from lensmith_vision.fine_tune.rival import rival_of
 from lensmith_vision.pack import builtin_pack, load_card, space_of
 from lensmith_vision.report import ThresholdAim
 from lensmith_vision.training import TrainingSet, TrainOptions, fit
@@ -50,7 +51,9 @@ def main() -> None:
         return
     taught, tested = _split(options.pictures, options.each, options.test)
     data = _training_set(options.start, taught)
-    before = fit(data, TrainOptions("multi_class"))
+    options_of_head = TrainOptions("multi_class")
+    before = fit(data, options_of_head)
+    rival = rival_of(data, before, options_of_head)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         pictures = ((str(path), path.read_bytes()) for path, _ in taught)
@@ -58,7 +61,7 @@ def main() -> None:
             folder,
             options.start,
             data,
-            before,
+            rival,
             pictures,
             network="benchmark",
             max_epochs=options.epochs,
@@ -69,7 +72,7 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         pack = folder / "result" / "pack"
         space = space_of(load_card(pack)).id
-        judged = judge(before, read_result(folder), laid.rows, space, ThresholdAim(), laid.groups)
+        judged = judge(rival, read_result(folder), laid.rows, space, ThresholdAim(), laid.groups)
         truth = np.asarray([data.concepts.index(concept) for _, concept in tested])
         of_head = before.head.scores(_features(options.start, [path for path, _ in tested]))
         of_network = _logits(pack, [path for path, _ in tested])

@@ -57,15 +57,8 @@ def check_together(settings: TrainingSettings, field: str) -> None:
     Raises:
         InvalidInputError: `TRAINING_SETTINGS_INVALID`; the violation names the field.
     """
-    if not fine_tunes(settings):
-        if settings.max_epochs:
-            raise _invalid(f"{field}.max_epochs", "is for fine-tuning only")
-        return
-    if settings.evaluation != EvaluationMethod.EVALUATION_METHOD_OUT_OF_FOLD:
-        raise _invalid(
-            f"{field}.evaluation",
-            "must be EVALUATION_METHOD_OUT_OF_FOLD where a network is fine-tuned: it is judged fold by fold",
-        )
+    if settings.max_epochs and not fine_tunes(settings):
+        raise _invalid(f"{field}.max_epochs", "is for fine-tuning only")
 
 
 def _check_mode(settings: TrainingSettings, field: str) -> None:

@@ -32,10 +32,11 @@ from lensmith_vision.fine_tune.job import RESULT_FOLDER, bytes_of_pixels
 from lensmith_vision.fine_tune.judgement import Judgement, judge
 from lensmith_vision.fine_tune.layout import Layout, lay_out, read_layout
 from lensmith_vision.fine_tune.outcome import PACK_FOLDER, read_result
+from lensmith_vision.fine_tune.rival import Rival, rival_of
 from lensmith_vision.networks import network_id
 from lensmith_vision.pack import load_card, space_of
 from lensmith_vision.preflight import Finding, Severity
-from lensmith_vision.training import Fitted, Progress, TrainingSet
+from lensmith_vision.training import Progress, TrainingSet
 
 __all__ = ["FineTuning"]
 
@@ -52,7 +53,7 @@ class _Before:
 
     taken: TrainingRows
     data: TrainingSet
-    fitted: Fitted
+    rival: Rival
 
 
 class FineTuning:
@@ -104,7 +105,7 @@ class FineTuning:
             progress.stage, progress.message = "fine_tuning", f"{len(laid.rows)} images are there, learning begins"
             await learn(folder, lambda fraction, message: _learnt(progress, fraction, message), self._processes)
             progress.fraction, progress.stage, progress.message = FITTED, "storing", ""
-            judged = await self._in_thread(lambda: _judged(job, folder, laid, before.fitted))
+            judged = await self._in_thread(lambda: _judged(job, folder, laid, before.rival))
             request = await self._in_thread(lambda: _request_of(job, before, laid, judged))
             if judged.kept:
                 request.network_space = judged.fitted.head.space
@@ -131,7 +132,7 @@ class FineTuning:
             options, method = options_of(job.model, job.training, job.seed), method_of(job.training)
             test = np.fromiter((row.test for row in rows.rows), np.bool_, len(rows.rows))
             fitted = fit_and_evaluate(data, test, options, method, tell, progress.stop.is_set)
-            return _Before(rows, data, fitted)
+            return _Before(rows, data, rival_of(data, fitted, options, cancelled=progress.stop.is_set))
 
         def tell(done: Progress) -> None:
             progress.fraction, progress.stage, progress.message = _HEAD_DONE * done.fraction, done.stage, ""
@@ -142,10 +143,10 @@ class FineTuning:
         self, job: TrainingJob, folder: Path, start: Path, before: _Before, progress: JobProgress
     ) -> Layout:
         """Bring the pictures into the folder, unless they are there."""
-        laid = await self._in_thread(lambda: read_layout(folder, before.fitted))
+        laid = await self._in_thread(lambda: read_layout(folder, before.rival))
         if laid is not None:
             return laid
-        ids = before.fitted.out_of_fold.ids
+        ids = before.rival.known.ids
         card = load_card(start)
         await self._scratch.make_room(folder, len(ids) * bytes_of_pixels(card.resize) + _GRAPH_COPIES * card.bytes)
         progress.stage = "fetching"
@@ -157,7 +158,7 @@ class FineTuning:
                     folder,
                     start,
                     before.data,
-                    before.fitted,
+                    before.rival,
                     pictures,
                     network=network_id(job.version_uid),
                     seed=job.seed,
@@ -215,20 +216,20 @@ def _learnt(progress: JobProgress, fraction: float, message: str) -> None:
     progress.stage, progress.message = "fine_tuning", message
 
 
-def _judged(job: TrainingJob, folder: Path, laid: Layout, before: Fitted) -> Judgement:
+def _judged(job: TrainingJob, folder: Path, laid: Layout, rival: Rival) -> Judgement:
     space = space_of(load_card(folder / RESULT_FOLDER / PACK_FOLDER)).id
     aim = options_of(job.model, job.training, job.seed).thresholds
-    return judge(before, read_result(folder), laid.rows, space, aim, laid.groups)
+    return judge(rival, read_result(folder), laid.rows, space, aim, laid.groups)
 
 
 def _request_of(job: TrainingJob, before: _Before, laid: Layout, judged: Judgement) -> CompleteModelVersionRequest:
     """Make what is handed in: of the network where it is kept, else of the head."""
     if not judged.kept:
         return request_of(job, before.taken, judged.fitted)
-    known = before.fitted.out_of_fold.ids
+    known = before.rival.known.ids
     seen = {known[row] for row in laid.rows}
     left_out = {row.uid: "the picture is gone" for row in before.taken.rows if row.uid not in seen}
-    left_out |= {uid: "the picture cannot be read" for uid in laid.unreadable} | before.fitted.left_out
+    left_out |= {uid: "the picture cannot be read" for uid in laid.unreadable} | before.rival.fitted.left_out
     missing = len(known) - len(seen)
     findings = judged.fitted.findings
     if missing:

@@ -50,8 +50,7 @@ REFUSED = [
     (MULTI_CLASS, {"thresholds": {"best_f1": False}}, "thresholds.best_f1"),
     (MULTI_CLASS, {"mode": 9}, "mode"),
     (MULTI_CLASS, {"max_epochs": 3}, "max_epochs"),
-    (MULTI_CLASS, {"mode": FINE_TUNE, "evaluation": EvaluationMethod.EVALUATION_METHOD_SPLIT}, "evaluation"),
-    (REGRESSION, {"mode": FINE_TUNE, "evaluation": EvaluationMethod.EVALUATION_METHOD_TEST_SET}, "evaluation"),
+    (REGRESSION, {"mode": FINE_TUNE, "evaluation": 9}, "evaluation"),
 ]
 
 

@@ -21,10 +21,12 @@ from lensmith_vision import resize
 from lensmith_vision.decode import ImageLimits, decode
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.heads import HeadType
+from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.resize import ResizePolicy
 
 __all__ = [
     "FEWEST_PICTURES",
+    "TESTED",
     "Job",
     "Pixels",
     "Taught",
@@ -37,6 +39,9 @@ __all__ = [
 
 FEWEST_PICTURES = 12
 """Fewer are not worth the attempt."""
+
+TESTED = -1
+"""In place of a fold: the picture is one that the version is evaluated on, and that nothing is chosen by."""
 
 JOB_FILE, TAUGHT_FILE, START_FOLDER, STATE_FOLDER, RESULT_FOLDER = (
     "job.json",
@@ -68,6 +73,9 @@ class Job:
         network: Id of the card of the network that comes out; its space has this name.
         resize: How the start wants pictures.
         rounds: Folds to hold out, one after the other; each costs one training, and one more is made of everything.
+        method: On which pictures the version is evaluated: those held out in rounds, or those in no fold. Nothing
+            learns from pictures in no fold, but where they are a fifth of all (``split``) a further training does:
+            its network is the result, that of the training before is evaluated.
         seed: The same job gives the same network, on the same machine.
         max_epochs: Most passes over the pictures; 0: as many as suit their number.
         batch_size: Pictures a step; 0: as suits their number.
@@ -79,6 +87,7 @@ class Job:
     network: str
     resize: ResizePolicy
     rounds: tuple[int, ...]
+    method: EvaluationMethod = "out_of_fold"
     seed: int = 0
     max_epochs: int = 0
     batch_size: int = 0
@@ -90,7 +99,7 @@ class Taught:
     """What the pictures of a job show, one row each, in the order of the pixels.
 
     Attributes:
-        folds: Fold of each row, the same that the head is evaluated by; near copies share one.
+        folds: Fold of each row, the same that the head is evaluated by; near copies share one. `TESTED`: in none.
         groups: Group of near copies of each row.
         labels: [n, c] with 1 positive, 0 negative, NaN unknown; None for regression.
         targets: [n] for regression; None otherwise.
@@ -169,7 +178,7 @@ def _roomy(policy: ResizePolicy) -> ResizePolicy:
 def pick_rounds(folds: Ints) -> tuple[int, ...]:
     """Choose which folds are held out: as many as it takes to judge, each being a whole training."""
     count = int(folds.max()) + 1
-    held_out = np.cumsum(np.bincount(folds, minlength=count))
+    held_out = np.cumsum(np.bincount(folds[folds != TESTED], minlength=count))
     needed = int(np.searchsorted(held_out, _ENOUGH_HELD_OUT)) + 1
     return tuple(range(min(max(needed, _LEAST_ROUNDS), _MOST_ROUNDS, count)))
 
@@ -195,6 +204,8 @@ def read_job(folder: Path) -> Job:
         document = json.loads((folder / JOB_FILE).read_bytes())
         if document.pop("format") != _FORMAT or document["type"] not in get_args(HeadType):
             raise ValueError("its format or its type is unknown")
+        if document.get("method", "out_of_fold") not in get_args(EvaluationMethod):
+            raise ValueError("its method is unknown")
         return Job(
             type=cast(HeadType, document.pop("type")),
             concepts=tuple(document.pop("concepts")),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lensmith_vision.fine_tune.job import Floats, Ints
+from lensmith_vision.fine_tune.job import TESTED, Floats, Ints
 from lensmith_vision.fine_tune.outcome import NetworkResult
+from lensmith_vision.fine_tune.rival import Rival
 from lensmith_vision.heads import INTERVAL_COVERAGE, Head
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import Finding, Severity
@@ -46,47 +47,78 @@ class Judgement:
     pictures: int
 
 
-def judge(before: Fitted, result: NetworkResult, rows: Ints, space: str, aim: ThresholdAim, groups: Ints) -> Judgement:
+def judge(rival: Rival, result: NetworkResult, rows: Ints, space: str, aim: ThresholdAim, groups: Ints) -> Judgement:
     """Hold a network against the head that was fitted on the same pictures and folds.
 
     The network is kept where it wins at least a point, and more than chance gives to one in twenty: its mean gain over
-    the pictures must exceed 1.64 standard errors of that mean.
+    the pictures must exceed 1.64 standard errors of that mean. Pictures that the version is evaluated on have no say in
+    that; whichever is kept, its figures are those on the same ones of them.
 
     Args:
-        before: The head on unchanged features, with its scores.
+        rival: The head on unchanged features, with its scores.
         result: What fine-tuning came to.
-        rows: Row of each picture of the job in the scores of `before`.
+        rows: Row of each picture of the job in the scores of the rival.
         space: Space of the network.
         aim: What thresholds are chosen for.
         groups: Group of near copies of each picture of the job.
     """
-    held_out = rows[result.rows]
-    known = before.out_of_fold.rows(held_out)
-    head, decisions = _head(before.head, result, known, space, aim)
-    gains = _goodness(known, decisions.scores) - _goodness(known, known.scores)
-    if known.targets is not None:
-        gains /= max(float(np.abs(known.scores[:, 0] - known.targets).mean()), 1e-9)
+    before = rival.fitted
+    held_out = rival.known.rows(rows[result.rows])
+    tested = rival.known.rows(rows[result.tested]) if len(result.tested) else None
+    network = _network(before.head, result, held_out, space, aim)
+    gains = _goodness(held_out, network.decisions.scores) - _goodness(held_out, held_out.scores)
+    if held_out.targets is not None:
+        gains /= max(float(np.abs(held_out.scores[:, 0] - held_out.targets).mean()), 1e-9)
     gain, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
-    if not gain >= max(_GAIN, _SURE * error):
-        finding = Finding(NOT_BETTER, Severity.WARNING, _text(known, decisions, kept=False))
+    kept = gain >= max(_GAIN, _SURE * error)
+    text = _text(held_out, network.decisions.scores, f"{len(gains)} held-out images")
+    if not kept:
+        text += ": that is no sure gain, so the head was kept"
+    if tested is not None:
+        text += f"; on the images of the evaluation it {_text(tested, network.tested, f'{len(tested.ids)} images')}"
+    if not kept:
+        finding = Finding(NOT_BETTER, Severity.WARNING, f"the fine-tuned network {text}")
         return Judgement(replace(before, findings=(*before.findings, finding)), False, gain, len(gains))
-    decisions = replace(decisions, groups=groups[result.rows])
-    predictions = replace(known, scores=decisions.scores, evaluated=len(held_out), interval=head.interval)
-    finding = Finding(BETTER, Severity.HINT, _text(known, decisions, kept=True))
+    finding = Finding(BETTER, Severity.HINT, f"the fine-tuned network {text}")
+    if tested is None:
+        decisions, predictions = replace(network.decisions, groups=groups[result.rows]), held_out
+    else:
+        decisions, predictions = _of_tests(network, tested, groups[result.tested]), tested
     fitted = replace(
         before,
-        head=head,
-        evaluation=evaluate(head, decisions, 0.0, aim),
-        out_of_fold=predictions,
+        head=network.head,
+        evaluation=evaluate(network.head, decisions, 0.0, aim),
+        out_of_fold=replace(
+            predictions,
+            scores=decisions.scores,
+            folds=decisions.folds,
+            evaluated=len(predictions.ids),
+            interval=network.head.interval,
+        ),
         findings=(*before.findings, finding),
-        input_count=len(rows),
+        input_count=_learnt(rival.known.rows(rows)),
     )
     return Judgement(fitted, True, gain, len(gains))
 
 
-def _head(
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """A network as a version would have it.
+
+    Attributes:
+        head: For its features, calibrated on the held-out pictures.
+        decisions: Its scores of them.
+        tested: Its scores [t, c] of pictures to evaluate on that were in no fold.
+    """
+
+    head: Head
+    decisions: Decisions
+    tested: Floats
+
+
+def _network(
     before: Head, result: NetworkResult, known: OutOfFoldPredictions, space: str, aim: ThresholdAim
-) -> tuple[Head, Decisions]:
+) -> _Network:
     """Make the classifier a head of the network's space, calibrated on the held-out pictures."""
     width = len(before.concepts)
     temperature = 1.0
@@ -102,13 +134,35 @@ def _head(
         before.value_range,
         familiarity=result.familiarity,
     )
-    scores = head.activate((result.logits / temperature).astype(np.float32))
+    scores, tested = (
+        head.activate((logits / temperature).astype(np.float32)) for logits in (result.logits, result.tested_logits)
+    )
     decisions = Decisions(scores, known.folds, labels=known.labels, targets=known.targets)
     if known.targets is None:
-        return replace(head, thresholds=thresholds_of(decisions, aim)), decisions
-    residuals = np.sort(np.abs(scores[:, 0] - known.targets))
-    rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
-    return replace(head, interval=float(residuals[rank - 1])), decisions
+        head = replace(head, thresholds=thresholds_of(decisions, aim))
+    else:
+        residuals = np.sort(np.abs(scores[:, 0] - known.targets))
+        rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
+        head = replace(head, interval=float(residuals[rank - 1]))
+    return _Network(head, decisions, tested)
+
+
+def _of_tests(network: _Network, tested: OutOfFoldPredictions, groups: Ints) -> Decisions:
+    """What a network decides about pictures that neither it nor its thresholds have seen."""
+    return Decisions(
+        network.tested,
+        np.zeros(len(groups), np.int64),
+        labels=tested.labels,
+        targets=tested.targets,
+        groups=groups,
+        thresholds=network.head.thresholds,
+        method=tested.method,
+    )
+
+
+def _learnt(known: OutOfFoldPredictions) -> int:
+    """How many pictures of a job the network that is kept has learnt from."""
+    return int((known.folds != TESTED).sum()) if known.method == "test_set" else len(known.ids)
 
 
 def _goodness(known: OutOfFoldPredictions, scores: Floats) -> npt.NDArray[np.float64]:
@@ -124,16 +178,14 @@ def _goodness(known: OutOfFoldPredictions, scores: Floats) -> npt.NDArray[np.flo
     return chances
 
 
-def _text(known: OutOfFoldPredictions, decisions: Decisions, *, kept: bool) -> str:
-    ours, before, what = _figure(known, decisions.scores), _figure(known, known.scores), f"{len(known.ids)} held-out"
+def _text(known: OutOfFoldPredictions, scores: Floats, images: str) -> str:
+    """Say how network and head do on the same pictures."""
+    ours, before = _figure(known, scores), _figure(known, known.scores)
     if known.targets is not None:
-        figures = f"is off by {ours:.3g} on average, a head by {before:.3g}, on the same {what} images"
-    elif known.type == "multi_class":
-        figures = f"is right in {ours:.1%} of {what} images, a head in {before:.1%} of the same"
-    else:
-        figures = f"gives what is true a chance of {ours:.1%}, a head {before:.1%}, on the same {what} images"
-    end = "" if kept else ": that is no sure gain, so the head was kept"
-    return f"the fine-tuned network {figures}{end}"
+        return f"is off by {ours:.3g} on average, a head by {before:.3g}, on the same {images}"
+    if known.type == "multi_class":
+        return f"is right in {ours:.1%} of {images}, a head in {before:.1%} of the same"
+    return f"gives what is true a chance of {ours:.1%}, a head {before:.1%}, on the same {images}"
 
 
 def _figure(known: OutOfFoldPredictions, scores: Floats) -> float:

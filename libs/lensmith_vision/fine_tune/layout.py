@@ -16,6 +16,7 @@ from lensmith_vision.fine_tune.job import (
     FEWEST_PICTURES,
     JOB_FILE,
     START_FOLDER,
+    TESTED,
     Ints,
     Job,
     Pixels,
@@ -26,9 +27,10 @@ from lensmith_vision.fine_tune.job import (
     read_taught,
     write_job,
 )
+from lensmith_vision.fine_tune.rival import Rival
 from lensmith_vision.folds import groups_of
 from lensmith_vision.pack import load_card
-from lensmith_vision.training import Fitted, TrainingSet
+from lensmith_vision.training import TrainingSet
 
 __all__ = ["Layout", "lay_out", "read_layout"]
 
@@ -41,7 +43,7 @@ class Layout:
 
     Attributes:
         job: What was laid out.
-        rows: Row of each picture of the job in the head's scores.
+        rows: Row of each picture of the job in the rival's scores.
         groups: Group of near copies of each picture of the job.
         unreadable: Ids of pictures that take no part because they cannot be decoded.
     """
@@ -56,7 +58,7 @@ def lay_out(
     folder: Path,
     start: Path,
     data: TrainingSet,
-    before: Fitted,
+    rival: Rival,
     pictures: Iterable[tuple[str, bytes]],
     *,
     network: str,
@@ -71,7 +73,7 @@ def lay_out(
         folder: Where to; anything of an unfinished layout in it is replaced.
         start: The pack to begin from; it may be another than that of the features.
         data: What the head was trained on.
-        before: The head, evaluated out of fold.
+        rival: The head that the network has to beat.
         pictures: Id and bytes of each picture, in any order; those that took no part in the head are passed over.
         network: Id of the card of the network that comes out.
         seed: Of everything random.
@@ -80,16 +82,11 @@ def lay_out(
         limits: How large a picture may be.
 
     Raises:
-        TrainingError: ``FINE_TUNING_NEEDS_FOLDS``: the head was evaluated in another way; ``TOO_FEW_IMAGES``: nearly
-            none of the pictures can be had.
+        TrainingError: ``TOO_FEW_IMAGES``: nearly none of the pictures can be had; ``NO_TEST_IMAGES``: none of those
+            to evaluate on.
         PackError: The start is no pack.
     """
-    known = before.out_of_fold
-    if known.method != "out_of_fold":
-        raise TrainingError(
-            "FINE_TUNING_NEEDS_FOLDS",
-            "a network is held against the head that was there before fold by fold: evaluate out of fold",
-        )
+    known = rival.known
     card = load_card(start)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / JOB_FILE).unlink(missing_ok=True)
@@ -98,8 +95,7 @@ def lay_out(
     kept, unreadable = _decoded(Pixels(folder, card.resize, len(known.ids), writable=True), known.ids, pictures, limits)
     rows = np.asarray(kept, np.int64)
     folds = known.folds[rows]
-    if len(rows) < FEWEST_PICTURES or len(np.unique(folds)) < int(known.folds.max()) + 1:
-        raise TrainingError("TOO_FEW_IMAGES", f"only {len(rows)} images can be had, too few to fine-tune on")
+    _check(known.folds, folds)
     groups = _groups(data, [known.ids[row] for row in kept])
     taught = Taught(
         folds,
@@ -113,6 +109,7 @@ def lay_out(
         network,
         card.resize,
         pick_rounds(folds),
+        known.method,
         seed=seed,
         max_epochs=max_epochs,
         threads=threads,
@@ -121,6 +118,15 @@ def lay_out(
     put_file(folder / _LAYOUT_FILE, json.dumps({"rows": rows.tolist(), "unreadable": unreadable}).encode())
     write_job(folder, job, taught)
     return Layout(job, rows, groups, tuple(unreadable))
+
+
+def _check(wanted: Ints, had: Ints) -> None:
+    """Refuse where what could be had is not enough to learn from, or to evaluate on."""
+    learnt = int((had != TESTED).sum())
+    if learnt < FEWEST_PICTURES or len(np.unique(had[had != TESTED])) < int(wanted.max()) + 1:
+        raise TrainingError("TOO_FEW_IMAGES", f"only {learnt} images can be had, too few to fine-tune on")
+    if (wanted == TESTED).any() and not (had == TESTED).any():
+        raise TrainingError("NO_TEST_IMAGES", "none of the images to evaluate on can be had any more")
 
 
 def _decoded(
@@ -143,21 +149,21 @@ def _decoded(
     return kept, unreadable
 
 
-def read_layout(folder: Path, before: Fitted) -> Layout | None:
+def read_layout(folder: Path, rival: Rival) -> Layout | None:
     """Read how a folder was laid out for the same training of a head; None: it was not, or for another one.
 
     Args:
         folder: That a process may have been killed over.
-        before: The head as it was fitted again.
+        rival: The head as it was fitted again.
     """
     try:
         job, taught = read_job(folder), read_taught(folder)
         document = json.loads((folder / _LAYOUT_FILE).read_bytes())
         rows = np.asarray(document["rows"], np.int64)
-        known = before.out_of_fold.rows(rows)
+        known = rival.known.rows(rows)
     except (OSError, ValueError, KeyError, IndexError, TrainingError):
         return None
-    same = job.concepts == known.concepts and np.array_equal(taught.folds, known.folds)
+    same = (job.concepts, job.method) == (known.concepts, known.method) and np.array_equal(taught.folds, known.folds)
     for ours, theirs in ((taught.labels, known.labels), (taught.targets, known.targets)):
         same = same and (ours is None) == (theirs is None)
         same = same and (ours is None or theirs is None or np.array_equal(ours, theirs, equal_nan=True))

@@ -33,6 +33,8 @@ class NetworkResult:
         bias: [c].
         familiarity: Of its features; distances are those of held-out pictures.
         epochs: That each round took.
+        tested: Rows of the job to evaluate on that were in no round, [t].
+        tested_logits: [t, c], what a network that had not seen them said about them; by the same classifier.
     """
 
     rows: Ints
@@ -41,12 +43,16 @@ class NetworkResult:
     bias: Floats
     familiarity: Familiarity
     epochs: tuple[int, ...]
+    tested: Ints
+    tested_logits: Floats
 
     def to_bytes(self) -> bytes:
         """Write it as safetensors."""
         tensors: dict[str, npt.NDArray[np.generic]] = {
             "rows": self.rows,
             "logits": np.ascontiguousarray(self.logits),
+            "tested": self.tested,
+            "tested_logits": np.ascontiguousarray(self.tested_logits),
             "kernel": np.ascontiguousarray(self.kernel),
             "bias": self.bias,
             "mean": self.familiarity.mean,
@@ -75,6 +81,8 @@ def read_result(folder: Path) -> NetworkResult:
             values["bias"],
             familiarity,
             tuple(document["epochs"]),
+            values["tested"],
+            values["tested_logits"],
         )
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
         raise TrainingError("FINE_TUNE_RESULT_INVALID", f"fine-tuning left no result: {error}") from error

@@ -31,6 +31,7 @@ from lensmith_vision.fine_tune.job import (
     RESULT_FOLDER,
     START_FOLDER,
     STATE_FOLDER,
+    TESTED,
     Floats,
     Ints,
     Job,
@@ -56,6 +57,7 @@ _LEAST_PATIENCE = 4
 _VALIDATION_PARTS = 6
 _HEAD_FOLDS = 4
 _EVALUATION_BATCH = 32
+_TRIAL, _WHOLE = "trial", "whole"
 _DONE_FILE, _WEIGHTS_FILE = "done.safetensors", "weights.safetensors"
 
 
@@ -78,14 +80,16 @@ class _Training:
 
     Attributes:
         name: Of its folder.
+        title: For people.
         number: Place among all.
-        held_out: Rows that it must not see.
+        held_out: Rows that it must not see, and is asked about.
         taught: Rows that it learns from.
         validated: Rows that tell when to stop; none where it is known.
         stop_after: Epochs to do of those that the schedule is laid out for; 0: early stopping decides.
     """
 
     name: str
+    title: str
     number: int
     held_out: Ints
     taught: Ints
@@ -113,10 +117,12 @@ class _Runner:
         self._job: Job = read_job(folder)
         self._taught: Taught = read_taught(folder)
         self._pixels = Pixels(folder, self._job.resize, len(self._taught))
-        rows = len(self._taught)
-        self._epochs = self._job.max_epochs or int(np.clip(_PASSES // rows, _FEWEST_EPOCHS, _MOST_EPOCHS))
-        self._batch = self._job.batch_size or (16 if rows < _FEW else 32)
-        targets = self._taught.targets
+        # Of pictures that the version is evaluated on nothing is known here, but where they are asked about.
+        learnt = self._taught.rows(self._taught.folds != TESTED)
+        self._trainings = len(self._job.rounds) + (2 if self._job.method == "split" else 1)
+        self._epochs = self._job.max_epochs or int(np.clip(_PASSES // len(learnt), _FEWEST_EPOCHS, _MOST_EPOCHS))
+        self._batch = self._job.batch_size or (16 if len(learnt) < _FEW else 32)
+        targets = learnt.targets
         # Numbers are learnt in units of their spread, so that rates suit every range.
         self._middle = 0.0 if targets is None else float(targets.mean())
         self._spread = 1.0 if targets is None else max(float(targets.std()), 1e-6)
@@ -127,17 +133,24 @@ class _Runner:
         if self._job.threads:
             torch.set_num_threads(self._job.threads)
         _join_processes()
-        rows, folds = np.arange(len(self._taught)), self._taught.folds
-        for number, fold in enumerate(self._job.rounds):
-            others = rows[folds != fold]
+        rows, folds, rounds = np.arange(len(self._taught)), self._taught.folds, self._job.rounds
+        learnt, tested, none = rows[folds != TESTED], rows[folds == TESTED], rows[:0]
+        for number, fold in enumerate(rounds):
+            others = learnt[folds[learnt] != fold]
             parts = _parts(self._taught, others, _VALIDATION_PARTS, self._job.seed + number)
             taught, validated = others[parts > 0], others[parts == 0]
-            self._train(_Training(f"round-{fold}", number, rows[folds == fold], taught, validated))
-        best = [self._done(f"round-{fold}").epochs for fold in self._job.rounds]
-        whole = _Training("whole", len(self._job.rounds), rows[:0], rows, rows[:0], round(float(np.median(best))))
+            title = f"round {number + 1} of {len(rounds)}"
+            self._train(_Training(f"round-{fold}", title, number, rows[folds == fold], taught, validated))
+        epochs = round(float(np.median([self._done(f"round-{fold}").epochs for fold in rounds])))
+        last = self._trainings - 1
+        if self._job.method == "split":
+            self._train(_Training(_TRIAL, "the network to evaluate", last - 1, tested, learnt, none, epochs))
+            whole = _Training(_WHOLE, "the whole set", last, none, rows, none, epochs)
+        else:
+            whole = _Training(_WHOLE, "the whole set", last, tested, learnt, none, epochs)
         network = self._train(whole)
         if _is_first():
-            self._finish(network)
+            self._finish(network, whole.taught)
         _wait_for_all()
 
     def _train(self, training: _Training) -> Network:
@@ -238,10 +251,11 @@ class _Runner:
         values = safetensors.numpy.load((self._folder / STATE_FOLDER / name / _DONE_FILE).read_bytes())
         return _Done(values["rows"], values["logits"], values["distances"], int(values["epochs"][0]))
 
-    def _finish(self, network: Network) -> None:
+    def _finish(self, network: Network, taught: Ints) -> None:
         rounds = [self._done(f"round-{fold}") for fold in self._job.rounds]
-        kernel, bias = self._classifier(network, np.arange(len(self._taught)))
-        last = safetensors.numpy.load((self._folder / STATE_FOLDER / "whole" / _DONE_FILE).read_bytes())
+        asked = self._done(_TRIAL if self._job.method == "split" else _WHOLE)
+        kernel, bias = self._classifier(network, taught)
+        last = safetensors.numpy.load((self._folder / STATE_FOLDER / _WHOLE / _DONE_FILE).read_bytes())
         distances = np.concatenate([one.distances for one in rounds])
         usual, far = np.maximum(np.quantile(distances, [0.5, 0.95]), 1e-9)
         result = NetworkResult(
@@ -251,6 +265,8 @@ class _Runner:
             bias=bias.astype(np.float32),
             familiarity=Familiarity(last["mean"], last["axes"], float(usual), float(far)),
             epochs=tuple(one.epochs for one in rounds),
+            tested=asked.rows,
+            tested_logits=asked.logits,
         )
         destination = self._folder / RESULT_FOLDER
         shutil.rmtree(destination, ignore_errors=True)
@@ -276,14 +292,12 @@ class _Runner:
         return ((targets - np.float32(self._middle)) / np.float32(self._spread)).reshape(-1, 1)
 
     def _tell(self, training: _Training, done: EpochDone) -> None:
-        trainings = len(self._job.rounds) + 1
-        what = "the whole set" if training.stop_after else f"round {training.number + 1} of {trainings - 1}"
         judged = (
             "" if done.held_out_loss is None else f", {done.held_out_loss:.3f} on {len(training.validated)} held out"
         )
         right = "" if done.held_out_right is None else f", {done.held_out_right:.1%} of them right"
-        message = f"{what}, epoch {done.epoch} of {done.epochs}: loss {done.loss:.3f}{judged}{right}"
-        self._told(Event((training.number + done.epoch / done.epochs) / trainings, message))
+        message = f"{training.title}, epoch {done.epoch} of {done.epochs}: loss {done.loss:.3f}{judged}{right}"
+        self._told(Event((training.number + done.epoch / done.epochs) / self._trainings, message))
 
 
 @dataclass(frozen=True)

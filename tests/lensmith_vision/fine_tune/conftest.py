@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lensmith_vision.fine_tune.job import Job, Pixels, Taught, write_job
+from lensmith_vision.fine_tune.job import TESTED, Job, Pixels, Taught, write_job
 from lensmith_vision.folds import stratified_group_folds
 from lensmith_vision.pack import builtin_pack, load_card
 
@@ -25,7 +25,13 @@ def make_job(shared: Path, tmp_path: Path) -> MakeJob:
     """Lay out a job on photographs of trashnet: ``make_job("name", concepts=…, each=…, kind=…, **of_the_job)``."""
 
     def make(
-        name: str, *, concepts: tuple[str, ...] = ("glass", "paper"), each: int = 12, kind: str = "multi_class", **more
+        name: str,
+        *,
+        concepts: tuple[str, ...] = ("glass", "paper"),
+        each: int = 12,
+        kind: str = "multi_class",
+        method: str = "out_of_fold",
+        **more,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
@@ -39,6 +45,8 @@ def make_job(shared: Path, tmp_path: Path) -> MakeJob:
         labels = np.repeat(np.eye(len(concepts), dtype=np.float32), each, axis=0)
         groups = np.arange(len(files))
         folds = stratified_group_folds(labels, groups, 3, 0)
+        if method != "out_of_fold":
+            folds[::6] = TESTED
         if kind == "regression":
             numbers = np.linspace(0, 50, len(files), dtype=np.float32)
             taught, named = Taught(folds, groups, targets=numbers), ("number",)
@@ -46,7 +54,7 @@ def make_job(shared: Path, tmp_path: Path) -> MakeJob:
             if kind == "multi_label":
                 labels[::5, 0] = np.nan
             taught, named = Taught(folds, groups, labels=labels), concepts
-        options = {"rounds": (0,), "max_epochs": 2, "threads": 1, **more}
+        options = {"rounds": (0,), "method": method, "max_epochs": 2, "threads": 1, **more}
         write_job(folder, Job(kind, named, "ft-test", policy, **options), taught)
         return folder
 

@@ -19,6 +19,14 @@ torch = pytest.importorskip("torch", reason="needs the extra lensmith[finetune]:
 pytestmark = pytest.mark.timeout(600)
 
 
+def _served(folder: Path, rows: np.ndarray) -> np.ndarray:
+    """Features of some pictures as the pack of a result gives them."""
+    engine, pack = OnnxRuntimeEngine(), folder / "result" / "pack"
+    space = space_of(load_card(pack)).id
+    engine.load(space, pack)
+    return engine.run(space, np.asarray(Pixels(folder, read_job(folder).resize, 24).exact[rows])).features
+
+
 def _check(folder: Path, result: NetworkResult) -> None:
     """The pack of a result serves, and says what its classifier says."""
     job, pack = read_job(folder), folder / "result" / "pack"
@@ -82,16 +90,27 @@ def test_two_processes_share_a_job_when_torchrun_starts_them(make_job, start_job
     _check(folder, read_result(folder))
 
 
-@pytest.mark.parametrize("kind", ["multi_label", "regression"])
-def test_job_is_done_when_the_model_is_of_another_type(kind: str, make_job, start_job) -> None:
-    folder = make_job(kind, kind=kind, max_epochs=1)
+@pytest.mark.parametrize(("kind", "method"), [("multi_label", "test_set"), ("regression", "split")])
+def test_pictures_in_no_fold_are_asked_about_when_the_version_is_evaluated_on_them(
+    kind: str, method: str, make_job, start_job
+) -> None:
+    folder = make_job(kind, kind=kind, method=method, max_epochs=1)
     with start_job(folder) as running:
-        _, errors = running.communicate(timeout=300)
+        said, errors = running.communicate(timeout=300)
     assert running.returncode == 0, errors
     result = read_result(folder)
     _check(folder, result)
+    titles = [json.loads(line)["event"]["message"].partition(",")[0] for line in said.splitlines()]
+    between = ["the network to evaluate"] if method == "split" else []
+    assert titles == ["round 1 of 1", *between, "the whole set"]
+    assert sorted(result.tested.tolist()) == np.flatnonzero(_folds(folder) < 0).tolist()
+    assert not set(result.tested) & set(result.rows)
     if kind == "regression":
         assert 0 < result.logits.mean() < 50, "in the unit of the numbers"
+    else:
+        # The result itself has not seen them, and says what was taken down, but for half precision.
+        served = _served(folder, result.tested)
+        np.testing.assert_allclose(served @ result.kernel + result.bias, result.tested_logits, atol=0.2)
 
 
 def test_reason_is_told_when_a_job_cannot_be_done(tmp_path: Path, start_job) -> None:

@@ -28,6 +28,7 @@ ACTION = {
     pb.SUGGESTION_ACTION_APPLY: types.SuggestionAction.APPLY,
     pb.SUGGESTION_ACTION_REMOVE_LABELS: types.SuggestionAction.REMOVE_LABELS,
     pb.SUGGESTION_ACTION_DISMISS: types.SuggestionAction.DISMISS,
+    pb.SUGGESTION_ACTION_MERGE_CONCEPTS: types.SuggestionAction.MERGE_CONCEPTS,
 }
 ACTION_TO_PROTO = {action: number for number, action in ACTION.items()}
 
@@ -39,7 +40,7 @@ def from_proto(message: pb.Suggestion) -> types.Suggestion | None:
     decided = message.decide_time
     return types.Suggestion(
         name=message.name,
-        number=int(message.name.rsplit("/", 1)[-1]),
+        number=_number(message.name),
         kind=KIND[message.kind],
         message=message.message,
         score=message.score,
@@ -53,6 +54,7 @@ def from_proto(message: pb.Suggestion) -> types.Suggestion | None:
         state=STATE[message.state],
         actor=message.actor,
         decided_at=decided.ToDatetime(tzinfo=UTC) if message.HasField("decide_time") else None,
+        inputs_to_label=tuple(_to_label(one) for one in message.inputs_to_label),
     )
 
 
@@ -74,11 +76,26 @@ def decided(message: service_pb.AcceptedSuggestion) -> types.DecidedSuggestion:
         name=message.suggestion,
         state=STATE.get(message.state),
         error=from_status(message.status) if message.status.code else None,
+        added=tuple(_number(name) for name in message.added_suggestions),
+    )
+
+
+def _number(name: str) -> int:
+    return int(name.rsplit("/", 1)[-1])
+
+
+def _to_label(message: pb.InputToLabel) -> types.InputToLabel:
+    return types.InputToLabel(
+        input=message.input.rsplit("/", 1)[-1],
+        concept=message.label.concept,
+        value=_value(message.label),
+        score=message.score,
     )
 
 
 def _labels(messages: Iterable[pb.SuggestionLabel]) -> Mapping[str, bool | float]:
-    return {
-        message.concept: message.number if message.WhichOneof("value") == "number" else message.positive
-        for message in messages
-    }
+    return {message.concept: _value(message) for message in messages}
+
+
+def _value(message: pb.SuggestionLabel) -> bool | float:
+    return message.number if message.WhichOneof("value") == "number" else message.positive

@@ -29,11 +29,32 @@ class SuggestionState(StrEnum):
 
 
 class SuggestionAction(StrEnum):
-    """What to do about a suggestion: what it says, take the labels in doubt away, or leave everything as it is."""
+    """What to do about a suggestion: what it says, take the labels in doubt away, or leave everything as it is.
+
+    `merge-concepts` makes two confused concepts one, see `merge`.
+    """
 
     APPLY = "apply"
     REMOVE_LABELS = "remove-labels"
     DISMISS = "dismiss"
+    MERGE_CONCEPTS = "merge-concepts"
+
+
+@dataclass(frozen=True)
+class InputToLabel:
+    """A picture without a label that somebody should look at.
+
+    Attributes:
+        input: Its own id.
+        concept: What the version takes it for.
+        value: Whether it shows that, or the number.
+        score: How likely that is, 0 to 1.
+    """
+
+    input: str
+    concept: str
+    value: bool | float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,7 @@ class Suggestion:
         desired: What they become when it is applied.
         actions: What may be done about it.
         actor: Who decided; empty: nobody yet.
+        inputs_to_label: Pictures without a label that come on the list of what to label next when it is applied.
     """
 
     name: str
@@ -67,6 +89,7 @@ class Suggestion:
     state: SuggestionState
     actor: str
     decided_at: datetime | None
+    inputs_to_label: tuple[InputToLabel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,14 @@ class SuggestionOverview:
 
 @dataclass(frozen=True)
 class DecidedSuggestion:
-    """What became of one suggestion; `error`: why nothing was done about it."""
+    """What became of one suggestion.
+
+    Attributes:
+        error: Why nothing was done about it.
+        added: Numbers of the suggestions of what to label next that it put on the list.
+    """
 
     name: str
     state: SuggestionState | None
     error: LensmithError | None
+    added: tuple[int, ...] = ()

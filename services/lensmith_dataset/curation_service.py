@@ -19,6 +19,7 @@ from lensmith_platform.errors import OK, InvalidInputError, LensmithError, to_st
 _BATCH = 500
 _MOST_UNLABELLED = 10_000
 _MOST_SWAPS = 1000
+_MOST_COPIES = 1000
 
 
 class CurationServicer(CurationServiceServicer):
@@ -65,6 +66,21 @@ class CurationServicer(CurationServiceServicer):
 
         outcomes = await self._database.retry(change)
         return pb.SwapLabelsResponse(statuses=[OK if error is None else to_status(error) for error in outcomes])
+
+    async def CopyLabels(
+        self, request: pb.CopyLabelsRequest, context: ServicerContext[pb.CopyLabelsRequest, pb.CopyLabelsResponse]
+    ) -> pb.CopyLabelsResponse:
+        """Label some of the inputs that show one concept as showing another one too."""
+        app_id, source, target = request.app_id, request.from_concept, request.to_concept
+        if source == target:
+            raise InvalidInputError("SAME_CONCEPT", f"{source!r} is to be labelled as itself")
+
+        async def change() -> tuple[int, bool]:
+            async with self._database.transaction(app_id) as connection:
+                return await curation.copy_labels(connection, app_id, source, target, request.actor, _MOST_COPIES)
+
+        copied, more = await self._database.retry(change)
+        return pb.CopyLabelsResponse(copied_count=copied, more=more)
 
 
 def _labels(messages: Iterable[TrainingLabel]) -> dict[str, Label]:

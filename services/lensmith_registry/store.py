@@ -200,6 +200,17 @@ async def list_models(connection: Connection, app_id: int, after: str, limit: in
     return [_model(row) for row in rows]
 
 
+async def models_that_learn(connection: Connection, app_id: int, concept: str) -> list[str]:
+    """Return the own ids of models that learn a concept: they name it, or learn all of their app."""
+    rows = await connection.fetch(
+        """SELECT model FROM models WHERE app_id = $1 AND deleted_at IS NULL AND NOT imported
+             AND ($2 = ANY(concepts) OR concepts = '{}') ORDER BY model""",
+        app_id,
+        concept,
+    )
+    return [row["model"] for row in rows]
+
+
 async def update_model(
     connection: Connection, row: ModelRow, definition: ModelDefinition, production_version: int, pinned: bool
 ) -> ModelRow:

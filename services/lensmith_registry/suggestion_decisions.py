@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lensmith_api.internal.v1.curation_service_pb2 import LabelSwap, SwapLabelsRequest
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingLabel
 from lensmith_api.v1.model_pb2 import Model, ModelType
-from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionLabel
+from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionLabel
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import LensmithError, NotFoundError, PreconditionError, from_status
-from lensmith_registry import suggestion_store
+from lensmith_registry import standing_suggestion_store, suggestion_store
+from lensmith_registry.concept_merging import ConceptMerging
 from lensmith_registry.converters import message_from_json
+from lensmith_registry.label_requests import ASKING_KINDS, ask_for_labels
 from lensmith_registry.suggestion_store import SuggestionRow, SuggestionStateName
 from lensmith_registry.version_store import VersionRow
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 
 __all__ = ["Action", "Decision", "Decisions", "actions_of"]
 
-Action = Literal["APPLY", "REMOVE_LABELS", "DISMISS"]
+Action = Literal["APPLY", "REMOVE_LABELS", "DISMISS", "MERGE_CONCEPTS"]
 _BATCH = 200
 """Swaps of one call: each names all concepts of its model, of which there may be thousands."""
 
@@ -31,6 +33,7 @@ _OUTCOMES: dict[Action, SuggestionStateName] = {
     "APPLY": "ACCEPTED",
     "REMOVE_LABELS": "ACCEPTED",
     "DISMISS": "DISMISSED",
+    "MERGE_CONCEPTS": "ACCEPTED",
 }
 
 
@@ -42,20 +45,22 @@ class Decision:
         row: The suggestion as it stood before.
         state: Its state now.
         error: Why nothing was done about it.
+        added: Numbers of suggestions of what to label next that it put on the list.
     """
 
     row: SuggestionRow
     state: SuggestionStateName
     error: LensmithError | None = None
+    added: list[int] = field(default_factory=list)
 
 
 def actions_of(suggestion: Suggestion) -> list[SuggestionAction.ValueType]:
-    """What may be done about a suggestion: only dismiss it, where it names no picture."""
-    actions = []
-    if suggestion.input:
-        actions.append(SuggestionAction.SUGGESTION_ACTION_APPLY)
+    """What may be done about a suggestion."""
+    actions = [SuggestionAction.SUGGESTION_ACTION_APPLY]
     if suggestion.input and suggestion.current:
         actions.append(SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS)
+    if suggestion.kind == SuggestionKind.SUGGESTION_KIND_CONFUSED_CONCEPTS:
+        actions.append(SuggestionAction.SUGGESTION_ACTION_MERGE_CONCEPTS)
     return [*actions, SuggestionAction.SUGGESTION_ACTION_DISMISS]
 
 
@@ -70,25 +75,38 @@ class Decisions:
     def __init__(self, database: Database, curation: CurationServiceAsyncStub) -> None:
         self._database = database
         self._curation = curation
+        self._merging = ConceptMerging(database, curation)
 
     async def decide(
-        self, version: VersionRow, rows: Sequence[SuggestionRow], action: Action, actor: str
+        self, version: VersionRow, rows: Sequence[SuggestionRow], action: Action, actor: str, merge_into: str = ""
     ) -> list[Decision]:
         """Do what is asked about each suggestion, and say what became of it.
 
+        Args:
+            version: Whose suggestions they are.
+            rows: The suggestions; one to merge the concepts of.
+            action: What to do.
+            actor: Who decides.
+            merge_into: The concept that stays of those that are merged.
+
         Raises:
-            LensmithError: dataset is away; what was done is found done by the next call.
+            LensmithError: dataset is away; what was done is found done by the next call. Or concepts cannot be merged.
         """
         decisions = [_judged(row, action) for row in rows]
-        todo = [one for one in decisions if one.error is None and one.row.state == "OPEN"]
+        todo = [one for one in decisions if one.error is None and one.row.state != one.state]
         for start in range(0, len(todo), _BATCH):
             batch = todo[start : start + _BATCH]
-            if action != "DISMISS":
-                await self._swap(version, batch, action, actor)
-            await self._note(version, batch, actor)
+            if action == "MERGE_CONCEPTS":
+                for one in batch:
+                    await self._merging.merge(version, (one.row.concept, one.row.other_concept), merge_into, actor)
+            elif action != "DISMISS":
+                await self._swap(version, [one for one in batch if one.row.kind not in ASKING_KINDS], action, actor)
+            await self._note(version, batch, action, actor)
         return decisions
 
     async def _swap(self, version: VersionRow, batch: Sequence[Decision], action: Action, actor: str) -> None:
+        if not batch:
+            return
         model = message_from_json(version.model_snapshot, Model())
         swaps = [_swap_of(model, message_from_json(one.row.body, Suggestion()), action) for one in batch]
         answer = await self._curation.SwapLabels(SwapLabelsRequest(app_id=version.app_id, actor=actor, swaps=swaps))
@@ -97,7 +115,7 @@ class Decisions:
                 one.error = from_status(status)
                 one.state = "STALE" if one.error.reason in _STALE else "OPEN"
 
-    async def _note(self, version: VersionRow, batch: Sequence[Decision], actor: str) -> None:
+    async def _note(self, version: VersionRow, batch: Sequence[Decision], action: Action, actor: str) -> None:
         decided: dict[SuggestionStateName, list[int]] = {}
         for one in batch:
             if one.state != "OPEN":
@@ -106,11 +124,20 @@ class Decisions:
         async with self._database.transaction(version.app_id) as connection:
             await suggestion_store.decide(connection, version, decided, actor)
             await suggestion_store.dismiss(connection, version, dismissed, actor)
+            await standing_suggestion_store.forget_standing(connection, version, dismissed)
+            standing = [one for one in batch if action == "APPLY" and one.row.kind in ASKING_KINDS]
+            await standing_suggestion_store.put_standing(
+                connection, version, [one.row.fingerprint for one in standing], actor
+            )
+            for one in standing:
+                one.added = await ask_for_labels(connection, version, one.row)
 
 
 def _judged(row: SuggestionRow, action: Action) -> Decision:
     outcome = _OUTCOMES[action]
-    if row.state != "OPEN":
+    # What is followed for good may be ended.
+    ended = row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")
+    if row.state != "OPEN" and not ended:
         if row.state == outcome:
             return Decision(row, row.state)
         return Decision(
@@ -122,7 +149,7 @@ def _judged(row: SuggestionRow, action: Action) -> Decision:
         )
     wanted = SuggestionAction.Value(f"SUGGESTION_ACTION_{action}")
     if wanted not in actions_of(message_from_json(row.body, Suggestion())):
-        why = "there is no label to change; do what it says, or dismiss it"
+        why = "this cannot be done about it; see its `actions`"
         return Decision(row, row.state, PreconditionError("SUGGESTION_ACTION_NOT_POSSIBLE", why))
     return Decision(row, outcome)
 

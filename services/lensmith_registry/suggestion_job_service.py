@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from uuid import UUID
 
@@ -15,12 +13,13 @@ from lensmith_api.internal.v1.suggestion_job_service_pb2 import (
     SuggestionJob,
 )
 from lensmith_api.v1.model_pb2 import Model
-from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, SuggestionLabel
+from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, PreconditionError
-from lensmith_registry import suggestion_store, version_store
+from lensmith_registry import standing_suggestion_store, suggestion_store, version_store
 from lensmith_registry.converters import json_from_message, message_from_json
+from lensmith_registry.label_requests import ask_for_labels, fingerprint_of
 from lensmith_registry.suggestion_store import NewSuggestion
 
 __all__ = ["SuggestionJobServicer"]
@@ -64,7 +63,9 @@ class SuggestionJobServicer(suggestion_job_service_pb2_grpc.SuggestionJobService
         fresh = [_new(one) for one in request.suggestions]
         async with self._database.transaction(request.app_id) as connection:
             row = await version_store.version_by_uid(connection, request.app_id, _uid(request.version_uid))
-            await suggestion_store.insert(connection, row, fresh)
+            if await suggestion_store.insert(connection, row, fresh):
+                for followed in await standing_suggestion_store.accept_standing(connection, row):
+                    await ask_for_labels(connection, row, followed)
         return PutSuggestionsResponse()
 
 
@@ -73,31 +74,14 @@ def _new(suggestion: Suggestion) -> NewSuggestion:
     if not kind or kind.endswith("_UNSPECIFIED") or not math.isfinite(suggestion.score):
         raise InvalidInputError("SUGGESTION_INVALID", "a suggestion needs a kind and a finite score")
     return NewSuggestion(
+        input=suggestion.input,
         kind=kind.removeprefix("SUGGESTION_KIND_"),
         concept=suggestion.concept,
         other_concept=suggestion.other_concept,
         score=suggestion.score,
         body=json_from_message(suggestion),
-        fingerprint=_fingerprint(suggestion),
+        fingerprint=fingerprint_of(suggestion),
     )
-
-
-def _fingerprint(suggestion: Suggestion) -> bytes:
-    """Hash what a suggestion says, without how sure it is."""
-
-    def said(labels: list[SuggestionLabel]) -> list[tuple[str, float]]:
-        return sorted(
-            (one.concept, one.number if one.WhichOneof("value") == "number" else one.positive) for one in labels
-        )
-
-    parts = [
-        suggestion.kind,
-        suggestion.concept,
-        suggestion.other_concept,
-        suggestion.input,
-        said(list(suggestion.current)),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
 def _uid(text: str) -> UUID:

@@ -19,8 +19,8 @@ from lensmith_api.v1.suggestion_service_pb2 import (
 from lensmith_platform import timestamps
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Connection, Database
-from lensmith_platform.errors import OK, InvalidInputError, PreconditionError, to_status
-from lensmith_platform.principal import addressed_app, current_call
+from lensmith_platform.errors import OK, ForbiddenError, InvalidInputError, PreconditionError, to_status
+from lensmith_platform.principal import Principal, addressed_app, current_call
 from lensmith_platform.resource_names import parse
 from lensmith_registry import suggestion_store, version_store
 from lensmith_registry.converters import message_from_json
@@ -37,11 +37,13 @@ __all__ = ["SuggestionServicer"]
 
 _VERSION = "apps/{app}/models/{model}/versions/{version}"
 _MOST_AT_ONCE = 10_000
+_MERGE_SCOPE = "Models:Add"
 _ACTIONS: dict[int, Action] = {
     SuggestionAction.SUGGESTION_ACTION_UNSPECIFIED: "APPLY",
     SuggestionAction.SUGGESTION_ACTION_APPLY: "APPLY",
     SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS: "REMOVE_LABELS",
     SuggestionAction.SUGGESTION_ACTION_DISMISS: "DISMISS",
+    SuggestionAction.SUGGESTION_ACTION_MERGE_CONCEPTS: "MERGE_CONCEPTS",
 }
 
 
@@ -97,6 +99,7 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
             raise InvalidInputError("SUGGESTIONS_REQUIRED", "name suggestions, or give `all` of a kind, not both")
         if request.action not in _ACTIONS:
             raise InvalidInputError("SUGGESTION_ACTION_UNKNOWN", f"there is no action number {request.action}")
+        _check_merge(request, call.principal)
         async with self._database.transaction(addressed_app().app_id) as connection:
             version = await _version(connection, request.parent)
             if request.HasField("all"):
@@ -106,7 +109,9 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
                 numbers = [_number(version, name) for name in request.suggestions]
                 rows = await suggestion_store.by_numbers(connection, version, numbers)
         chosen = [rows[number] for number in dict.fromkeys(numbers) if number in rows]
-        decisions = await self._decisions.decide(version, chosen, _ACTIONS[request.action], call.principal.actor)
+        decisions = await self._decisions.decide(
+            version, chosen, _ACTIONS[request.action], call.principal.actor, request.merge_into
+        )
         made = {one.row.number: one for one in decisions}
         results = [_result(version, number, made.get(number)) for number in numbers]
         accepted = sum(1 for result in results if not result.status.code)
@@ -117,7 +122,7 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
     async def _shown(self, version: VersionRow, rows: Sequence[SuggestionRow]) -> list[Suggestion]:
         """Rows as callers see them: inputs by the names that they have now."""
         shown = [message_from_json(row.body, Suggestion()) for row in rows]
-        uids = list(dict.fromkeys(uid for one in shown for uid in (one.input, *one.related_inputs) if uid))
+        uids = list(dict.fromkeys(uid for one in shown for uid in _uids(one)))
         named = await self._training_data.NameInputs(NameInputsRequest(app_id=version.app_id, input_uids=uids))
         names = {uid: f"apps/{version.app_name}/inputs/{name}" for uid, name in zip(uids, named.input_ids, strict=True)}
         for one, row in zip(shown, rows, strict=True):
@@ -127,12 +132,40 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
             related = [names[uid] for uid in one.related_inputs]
             del one.related_inputs[:]
             one.related_inputs.extend(related)
+            for asked in one.inputs_to_label:
+                asked.input = names[asked.input]
             one.state = SuggestionState.Value(f"SUGGESTION_STATE_{row.state}")
             one.actor = row.actor
             decided = timestamps.to_proto(row.decided_at)
             if decided is not None:
                 one.decide_time.CopyFrom(decided)
         return shown
+
+
+def _uids(suggestion: Suggestion) -> list[str]:
+    asked = [one.input for one in suggestion.inputs_to_label]
+    return [uid for uid in (suggestion.input, *suggestion.related_inputs, *asked) if uid]
+
+
+def _check_merge(request: AcceptSuggestionsRequest, principal: Principal) -> None:
+    """Check that two concepts are merged by name, by somebody who may change models."""
+    if request.action != SuggestionAction.SUGGESTION_ACTION_MERGE_CONCEPTS:
+        if request.merge_into:
+            why = "is for MERGE_CONCEPTS only"
+            raise InvalidInputError("MERGE_INTO_INVALID", f"merge_into {why}", field_violations=[("merge_into", why)])
+        return
+    if len(request.suggestions) != 1 or not request.merge_into:
+        raise InvalidInputError(
+            "MERGE_INTO_INVALID",
+            "concepts are merged by naming one suggestion and, in merge_into, the concept that stays",
+            field_violations=[("merge_into", "must name the concept that stays")],
+        )
+    if not principal.has(_MERGE_SCOPE):
+        raise ForbiddenError(
+            "SCOPE_MISSING",
+            f"this key lacks the scope {_MERGE_SCOPE}, which merging concepts needs",
+            metadata={"scope": _MERGE_SCOPE, "method": "AcceptSuggestions"},
+        )
 
 
 async def _version(connection: Connection, name: str) -> VersionRow:
@@ -185,6 +218,7 @@ def _result(version: VersionRow, number: int, decision: Decision | None) -> Acce
         suggestion=name,
         status=OK if decision.error is None else to_status(decision.error),
         state=SuggestionState.Value(f"SUGGESTION_STATE_{decision.state}"),
+        added_suggestions=[_name(version, added) for added in decision.added],
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from asyncpg import Record
+
 from lensmith_platform.db.unit_of_work import Connection
 from lensmith_registry.version_store import Json, VersionRow
 
@@ -15,6 +17,7 @@ __all__ = [
     "NewSuggestion",
     "SuggestionRow",
     "SuggestionStateName",
+    "add",
     "by_numbers",
     "count",
     "decide",
@@ -23,6 +26,7 @@ __all__ = [
     "insert",
     "is_superseded",
     "list_page",
+    "suggestion_row",
 ]
 
 SuggestionStateName = Literal["OPEN", "ACCEPTED", "DISMISSED", "STALE"]
@@ -32,8 +36,9 @@ _COLUMNS = "number, kind, concept, other_concept, score, body, fingerprint, stat
 
 @dataclass(frozen=True)
 class NewSuggestion:
-    """A suggestion to store."""
+    """A suggestion to store; `input` is the uid of the picture whose labels would change, empty: none would."""
 
+    input: str
     kind: str
     concept: str
     other_concept: str
@@ -107,15 +112,50 @@ async def insert(connection: Connection, version: VersionRow, suggestions: Seque
     )
     if status.split()[-1] == "0":
         return False
-    dismissed = {
-        row["fingerprint"]
+    await _insert_after(connection, version, 0, await _not_dismissed(connection, version, suggestions))
+    return True
+
+
+async def add(connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion]) -> list[int]:
+    """Add suggestions of what to label next to those of a version; return their numbers.
+
+    What was dismissed, and pictures that are on the list already, are left out.
+    """
+    await connection.execute(
+        "SELECT FROM suggestion_sets WHERE app_id = $1 AND version_id = $2 FOR UPDATE", version.app_id, version.id
+    )
+    listed = {
+        row["input"]
         for row in await connection.fetch(
-            "SELECT fingerprint FROM dismissed_suggestions WHERE app_id = $1 AND model_id = $2",
+            """SELECT body->>'input' AS input FROM suggestions
+               WHERE app_id = $1 AND version_id = $2 AND kind = 'LABEL_NEXT'""",
             version.app_id,
-            version.model_id,
+            version.id,
         )
     }
-    fresh = [one for one in suggestions if one.fingerprint not in dismissed]
+    last = await connection.fetchval(
+        "SELECT coalesce(max(number), 0) FROM suggestions WHERE app_id = $1 AND version_id = $2",
+        version.app_id,
+        version.id,
+    )
+    fresh = await _not_dismissed(connection, version, [one for one in suggestions if one.input not in listed])
+    await _insert_after(connection, version, last, fresh)
+    return list(range(last + 1, last + 1 + len(fresh)))
+
+
+async def _not_dismissed(
+    connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion]
+) -> list[NewSuggestion]:
+    rows = await connection.fetch(
+        "SELECT fingerprint FROM dismissed_suggestions WHERE app_id = $1 AND model_id = $2",
+        version.app_id,
+        version.model_id,
+    )
+    dismissed = {row["fingerprint"] for row in rows}
+    return [one for one in suggestions if one.fingerprint not in dismissed]
+
+
+async def _insert_after(connection: Connection, version: VersionRow, last: int, fresh: Sequence[NewSuggestion]) -> None:
     await connection.execute(
         """INSERT INTO suggestions (app_id, version_id, number, kind, concept, other_concept, score, body, fingerprint)
            SELECT $1, $2, number, kind, concept, other_concept, score, body, fingerprint
@@ -123,7 +163,7 @@ async def insert(connection: Connection, version: VersionRow, suggestions: Seque
              AS new (number, kind, concept, other_concept, score, body, fingerprint)""",
         version.app_id,
         version.id,
-        list(range(1, len(fresh) + 1)),
+        list(range(last + 1, last + 1 + len(fresh))),
         [one.kind for one in fresh],
         [one.concept for one in fresh],
         [one.other_concept for one in fresh],
@@ -131,7 +171,6 @@ async def insert(connection: Connection, version: VersionRow, suggestions: Seque
         [one.body for one in fresh],
         [one.fingerprint for one in fresh],
     )
-    return True
 
 
 async def list_page(
@@ -151,7 +190,7 @@ async def list_page(
         wanted.min_score,
         limit,
     )
-    return [SuggestionRow(**dict(row)) for row in rows]
+    return [suggestion_row(row) for row in rows]
 
 
 async def by_numbers(connection: Connection, version: VersionRow, numbers: Sequence[int]) -> dict[int, SuggestionRow]:
@@ -162,7 +201,7 @@ async def by_numbers(connection: Connection, version: VersionRow, numbers: Seque
         version.id,
         list(numbers),
     )
-    return {row["number"]: SuggestionRow(**dict(row)) for row in rows}
+    return {row["number"]: suggestion_row(row) for row in rows}
 
 
 async def count(connection: Connection, version: VersionRow) -> list[tuple[str, int, int]]:
@@ -179,11 +218,12 @@ async def count(connection: Connection, version: VersionRow) -> list[tuple[str, 
 async def decide(
     connection: Connection, version: VersionRow, decided: dict[SuggestionStateName, list[int]], actor: str
 ) -> None:
-    """Note what became of open suggestions; what was decided before stays as it was."""
+    """Note what became of suggestions; what was decided before stays as it was, but what is dismissed after all."""
     for state, numbers in decided.items():
         await connection.execute(
             """UPDATE suggestions SET state = $4, actor = $5, decided_at = now()
-               WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[]) AND state = 'OPEN'""",
+               WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[])
+                 AND (state = 'OPEN' OR (state = 'ACCEPTED' AND $4 = 'DISMISSED'))""",
             version.app_id,
             version.id,
             sorted(numbers),
@@ -203,3 +243,8 @@ async def dismiss(connection: Connection, version: VersionRow, fingerprints: Seq
         list(fingerprints),
         actor,
     )
+
+
+def suggestion_row(row: Record) -> SuggestionRow:
+    """A suggestion as a query returned it."""
+    return SuggestionRow(**dict(row))

@@ -1,5 +1,6 @@
 """Pictures to label next, and labels that change only if nobody changed them before."""
 
+import grpc
 import pytest
 
 from lensmith_api.internal.v1 import curation_service_pb2 as pb
@@ -98,3 +99,33 @@ async def test_unlabelled_inputs_come_with_vectors_and_no_others(labelled: Rig) 
     assert set(await uids(10)) == expected
     assert set(await uids(10, seed=7)) == expected
     assert len(await uids(1)) == 1
+
+
+async def test_labels_are_copied_and_kept_when_concepts_become_one(labelled: Rig) -> None:
+    stub = CurationServiceStub(labelled.channel)
+    token = labelled.token("registry", APP_IDS["a"])
+    await labelled.create(
+        new_input(picture(5), "v", annotations=[Annotation(concept="a"), Annotation(concept="b", positive=False)]),
+        new_input(picture(6), "w", annotations=[Annotation(concept="a", positive=False)]),
+    )
+
+    async def copy(source: str, target: str) -> pb.CopyLabelsResponse:
+        request = pb.CopyLabelsRequest(app_id=APP_IDS["a"], actor=ACTOR, from_concept=source, to_concept=target)
+        return await stub.CopyLabels(request, metadata=token)
+
+    first, again = await copy("a", "b"), await copy("a", "b")
+
+    assert (first.copied_count, first.more, again.copied_count, again.more) == (2, False, 0, False)
+    for key in ("x", "v"):
+        found = await _labels(labelled, key)
+        assert found.keys() == {"a", "b"}
+        assert found["b"] == (True, ACTOR)
+    # What does not show the one says nothing of the other.
+    assert (await _labels(labelled, "w")).keys() == {"a"}
+    for source, target, code in (
+        ("a", "gone", grpc.StatusCode.NOT_FOUND),
+        ("a", "a", grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await copy(source, target)
+        assert refused.value.code() is code

@@ -24,6 +24,7 @@ from lensmith_platform.errors import OK, ConflictError, InvalidInputError, to_st
 from tests.peers import abort
 
 BATCH = 64
+COPIES = 20
 
 
 def labels_of(labels: Iterable[data_pb.TrainingLabel]) -> dict[str, bool | float]:
@@ -214,6 +215,20 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
                 vector = np.frombuffer(item.vector, "<f2")
                 self.add(request.app_id, swap.input_uid, vector, desired, sha256=item.sha256)
         return curation_pb.SwapLabelsResponse(statuses=statuses)
+
+    async def CopyLabels(self, request, context):
+        self.calls["CopyLabels"] += 1
+        self.actors.add(request.actor)
+        waiting = [
+            (uid, item, labels)
+            for uid, (_, item) in self.inputs[request.app_id].items()
+            if (labels := labels_of(item.labels)).get(request.from_concept) is True
+            and labels.get(request.to_concept) is not True
+        ]
+        for uid, item, labels in waiting[:COPIES]:
+            vector = np.frombuffer(item.vector, "<f2")
+            self.add(request.app_id, uid, vector, {**labels, request.to_concept: True}, sha256=item.sha256)
+        return curation_pb.CopyLabelsResponse(copied_count=len(waiting[:COPIES]), more=len(waiting) > COPIES)
 
     async def CreateConcepts(self, request, context):
         self.calls["CreateConcepts"] += 1

@@ -119,6 +119,33 @@ class Suggestions:
         answer = self._transport.call(self._stub.AcceptSuggestions, request)
         return tuple(_suggestions.decided(result) for result in answer.results)
 
+    def merge(
+        self, model: str, suggestion: types.Suggestion | int, into: str, version: int = 0
+    ) -> types.DecidedSuggestion:
+        """Makes the two concepts of a suggestion about confused concepts one.
+
+        Every picture that shows the other one is labelled with `into` too, and the model forgets the other one. The app
+        keeps it with its labels, so that it can be undone. Repeating it changes nothing.
+
+        Args:
+            model: Own id of the model.
+            suggestion: The suggestion, or its number.
+            into: Own id of the concept that stays.
+            version: Whose suggestion it is.
+
+        Raises:
+            ForbiddenError: The key lacks the scope `Models:Add`.
+            PreconditionError: Another model learns `into` too, or nothing would be left to tell it from.
+        """
+        request = pb.AcceptSuggestionsRequest(
+            parent=self._parent(model, version),
+            suggestions=[str(suggestion if isinstance(suggestion, int) else suggestion.number)],
+            action=_suggestions.ACTION_TO_PROTO[types.SuggestionAction.MERGE_CONCEPTS],
+            merge_into=into,
+        )
+        answer = self._transport.call(self._stub.AcceptSuggestions, request)
+        return _suggestions.decided(answer.results[0])
+
     def _parent(self, model: str, version: int) -> str:
         if not version:
             for found in Models(self._transport, self._app).list_versions(model):

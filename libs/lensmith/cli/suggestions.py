@@ -51,6 +51,9 @@ def fix(
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the labels in doubt away instead.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Say that all is right as it is instead.")] = False,
+    merge_into: Annotated[
+        str, typer.Option(metavar="CONCEPT", help="With --accept of two confused concepts: make them this one instead.")
+    ] = "",
     every: Annotated[bool, typer.Option("--every", help="Show all of them, decided ones too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -58,14 +61,22 @@ def fix(
 
     The next `lensmith models train` learns from what was fixed.
     """
-    if (accept and accept_all) or (remove and dismiss) or ((remove or dismiss) and not (accept or accept_all)):
-        raise InvalidInputError("USAGE", "give --accept or --accept-all, and with it --remove or --dismiss or neither")
+    instead = [remove, dismiss, bool(merge_into)].count(True)
+    if (accept and accept_all) or instead > 1 or (instead and not (accept or accept_all)):
+        raise InvalidInputError(
+            "USAGE", "give --accept or --accept-all, and with it one of --remove, --dismiss, --merge-into or none"
+        )
+    if merge_into and (accept_all or len(_numbers(accept)) != 1):
+        raise InvalidInputError("USAGE", "--merge-into needs --accept with the number of one suggestion")
     if accept_all and kind is None:
         raise InvalidInputError("USAGE", "--accept-all needs --kind: what is fixed at once should be of one kind")
     action = SuggestionAction.REMOVE_LABELS if remove else SuggestionAction.APPLY
     action = SuggestionAction.DISMISS if dismiss else action
     with context.obj.client() as client:
-        if accept:
+        if merge_into:
+            decided = client.suggestions.merge(model, _numbers(accept)[0], merge_into, version)
+            _print_decided([decided], as_json=as_json)
+        elif accept:
             _print_decided(client.suggestions.accept(model, _numbers(accept), version, action=action), as_json=as_json)
         elif accept_all and kind is not None:
             decided = client.suggestions.accept_all(
@@ -114,7 +125,7 @@ def _print_kind(kind: SuggestionKind, rows: list[Suggestion], *, every: bool) ->
             row.input or "–",
             row.message,
             f"{row.score:.2f}",
-            "\n".join(row.related_inputs[:3]),
+            "\n".join([*row.related_inputs, *(asked.input for asked in row.inputs_to_label)][:3]),
             *([row.state] if every else []),
         )
         for row in shown
@@ -149,6 +160,9 @@ def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> No
     left = [(one.name.rsplit("/", 1)[-1], str(one.error)) for one in decided if one.error is not None]
     if left:
         print_table(f"{counted(len(left), 'suggestion')} left alone", ["#", "why"], left)
+    added = sum(len(one.added) for one in done)
+    if added:
+        console.print(f"{counted(added, 'picture')} put on the list: see --kind {SuggestionKind.LABEL_NEXT}")
     if done:
         console.print("[dim]train again to learn from it[/]")
 

@@ -26,7 +26,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clensmith/v1/base_model.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x02\n\tBaseModel\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\x12\x12\n\ndimensions\x18\x06 \x01(\x05\x12\x12\n\ninput_side\x18\x07 \x01(\x05\x12\x0f\n\x07licence\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x12\n\nsize_bytes\x18\x0b \x01(\x03\x12\x0c\n\x04rank\x18\x0c \x01(\x05\x12\r\n\x05model\x18\r \x01(\t\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clensmith/v1/base_model.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x02\n\tBaseModel\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05space\x18\x05 \x01(\t\x12\x12\n\ndimensions\x18\x06 \x01(\x05\x12\x12\n\ninput_side\x18\x07 \x01(\x05\x12\x0f\n\x07licence\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x12\n\nsize_bytes\x18\x0b \x01(\x03\x12\x0c\n\x04rank\x18\x0c \x01(\x05\x12\r\n\x05model\x18\r \x01(\t\x12\x35\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\r\n\x05views\x18\x0f \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,5 +38,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BASEMODEL'].fields_by_name['create_time']._loaded_options = None
   _globals['_BASEMODEL'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_BASEMODEL']._serialized_start=112
-  _globals['_BASEMODEL']._serialized_end=411
+  _globals['_BASEMODEL']._serialized_end=426
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,7 @@ class BaseModel(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `baseModels/{base_model}`."""
     version: _builtins.str
@@ -63,6 +64,8 @@ class BaseModel(_message.Message):
     """Rank among the installed ones: an app without a choice of its own gets the highest."""
     model: _builtins.str
     """Public model that its own classifier is a version of, `apps/main/models/{model}`; empty where it has none."""
+    views: _builtins.int
+    """Views of a picture that make one vector: 1, or more where it also looks at parts of the picture, at so many times the cost."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was installed."""
@@ -84,10 +87,11 @@ class BaseModel(_message.Message):
         rank: _builtins.int = ...,
         model: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        views: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "dimensions", b"dimensions", "display_name", b"display_name", "input_side", b"input_side", "licence", b"licence", "model", b"model", "name", b"name", "rank", b"rank", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "space", b"space", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "dimensions", b"dimensions", "display_name", b"display_name", "input_side", b"input_side", "licence", b"licence", "model", b"model", "name", b"name", "rank", b"rank", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "space", b"space", "version", b"version", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,13 +26,19 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clensmith/v1/suggestion.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x0fSuggestionLabel\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x12\n\x08positive\x18\x02 \x01(\x08H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"\x83\x04\n\nSuggestion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12/\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.lensmith.v1.SuggestionKindB\x04\xe2\x41\x01\x03\x12\x15\n\x07message\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05score\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63oncept\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rother_concept\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05input\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0erelated_inputs\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03\x12\x33\n\x07\x63urrent\x18\t \x03(\x0b\x32\x1c.lensmith.v1.SuggestionLabelB\x04\xe2\x41\x01\x03\x12\x33\n\x07\x64\x65sired\x18\n \x03(\x0b\x32\x1c.lensmith.v1.SuggestionLabelB\x04\xe2\x41\x01\x03\x12\x34\n\x07\x61\x63tions\x18\x0b \x03(\x0e\x32\x1d.lensmith.v1.SuggestionActionB\x04\xe2\x41\x01\x03\x12\x31\n\x05state\x18\x0c \x01(\x0e\x32\x1c.lensmith.v1.SuggestionStateB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x61\x63tor\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65\x63ide_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03*\xf5\x01\n\x0eSuggestionKind\x12\x1f\n\x1bSUGGESTION_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSUGGESTION_KIND_WRONG_LABEL\x10\x01\x12%\n!SUGGESTION_KIND_CONFUSED_CONCEPTS\x10\x02\x12\x1e\n\x1aSUGGESTION_KIND_FEW_IMAGES\x10\x03\x12\x1d\n\x19SUGGESTION_KIND_DUPLICATE\x10\x04\x12\x1b\n\x17SUGGESTION_KIND_OUTLIER\x10\x05\x12\x1e\n\x1aSUGGESTION_KIND_LABEL_NEXT\x10\x06*\xa9\x01\n\x0fSuggestionState\x12 \n\x1cSUGGESTION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SUGGESTION_STATE_OPEN\x10\x01\x12\x1d\n\x19SUGGESTION_STATE_ACCEPTED\x10\x02\x12\x1e\n\x1aSUGGESTION_STATE_DISMISSED\x10\x03\x12\x1a\n\x16SUGGESTION_STATE_STALE\x10\x04*\x96\x01\n\x10SuggestionAction\x12!\n\x1dSUGGESTION_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17SUGGESTION_ACTION_APPLY\x10\x01\x12#\n\x1fSUGGESTION_ACTION_REMOVE_LABELS\x10\x02\x12\x1d\n\x19SUGGESTION_ACTION_DISMISS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clensmith/v1/suggestion.proto\x12\x0blensmith.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x0fSuggestionLabel\x12\x0f\n\x07\x63oncept\x18\x01 \x01(\t\x12\x12\n\x08positive\x18\x02 \x01(\x08H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"k\n\x0cInputToLabel\x12\x13\n\x05input\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x31\n\x05label\x18\x02 \x01(\x0b\x32\x1c.lensmith.v1.SuggestionLabelB\x04\xe2\x41\x01\x03\x12\x13\n\x05score\x18\x03 \x01(\x01\x42\x04\xe2\x41\x01\x03\"\xbd\x04\n\nSuggestion\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12/\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.lensmith.v1.SuggestionKindB\x04\xe2\x41\x01\x03\x12\x15\n\x07message\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05score\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63oncept\x18\x05 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1b\n\rother_concept\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05input\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1c\n\x0erelated_inputs\x18\x08 \x03(\tB\x04\xe2\x41\x01\x03\x12\x33\n\x07\x63urrent\x18\t \x03(\x0b\x32\x1c.lensmith.v1.SuggestionLabelB\x04\xe2\x41\x01\x03\x12\x33\n\x07\x64\x65sired\x18\n \x03(\x0b\x32\x1c.lensmith.v1.SuggestionLabelB\x04\xe2\x41\x01\x03\x12\x34\n\x07\x61\x63tions\x18\x0b \x03(\x0e\x32\x1d.lensmith.v1.SuggestionActionB\x04\xe2\x41\x01\x03\x12\x31\n\x05state\x18\x0c \x01(\x0e\x32\x1c.lensmith.v1.SuggestionStateB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x61\x63tor\x18\r \x01(\tB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65\x63ide_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\x0finputs_to_label\x18\x0f \x03(\x0b\x32\x19.lensmith.v1.InputToLabelB\x04\xe2\x41\x01\x03*\xf5\x01\n\x0eSuggestionKind\x12\x1f\n\x1bSUGGESTION_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSUGGESTION_KIND_WRONG_LABEL\x10\x01\x12%\n!SUGGESTION_KIND_CONFUSED_CONCEPTS\x10\x02\x12\x1e\n\x1aSUGGESTION_KIND_FEW_IMAGES\x10\x03\x12\x1d\n\x19SUGGESTION_KIND_DUPLICATE\x10\x04\x12\x1b\n\x17SUGGESTION_KIND_OUTLIER\x10\x05\x12\x1e\n\x1aSUGGESTION_KIND_LABEL_NEXT\x10\x06*\xa9\x01\n\x0fSuggestionState\x12 \n\x1cSUGGESTION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SUGGESTION_STATE_OPEN\x10\x01\x12\x1d\n\x19SUGGESTION_STATE_ACCEPTED\x10\x02\x12\x1e\n\x1aSUGGESTION_STATE_DISMISSED\x10\x03\x12\x1a\n\x16SUGGESTION_STATE_STALE\x10\x04*\xbc\x01\n\x10SuggestionAction\x12!\n\x1dSUGGESTION_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17SUGGESTION_ACTION_APPLY\x10\x01\x12#\n\x1fSUGGESTION_ACTION_REMOVE_LABELS\x10\x02\x12\x1d\n\x19SUGGESTION_ACTION_DISMISS\x10\x03\x12$\n SUGGESTION_ACTION_MERGE_CONCEPTS\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lensmith_api.v1.suggestion_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_INPUTTOLABEL'].fields_by_name['input']._loaded_options = None
+  _globals['_INPUTTOLABEL'].fields_by_name['input']._serialized_options = b'\342A\001\003'
+  _globals['_INPUTTOLABEL'].fields_by_name['label']._loaded_options = None
+  _globals['_INPUTTOLABEL'].fields_by_name['label']._serialized_options = b'\342A\001\003'
+  _globals['_INPUTTOLABEL'].fields_by_name['score']._loaded_options = None
+  _globals['_INPUTTOLABEL'].fields_by_name['score']._serialized_options = b'\342A\001\003'
   _globals['_SUGGESTION'].fields_by_name['name']._loaded_options = None
   _globals['_SUGGESTION'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_SUGGESTION'].fields_by_name['kind']._loaded_options = None
@@ -61,14 +67,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUGGESTION'].fields_by_name['actor']._serialized_options = b'\342A\001\003'
   _globals['_SUGGESTION'].fields_by_name['decide_time']._loaded_options = None
   _globals['_SUGGESTION'].fields_by_name['decide_time']._serialized_options = b'\342A\001\003'
-  _globals['_SUGGESTIONKIND']._serialized_start=713
-  _globals['_SUGGESTIONKIND']._serialized_end=958
-  _globals['_SUGGESTIONSTATE']._serialized_start=961
-  _globals['_SUGGESTIONSTATE']._serialized_end=1130
-  _globals['_SUGGESTIONACTION']._serialized_start=1133
-  _globals['_SUGGESTIONACTION']._serialized_end=1283
+  _globals['_SUGGESTION'].fields_by_name['inputs_to_label']._loaded_options = None
+  _globals['_SUGGESTION'].fields_by_name['inputs_to_label']._serialized_options = b'\342A\001\003'
+  _globals['_SUGGESTIONKIND']._serialized_start=880
+  _globals['_SUGGESTIONKIND']._serialized_end=1125
+  _globals['_SUGGESTIONSTATE']._serialized_start=1128
+  _globals['_SUGGESTIONSTATE']._serialized_end=1297
+  _globals['_SUGGESTIONACTION']._serialized_start=1300
+  _globals['_SUGGESTIONACTION']._serialized_end=1488
   _globals['_SUGGESTIONLABEL']._serialized_start=111
   _globals['_SUGGESTIONLABEL']._serialized_end=192
-  _globals['_SUGGESTION']._serialized_start=195
-  _globals['_SUGGESTION']._serialized_end=710
+  _globals['_INPUTTOLABEL']._serialized_start=194
+  _globals['_INPUTTOLABEL']._serialized_end=301
+  _globals['_SUGGESTION']._serialized_start=304
+  _globals['_SUGGESTION']._serialized_end=877
 # @@protoc_insertion_point(module_scope)

@@ -101,11 +101,17 @@ class _SuggestionActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugg
     SUGGESTION_ACTION_UNSPECIFIED: _SuggestionAction.ValueType  # 0
     """APPLY."""
     SUGGESTION_ACTION_APPLY: _SuggestionAction.ValueType  # 1
-    """Does what it suggests: `input` gets the labels `desired`."""
+    """Does what it suggests: `input` gets the labels `desired`; `inputs_to_label` go on the list of what to label next, and
+    so do, by themselves, such inputs that later versions find, until it is dismissed.
+    """
     SUGGESTION_ACTION_REMOVE_LABELS: _SuggestionAction.ValueType  # 2
     """Takes the labels that are in doubt away, and puts none in their place."""
     SUGGESTION_ACTION_DISMISS: _SuggestionAction.ValueType  # 3
     """Leaves everything as it is: somebody has looked, and it is right."""
+    SUGGESTION_ACTION_MERGE_CONCEPTS: _SuggestionAction.ValueType  # 4
+    """Makes `concept` and `other_concept` one, the one that the call names. Every input that shows the other one is labelled
+    with it too, keeping the label that it has, and the model forgets the other concept; the app keeps it.
+    """
 
 class SuggestionAction(_SuggestionAction, metaclass=_SuggestionActionEnumTypeWrapper):
     """What may be done about a suggestion."""
@@ -113,11 +119,17 @@ class SuggestionAction(_SuggestionAction, metaclass=_SuggestionActionEnumTypeWra
 SUGGESTION_ACTION_UNSPECIFIED: SuggestionAction.ValueType  # 0
 """APPLY."""
 SUGGESTION_ACTION_APPLY: SuggestionAction.ValueType  # 1
-"""Does what it suggests: `input` gets the labels `desired`."""
+"""Does what it suggests: `input` gets the labels `desired`; `inputs_to_label` go on the list of what to label next, and
+so do, by themselves, such inputs that later versions find, until it is dismissed.
+"""
 SUGGESTION_ACTION_REMOVE_LABELS: SuggestionAction.ValueType  # 2
 """Takes the labels that are in doubt away, and puts none in their place."""
 SUGGESTION_ACTION_DISMISS: SuggestionAction.ValueType  # 3
 """Leaves everything as it is: somebody has looked, and it is right."""
+SUGGESTION_ACTION_MERGE_CONCEPTS: SuggestionAction.ValueType  # 4
+"""Makes `concept` and `other_concept` one, the one that the call names. Every input that shows the other one is labelled
+with it too, keeping the label that it has, and the model forgets the other concept; the app keeps it.
+"""
 Global___SuggestionAction: _TypeAlias = SuggestionAction  # noqa: Y015
 
 @_typing.final
@@ -153,6 +165,38 @@ class SuggestionLabel(_message.Message):
 Global___SuggestionLabel: _TypeAlias = SuggestionLabel  # noqa: Y015
 
 @_typing.final
+class InputToLabel(_message.Message):
+    """An input without a label that somebody should look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
+    """`apps/{app}/inputs/{input}`."""
+    score: _builtins.float
+    """How likely that is, 0 to 1."""
+    @_builtins.property
+    def label(self) -> Global___SuggestionLabel:
+        """What the version takes it for."""
+
+    def __init__(
+        self,
+        *,
+        input: _builtins.str = ...,
+        label: Global___SuggestionLabel | None = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "label", b"label", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputToLabel: _TypeAlias = InputToLabel  # noqa: Y015
+
+@_typing.final
 class Suggestion(_message.Message):
     """Something to fix in the data that a version was trained on, or to add to it."""
 
@@ -172,6 +216,7 @@ class Suggestion(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    INPUTS_TO_LABEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}/suggestions/{suggestion}`."""
     kind: Global___SuggestionKind.ValueType
@@ -210,6 +255,12 @@ class Suggestion(_message.Message):
     def decide_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
 
+    @_builtins.property
+    def inputs_to_label(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputToLabel]:
+        """Inputs without a label that APPLY puts on the list of what to label next: they look like the concept that has too few,
+        or like both of those that are confused. None: nothing without a label looks so yet.
+        """
+
     def __init__(
         self,
         *,
@@ -227,10 +278,11 @@ class Suggestion(_message.Message):
         state: Global___SuggestionState.ValueType = ...,
         actor: _builtins.str = ...,
         decide_time: _timestamp_pb2.Timestamp | None = ...,
+        inputs_to_label: _abc.Iterable[Global___InputToLabel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actor", b"actor", "concept", b"concept", "current", b"current", "decide_time", b"decide_time", "desired", b"desired", "input", b"input", "kind", b"kind", "message", b"message", "name", b"name", "other_concept", b"other_concept", "related_inputs", b"related_inputs", "score", b"score", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actor", b"actor", "concept", b"concept", "current", b"current", "decide_time", b"decide_time", "desired", b"desired", "input", b"input", "inputs_to_label", b"inputs_to_label", "kind", b"kind", "message", b"message", "name", b"name", "other_concept", b"other_concept", "related_inputs", b"related_inputs", "score", b"score", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -174,10 +174,13 @@ class AcceptSuggestionsRequest(_message.Message):
     SUGGESTIONS_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    MERGE_INTO_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`apps/{app}/models/{model}/versions/{version}`."""
     action: _suggestion_pb2.SuggestionAction.ValueType
     """What to do about them."""
+    merge_into: _builtins.str
+    """With MERGE_CONCEPTS, which needs the scope `Models:Add` too and takes one suggestion: own id of the concept that stays."""
     @_builtins.property
     def suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Resource names of the suggestions, or only their last parts; not together with `all`."""
@@ -193,10 +196,11 @@ class AcceptSuggestionsRequest(_message.Message):
         suggestions: _abc.Iterable[_builtins.str] | None = ...,
         all: Global___AllSuggestions | None = ...,
         action: _suggestion_pb2.SuggestionAction.ValueType = ...,
+        merge_into: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "all", b"all", "parent", b"parent", "suggestions", b"suggestions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "all", b"all", "merge_into", b"merge_into", "parent", b"parent", "suggestions", b"suggestions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,6 +215,7 @@ class AcceptedSuggestion(_message.Message):
     SUGGESTION_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    ADDED_SUGGESTIONS_FIELD_NUMBER: _builtins.int
     suggestion: _builtins.str
     """Its resource name."""
     state: _suggestion_pb2.SuggestionState.ValueType
@@ -219,16 +224,21 @@ class AcceptedSuggestion(_message.Message):
     def status(self) -> _status_pb2.Status:
         """OK, or why nothing was done about it."""
 
+    @_builtins.property
+    def added_suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Suggestions of what to label next that it put on the list, by resource name."""
+
     def __init__(
         self,
         *,
         suggestion: _builtins.str = ...,
         status: _status_pb2.Status | None = ...,
         state: _suggestion_pb2.SuggestionState.ValueType = ...,
+        added_suggestions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "status", b"status", "suggestion", b"suggestion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_suggestions", b"added_suggestions", "state", b"state", "status", b"status", "suggestion", b"suggestion"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.errors import ConflictError, LensmithError, NotFoundError
 
-__all__ = ["Swap", "swap", "unlabelled_ids", "vectors"]
+__all__ = ["Swap", "copy_labels", "swap", "unlabelled_ids", "vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,54 @@ async def swap(connection: Connection, app_id: int, swaps: Sequence[Swap], actor
     changed |= await labels.put(connection, app_id, put, actor)
     await change_feed.record(connection, app_id, sorted(changed))
     return outcomes
+
+
+async def copy_labels(
+    connection: Connection, app_id: int, source: str, target: str, actor: str, limit: int
+) -> tuple[int, bool]:
+    """Label inputs that show one concept as showing another one too, at most so many.
+
+    Returns:
+        How many were labelled, and whether there may be more.
+
+    Raises:
+        NotFoundError: CONCEPT_NOT_FOUND.
+    """
+    concepts = await labels.hold_concepts(connection, app_id, {source, target})
+    for name in (source, target):
+        if name not in concepts:
+            raise NotFoundError("CONCEPT_NOT_FOUND", f"the app has no concept {name!r}", metadata={"concept": name})
+    ids = (concepts[source], concepts[target])
+    uids = [uid for uid, _ in await _shown_alone(connection, app_id, *ids, limit)]
+    locked = set((await inputs.lock(connection, app_id, uids)).values())
+    # Once more: somebody may have taken a label away before the lock was had.
+    still = {key for _, key in await _shown_alone(connection, app_id, *ids, limit)} & locked
+    put = {(input_id, concepts[target]): Label(target, positive=True) for input_id in still}
+    changed = await labels.put(connection, app_id, put, actor)
+    await change_feed.record(connection, app_id, sorted(changed))
+    return len(changed), len(uids) == limit
+
+
+async def _shown_alone(
+    connection: Connection, app_id: int, source: int, target: int, limit: int
+) -> list[tuple[str, int]]:
+    """Return inputs (uid, id) that show one concept and are not said to show another one, the lowest ids first."""
+    rows = await connection.fetch(
+        """
+        SELECT input.uid, input.id FROM annotations AS label
+        JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id
+        WHERE label.app_id = $1 AND label.concept_id = $2 AND label.positive
+          AND NOT EXISTS (SELECT FROM annotations AS other
+                          WHERE other.app_id = $1 AND other.input_id = label.input_id AND other.concept_id = $3
+                            AND other.positive)
+        ORDER BY label.input_id LIMIT $4
+        """,
+        app_id,
+        source,
+        target,
+        limit,
+    )
+    return [(str(row["uid"]), row["id"]) for row in rows]
 
 
 async def _labels_of(connection: Connection, app_id: int, ids: Sequence[int]) -> dict[int, dict[str, Label]]:

@@ -27,7 +27,7 @@ from lensmith_api.internal.v1 import training_data_service_pb2 as lensmith_dot_i
 from lensmith_api.v1 import access_pb2 as lensmith_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lensmith/internal/v1/curation_service.proto\x12\x14lensmith.internal.v1\x1a\x17google/rpc/status.proto\x1a\x30lensmith/internal/v1/training_data_service.proto\x1a\x18lensmith/v1/access.proto\"m\n\x1dStreamUnlabelledInputsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x03 \x03(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x03\"U\n\x1eStreamUnlabelledInputsResponse\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32#.lensmith.internal.v1.TrainingInput\"\x9d\x01\n\tLabelSwap\x12\x11\n\tinput_uid\x18\x01 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x02 \x03(\t\x12\x35\n\x08\x65xpected\x18\x03 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\x12\x34\n\x07\x64\x65sired\x18\x04 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\"b\n\x11SwapLabelsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12.\n\x05swaps\x18\x03 \x03(\x0b\x32\x1f.lensmith.internal.v1.LabelSwap\":\n\x12SwapLabelsResponse\x12$\n\x08statuses\x18\x01 \x03(\x0b\x32\x12.google.rpc.Status2\x9d\x02\n\x0f\x43urationService\x12\x96\x01\n\x16StreamUnlabelledInputs\x12\x33.lensmith.internal.v1.StreamUnlabelledInputsRequest\x1a\x34.lensmith.internal.v1.StreamUnlabelledInputsResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer0\x01\x12q\n\nSwapLabels\x12\'.lensmith.internal.v1.SwapLabelsRequest\x1a(.lensmith.internal.v1.SwapLabelsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+lensmith/internal/v1/curation_service.proto\x12\x14lensmith.internal.v1\x1a\x17google/rpc/status.proto\x1a\x30lensmith/internal/v1/training_data_service.proto\x1a\x18lensmith/v1/access.proto\"m\n\x1dStreamUnlabelledInputsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05space\x18\x02 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x03 \x03(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x03\"U\n\x1eStreamUnlabelledInputsResponse\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32#.lensmith.internal.v1.TrainingInput\"\x9d\x01\n\tLabelSwap\x12\x11\n\tinput_uid\x18\x01 \x01(\t\x12\x10\n\x08\x63oncepts\x18\x02 \x03(\t\x12\x35\n\x08\x65xpected\x18\x03 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\x12\x34\n\x07\x64\x65sired\x18\x04 \x03(\x0b\x32#.lensmith.internal.v1.TrainingLabel\"b\n\x11SwapLabelsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12.\n\x05swaps\x18\x03 \x03(\x0b\x32\x1f.lensmith.internal.v1.LabelSwap\":\n\x12SwapLabelsResponse\x12$\n\x08statuses\x18\x01 \x03(\x0b\x32\x12.google.rpc.Status\"\\\n\x11\x43opyLabelsRequest\x12\x0e\n\x06\x61pp_id\x18\x01 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x14\n\x0c\x66rom_concept\x18\x03 \x01(\t\x12\x12\n\nto_concept\x18\x04 \x01(\t\"8\n\x12\x43opyLabelsResponse\x12\x14\n\x0c\x63opied_count\x18\x01 \x01(\x05\x12\x0c\n\x04more\x18\x02 \x01(\x08\x32\x90\x03\n\x0f\x43urationService\x12\x96\x01\n\x16StreamUnlabelledInputs\x12\x33.lensmith.internal.v1.StreamUnlabelledInputsRequest\x1a\x34.lensmith.internal.v1.StreamUnlabelledInputsResponse\"\x0f\xaa\xd4\x18\x0b(\x01\x32\x07trainer0\x01\x12q\n\nSwapLabels\x12\'.lensmith.internal.v1.SwapLabelsRequest\x1a(.lensmith.internal.v1.SwapLabelsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registry\x12q\n\nCopyLabels\x12\'.lensmith.internal.v1.CopyLabelsRequest\x1a(.lensmith.internal.v1.CopyLabelsResponse\"\x10\xaa\xd4\x18\x0c(\x01\x32\x08registryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CURATIONSERVICE'].methods_by_name['StreamUnlabelledInputs']._serialized_options = b'\252\324\030\013(\0012\007trainer'
   _globals['_CURATIONSERVICE'].methods_by_name['SwapLabels']._loaded_options = None
   _globals['_CURATIONSERVICE'].methods_by_name['SwapLabels']._serialized_options = b'\252\324\030\014(\0012\010registry'
+  _globals['_CURATIONSERVICE'].methods_by_name['CopyLabels']._loaded_options = None
+  _globals['_CURATIONSERVICE'].methods_by_name['CopyLabels']._serialized_options = b'\252\324\030\014(\0012\010registry'
   _globals['_STREAMUNLABELLEDINPUTSREQUEST']._serialized_start=170
   _globals['_STREAMUNLABELLEDINPUTSREQUEST']._serialized_end=279
   _globals['_STREAMUNLABELLEDINPUTSRESPONSE']._serialized_start=281
@@ -48,6 +50,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWAPLABELSREQUEST']._serialized_end=626
   _globals['_SWAPLABELSRESPONSE']._serialized_start=628
   _globals['_SWAPLABELSRESPONSE']._serialized_end=686
-  _globals['_CURATIONSERVICE']._serialized_start=689
-  _globals['_CURATIONSERVICE']._serialized_end=974
+  _globals['_COPYLABELSREQUEST']._serialized_start=688
+  _globals['_COPYLABELSREQUEST']._serialized_end=780
+  _globals['_COPYLABELSRESPONSE']._serialized_start=782
+  _globals['_COPYLABELSRESPONSE']._serialized_end=838
+  _globals['_CURATIONSERVICE']._serialized_start=841
+  _globals['_CURATIONSERVICE']._serialized_end=1241
 # @@protoc_insertion_point(module_scope)

@@ -179,3 +179,63 @@ class SwapLabelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SwapLabelsResponse: _TypeAlias = SwapLabelsResponse  # noqa: Y015
+
+@_typing.final
+class CopyLabelsRequest(_message.Message):
+    """Request of CopyLabels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    FROM_CONCEPT_FIELD_NUMBER: _builtins.int
+    TO_CONCEPT_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.int
+    """Number of the app."""
+    actor: _builtins.str
+    """Who decided; stands in the annotations."""
+    from_concept: _builtins.str
+    """Own id of the concept whose inputs are meant."""
+    to_concept: _builtins.str
+    """Own id of the concept that they get as well."""
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        from_concept: _builtins.str = ...,
+        to_concept: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "app_id", b"app_id", "from_concept", b"from_concept", "to_concept", b"to_concept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyLabelsRequest: _TypeAlias = CopyLabelsRequest  # noqa: Y015
+
+@_typing.final
+class CopyLabelsResponse(_message.Message):
+    """Response of CopyLabels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPIED_COUNT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    copied_count: _builtins.int
+    """How many inputs were labelled by this call."""
+    more: _builtins.bool
+    """Whether there may be more: call again."""
+    def __init__(
+        self,
+        *,
+        copied_count: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_count", b"copied_count", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyLabelsResponse: _TypeAlias = CopyLabelsResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class CurationServiceStub:
                 request_serializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.SwapLabelsRequest.SerializeToString,
                 response_deserializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.SwapLabelsResponse.FromString,
                 _registered_method=True)
+        self.CopyLabels = channel.unary_unary(
+                '/lensmith.internal.v1.CurationService/CopyLabels',
+                request_serializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.CopyLabelsRequest.SerializeToString,
+                response_deserializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.CopyLabelsResponse.FromString,
+                _registered_method=True)
 
 
 class CurationServiceServicer:
@@ -65,6 +70,13 @@ class CurationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CopyLabels(self, request, context):
+        """Labels inputs that show one concept as showing another one too, some at a time. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CurationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_CurationServiceServicer_to_server(servicer, server):
                     servicer.SwapLabels,
                     request_deserializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.SwapLabelsRequest.FromString,
                     response_serializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.SwapLabelsResponse.SerializeToString,
+            ),
+            'CopyLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyLabels,
+                    request_deserializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.CopyLabelsRequest.FromString,
+                    response_serializer=lensmith_dot_internal_dot_v1_dot_curation__service__pb2.CopyLabelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class CurationService:
             '/lensmith.internal.v1.CurationService/SwapLabels',
             lensmith_dot_internal_dot_v1_dot_curation__service__pb2.SwapLabelsRequest.SerializeToString,
             lensmith_dot_internal_dot_v1_dot_curation__service__pb2.SwapLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lensmith.internal.v1.CurationService/CopyLabels',
+            lensmith_dot_internal_dot_v1_dot_curation__service__pb2.CopyLabelsRequest.SerializeToString,
+            lensmith_dot_internal_dot_v1_dot_curation__service__pb2.CopyLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

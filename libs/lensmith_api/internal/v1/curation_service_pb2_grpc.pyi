@@ -37,6 +37,8 @@ class CurationServiceStub:
     """Streams some of the inputs that have a vector and no label of the given concepts, chosen at random."""
     SwapLabels: _grpc.UnaryUnaryMultiCallable[_curation_service_pb2.SwapLabelsRequest, _curation_service_pb2.SwapLabelsResponse]
     """Changes labels of inputs that still have the labels which the change was decided on, each with a status of its own."""
+    CopyLabels: _grpc.UnaryUnaryMultiCallable[_curation_service_pb2.CopyLabelsRequest, _curation_service_pb2.CopyLabelsResponse]
+    """Labels inputs that show one concept as showing another one too, some at a time. Repeating it changes nothing."""
 
 @_typing.type_check_only
 class CurationServiceAsyncStub(CurationServiceStub):
@@ -47,6 +49,8 @@ class CurationServiceAsyncStub(CurationServiceStub):
     """Streams some of the inputs that have a vector and no label of the given concepts, chosen at random."""
     SwapLabels: _aio.UnaryUnaryMultiCallable[_curation_service_pb2.SwapLabelsRequest, _curation_service_pb2.SwapLabelsResponse]  # type: ignore[assignment]
     """Changes labels of inputs that still have the labels which the change was decided on, each with a status of its own."""
+    CopyLabels: _aio.UnaryUnaryMultiCallable[_curation_service_pb2.CopyLabelsRequest, _curation_service_pb2.CopyLabelsResponse]  # type: ignore[assignment]
+    """Labels inputs that show one concept as showing another one too, some at a time. Repeating it changes nothing."""
 
 class CurationServiceServicer(metaclass=_abc_1.ABCMeta):
     """What others ask dataset in order to make an app's data better."""
@@ -66,5 +70,13 @@ class CurationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_curation_service_pb2.SwapLabelsResponse, _abc.Awaitable[_curation_service_pb2.SwapLabelsResponse]]:
         """Changes labels of inputs that still have the labels which the change was decided on, each with a status of its own."""
+
+    @_abc_1.abstractmethod
+    def CopyLabels(
+        self,
+        request: _curation_service_pb2.CopyLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_curation_service_pb2.CopyLabelsResponse, _abc.Awaitable[_curation_service_pb2.CopyLabelsResponse]]:
+        """Labels inputs that show one concept as showing another one too, some at a time. Repeating it changes nothing."""
 
 def add_CurationServiceServicer_to_server(servicer: CurationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

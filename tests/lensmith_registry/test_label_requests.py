@@ -1,0 +1,154 @@
+"""Following what is said about whole concepts: pictures are asked for, or two concepts become one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest
+from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
+from lensmith_api.v1 import suggestion_service_pb2 as pb
+from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_api.v1.suggestion_pb2 import (
+    InputToLabel,
+    Suggestion,
+    SuggestionAction,
+    SuggestionKind,
+    SuggestionLabel,
+    SuggestionState,
+)
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+from tests.lensmith_registry.peers import labels_of
+from tests.lensmith_registry.rig import DIM, MULTI_CLASS, SCOPES, TRASH, Rig, refusal
+
+FEW, CONFUSED = SuggestionKind.SUGGESTION_KIND_FEW_IMAGES, SuggestionKind.SUGGESTION_KIND_CONFUSED_CONCEPTS
+NEXT = SuggestionKind.SUGGESTION_KIND_LABEL_NEXT
+APPLY, DISMISS = SuggestionAction.SUGGESTION_ACTION_APPLY, SuggestionAction.SUGGESTION_ACTION_DISMISS
+MERGE = SuggestionAction.SUGGESTION_ACTION_MERGE_CONCEPTS
+ACCEPTED = SuggestionState.SUGGESTION_STATE_ACCEPTED
+FIXER, MAKER = "key-of-a-fixer", "key-of-a-maker"
+
+
+def _few(uids: Sequence[str]) -> Suggestion:
+    return Suggestion(
+        kind=FEW,
+        message="paper has only 10 pictures",
+        score=0.6,
+        concept="paper",
+        inputs_to_label=[
+            InputToLabel(input=uid, label=SuggestionLabel(concept="paper", positive=True), score=0.7) for uid in uids
+        ],
+    )
+
+
+def _next(uid: str) -> Suggestion:
+    desired = [SuggestionLabel(concept="glass", positive=True)]
+    return Suggestion(kind=NEXT, message="glass?", score=0.9, concept="glass", input=uid, desired=desired)
+
+
+def _confused() -> Suggestion:
+    return Suggestion(kind=CONFUSED, message="taken for each other", score=0.3, concept="glass", other_concept="metal")
+
+
+async def _put(rig: Rig, version: ModelVersion, *suggestions: Suggestion) -> None:
+    request = PutSuggestionsRequest(app_id=TRASH, version_uid=version.uid, suggestions=suggestions)
+    await SuggestionJobServiceStub(rig.channel).PutSuggestions(request, metadata=rig.token("trainer", TRASH))
+
+
+async def _list(rig: Rig, version: ModelVersion, **wanted: object) -> list[Suggestion]:
+    request = pb.ListSuggestionsRequest(parent=version.name, page_size=1000, **wanted)
+    answer = await SuggestionServiceStub(rig.channel).ListSuggestions(request, metadata=rig.key(MAKER))
+    return list(answer.suggestions)
+
+
+async def _accept(
+    rig: Rig, version: ModelVersion, *, key: str = MAKER, **asked: object
+) -> pb.AcceptSuggestionsResponse:
+    request = pb.AcceptSuggestionsRequest(parent=version.name, **asked)
+    return await SuggestionServiceStub(rig.channel).AcceptSuggestions(request, metadata=rig.key(key))
+
+
+async def _version(rig: Rig, concepts: Sequence[str] = ()) -> ModelVersion:
+    """A trained version of a model of glass, metal and paper."""
+    rig.auth.add_key(MAKER, "trash", [*SCOPES, "Inputs:Get", "Annotations:Add"])
+    rig.auth.add_key(FIXER, "trash", ["Models:Get", "Inputs:Get", "Annotations:Add"])
+    rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30, "paper": 10})
+    await rig.create("sorter", Model(type=MULTI_CLASS, concepts=concepts))
+    return await _trained(rig)
+
+
+async def _trained(rig: Rig) -> ModelVersion:
+    version = await rig.train("sorter")
+    await rig.complete(await rig.claim(version))
+    return await rig.until_state(version.name, "READY")
+
+
+def _own(uid: str) -> str:
+    return f"apps/trash/inputs/own-{uid}"
+
+
+async def test_pictures_are_asked_for_in_this_and_later_versions_when_few_images_are_accepted(rig: Rig) -> None:
+    version = await _version(rig)
+    uids = [f"unlabelled-{index}" for index in range(4)]
+    for uid in uids:
+        rig.dataset.add(TRASH, uid, np.zeros(DIM, np.float16), {})
+    await _put(rig, version, _few(uids[:3]), _next(uids[0]))
+    [few] = await _list(rig, version, kind=FEW)
+    assert [one.input for one in few.inputs_to_label] == [_own(uid) for uid in uids[:3]]
+    assert list(few.actions) == [APPLY, DISMISS]
+
+    answer = await _accept(rig, version, all=pb.AllSuggestions(kind=FEW))
+    again = await _accept(rig, version, suggestions=[few.name])
+
+    # One is on the list already, and is not asked for twice.
+    assert list(answer.results[0].added_suggestions) == [f"{version.name}/suggestions/{number}" for number in (3, 4)]
+    assert again.accepted_count == 1
+    assert not again.results[0].added_suggestions
+    listed = await _list(rig, version, kind=NEXT, concept="paper")
+    assert [one.input for one in listed] == [_own(uid) for uid in uids[1:3]]
+    done = await _accept(rig, version, suggestions=[listed[0].name])
+    assert done.accepted_count == 1
+    assert labels_of(rig.dataset.inputs[TRASH][uids[1]][1].labels) == {"paper": True}
+
+    second = await _trained(rig)
+    await _put(rig, second, _few(uids[3:]))
+    [few] = await _list(rig, second, kind=FEW)
+    assert few.state == ACCEPTED
+    assert [one.input for one in await _list(rig, second, kind=NEXT)] == [_own(uids[3])]
+
+    # Dismissed after all, it is over.
+    assert (await _accept(rig, second, suggestions=[few.name], action=DISMISS)).accepted_count == 1
+    third = await _trained(rig)
+    await _put(rig, third, _few(uids[2:]))
+    assert await _list(rig, third) == []
+
+
+async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) -> None:
+    version = await _version(rig)
+    await _put(rig, version, _confused())
+    asked = {"suggestions": ["1"], "action": MERGE, "merge_into": "metal"}
+    for changes, reason in (
+        ({"merge_into": ""}, "MERGE_INTO_INVALID"),
+        ({"merge_into": "paper"}, "MERGE_INTO_INVALID"),
+        ({"action": APPLY}, "MERGE_INTO_INVALID"),
+        ({"key": FIXER}, "SCOPE_MISSING"),
+    ):
+        assert (await refusal(_accept(rig, version, **{**asked, **changes}))).reason == reason
+    await rig.create("other", Model(type=MULTI_CLASS, concepts=["metal", "paper"]))
+    assert (await refusal(_accept(rig, version, **asked))).reason == "CONCEPT_IN_USE"
+    assert rig.dataset.calls["CopyLabels"] == 0
+
+    asked["merge_into"] = "glass"
+    assert (await _accept(rig, version, **asked)).accepted_count == 1
+    assert (await _accept(rig, version, **asked)).accepted_count == 1
+
+    labels = [labels_of(item.labels) for _, item in rig.dataset.inputs[TRASH].values()]
+    # Nothing is lost, so that it can be undone.
+    assert sum(one == {"glass": True, "metal": True} for one in labels) == 30
+    assert {"metal": True} not in labels
+    assert list((await rig.model("sorter")).concepts) == ["glass", "paper"]
+    later = await _trained(rig)
+    assert list((await rig.version(later.name)).concepts) == ["glass", "paper"]
+    await _put(rig, later, Suggestion(kind=CONFUSED, concept="glass", other_concept="paper", score=0.2))
+    asked["merge_into"] = "glass"
+    assert (await refusal(_accept(rig, later, **asked))).reason == "MODEL_NEEDS_CONCEPTS"

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lensmith_vision.curation.asked import with_asked
 from lensmith_vision.curation.curate import suggest
 from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Curated, Pictures, Suggestion
@@ -140,6 +141,38 @@ def test_pictures_to_label_next_are_unsure_and_unlike_each_other() -> None:
     # A copy of what is chosen already teaches nothing more.
     assert sum(one.picture.startswith("between") for one in chosen) == 1
     assert all(not one.current and len(one.desired) == 1 for one in chosen)
+
+
+def test_pictures_that_look_like_what_is_rare_or_confused_are_asked_for() -> None:
+    classes = np.repeat(np.arange(3), EACH)
+    features = _features(7)
+    keep = np.ones(len(classes), dtype=np.bool_)
+    keep[85:] = False
+    data, head = _classes(classes[keep], features[keep])
+    parts = np.linspace(0, 1, 10_001, dtype=np.float32)[:, None]
+    mixtures = parts * features[0] + (1 - parts) * features[40]
+    between = mixtures[head.scores(mixtures)[:, :2].min(axis=1).argmax()]
+    paper = features[90:93]
+    pictures = Pictures(
+        ["glass", "between", "paper-1", "paper-2", "paper-3", "copy"],
+        np.concatenate([features[[0]], between[None], paper, paper[[2]]]).astype(np.float32),
+        ["g", "b", "p1", "p2", "p3", "p3"],
+    )
+    few = Suggestion("FEW_IMAGES", "few", 0.5, "paper")
+    confused = Suggestion("CONFUSED_CONCEPTS", "confused", 0.5, "glass", "metal", related=("0",))
+    other = Suggestion("OUTLIER", "unlike", 0.5, "glass", picture="3")
+
+    found = with_asked([few, confused, other], head, pictures)
+
+    assert {one.picture for one in found[0].asked} == {"paper-1", "paper-2", "paper-3"}
+    assert all((one.concept, one.value) == ("paper", True) for one in found[0].asked)
+    assert [one.score for one in found[0].asked] == sorted((one.score for one in found[0].asked), reverse=True)
+    assert [one.picture for one in found[1].asked] == ["between"]
+    assert found[1].asked[0].concept in ("glass", "metal")
+    assert found[2] is other
+    # What is suggested of a set names them too.
+    [rare] = _of(suggest(data, head, unlabelled=pictures), "FEW_IMAGES")
+    assert len(rare.asked) == 3
 
 
 def test_training_pictures_with_a_copy_among_the_tests_are_told() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lensmith_vision.classes import Tier
+from lensmith_vision.curation.asked import with_asked
 from lensmith_vision.curation.concepts import confused_concepts, few_images
 from lensmith_vision.curation.duplicates import conflicting_copies, tested_copies
 from lensmith_vision.curation.neighbours import directions, find_neighbours
@@ -56,5 +57,5 @@ def suggest(
             found += tested_copies(data, tests)
         found += outliers(data, units, doubted)
         if unlabelled is not None:
-            found += label_next(data, head, unlabelled)
+            found = with_asked(found, head, unlabelled) + label_next(data, head, unlabelled)
     return found

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.heads import HeadType
 
-__all__ = ["Curated", "Kind", "Labels", "Pictures", "Suggestion"]
+__all__ = ["Asked", "Curated", "Kind", "Labels", "Pictures", "Suggestion"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -20,6 +20,23 @@ Bools = npt.NDArray[np.bool_]
 Kind = Literal["WRONG_LABEL", "CONFUSED_CONCEPTS", "FEW_IMAGES", "DUPLICATE", "OUTLIER", "LABEL_NEXT"]
 Labels = Mapping[str, bool | float]
 """By id of the concept: whether a picture shows it, or its number."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture without a label that somebody should look at.
+
+    Attributes:
+        picture: Its id.
+        concept: What the model takes it for.
+        value: Whether it shows that, or the number.
+        score: How likely that is, 0 to 1.
+    """
+
+    picture: str
+    concept: str
+    value: bool | float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class Suggestion:
         related: Ids of others to look at.
         current: The labels of the picture that are in doubt, as it has them.
         desired: What they should become; they are taken away where it is empty.
+        asked: Pictures without a label that would help against it, once somebody has labelled them.
     """
 
     kind: Kind
@@ -47,6 +65,7 @@ class Suggestion:
     related: tuple[str, ...] = ()
     current: Labels = field(default_factory=dict)
     desired: Labels = field(default_factory=dict)
+    asked: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -215,6 +215,7 @@ def base_model(message: base_model_pb2.BaseModel) -> types.BaseModel:
         space=message.space,
         dimensions=message.dimensions,
         input_side=message.input_side,
+        views=max(1, message.views),
         licence=message.licence,
         source=message.source,
         sha256=message.sha256,

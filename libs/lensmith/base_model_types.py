@@ -41,6 +41,7 @@ class BaseModel:
         space: Id of the space of its vectors.
         dimensions: Length of its vectors.
         input_side: Side of the square picture it sees, in pixels.
+        views: Of a picture, that make one vector: 1, or more where it also looks at parts of the picture.
         source: Where its weights come from.
         sha256: Of its ONNX file.
         rank: An app without a choice of its own gets the highest.
@@ -54,6 +55,7 @@ class BaseModel:
     space: str
     dimensions: int
     input_side: int
+    views: int
     licence: str
     source: str
     sha256: str

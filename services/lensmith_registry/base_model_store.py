@@ -28,8 +28,8 @@ __all__ = [
     "version_of",
 ]
 
-_COLUMNS = """name, version, space, display_name, description, licence, source, dimensions, input_side, sha256,
-  size_bytes, pack_sha256, files, rank, model, created_at"""
+_COLUMNS = """name, version, space, display_name, description, licence, source, dimensions, input_side, views,
+  sha256, size_bytes, pack_sha256, files, rank, model, created_at"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class BaseModelRow:
     """An installed base model of one version.
 
     Attributes:
+        views: Of a picture, that make one vector.
         pack_sha256: Over all its files; names its folder among the blobs.
         files: Names of the files of its pack.
         model: Own id of the public model that its classifier became; empty where it has none.
@@ -52,6 +53,7 @@ class BaseModelRow:
     source: str
     dimensions: int
     input_side: int
+    views: int
     sha256: str
     size_bytes: int
     pack_sha256: str
@@ -69,8 +71,8 @@ async def insert_base_model(connection: Connection, row: BaseModelRow) -> BaseMo
     """Store a base model; None when one of the same name and version is there already."""
     record = await connection.fetchrow(
         f"""INSERT INTO base_models (name, version, space, display_name, description, licence, source, dimensions,
-              input_side, sha256, size_bytes, pack_sha256, files, rank, model)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+              input_side, views, sha256, size_bytes, pack_sha256, files, rank, model)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
             ON CONFLICT DO NOTHING RETURNING {_COLUMNS}""",
         row.name,
         row.version,
@@ -81,6 +83,7 @@ async def insert_base_model(connection: Connection, row: BaseModelRow) -> BaseMo
         row.source,
         row.dimensions,
         row.input_side,
+        row.views,
         row.sha256,
         row.size_bytes,
         row.pack_sha256,

@@ -132,6 +132,7 @@ def base_model_to_proto(row: BaseModelRow) -> BaseModel:
         space=row.space,
         dimensions=row.dimensions,
         input_side=row.input_side,
+        views=row.views,
         licence=row.licence,
         source=row.source,
         sha256=row.sha256,

@@ -151,6 +151,7 @@ def _describe(folder: Path, verified: bool) -> BaseModelRow:
         source=card.source,
         dimensions=card.feature_dim,
         input_side=max(card.resize.height, card.resize.width),
+        views=card.views,
         sha256=card.sha256,
         size_bytes=card.bytes,
         pack_sha256=digest.hexdigest(),

@@ -164,6 +164,8 @@ def _network_of(version: VersionRow, base: base_model_store.BaseModelRow) -> Bas
         space=version.network_space,
         dimensions=version.network_dimensions,
         input_side=version.network_input_side,
+        # Networks of several views are not fine-tuned.
+        views=1,
         licence=base.licence,
         source=base.source,
         sha256=version.network_sha256,

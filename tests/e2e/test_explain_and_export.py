@@ -184,7 +184,7 @@ def test_a_model_of_eight_views_is_trained_explained_and_exported_like_any_other
     platform: PlatformProcess, photos: Path, unseen: list[Path], tmp_path: Path
 ) -> None:
     made = json.loads(platform.cli("base-models", "import", "starter", "--views", "8", "--json").stdout)
-    assert (made["id"], ".views8." in made["space"]) == ("starter-8-views", True)
+    assert (made["id"], made["views"], ".views8." in made["space"]) == ("starter-8-views", 8, True)
     assert json.loads(platform.cli("base-models", "import", "starter", "--views", "8", "--json").stdout) == made
     with platform.operator() as operator:
         assert [each.id for each in operator.base_models.list()].index("starter-8-views") > 0

@@ -33,6 +33,7 @@ def installed(card: Card, **changes: object) -> BaseModel:
         "space": space_of(card).id,
         "dimensions": card.feature_dim,
         "input_side": card.resize.height,
+        "views": card.views,
         "licence": card.licence,
         "source": card.source,
         "sha256": card.sha256,

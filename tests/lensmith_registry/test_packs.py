@@ -59,9 +59,9 @@ async def test_service_starts_when_a_pack_folder_is_broken(make_rig, tmp_path: P
 
 
 async def test_imported_pack_can_be_fetched_and_importing_again_changes_nothing(rig: Rig, tmp_path: Path):
-    folder = variant(tmp_path / "pack", id="mine", rank=99)
+    folder = variant(tmp_path / "pack", id="mine", rank=99, views=8)
     made = await import_pack(rig, files_of(folder))
-    assert made.name == "baseModels/mine"
+    assert (made.name, made.views) == ("baseModels/mine", 8)
     assert await import_pack(rig, files_of(folder)) == made
     for name, content in files_of(folder):
         request = serving_pb.FetchArtefactRequest(pack_file=serving_pb.PackFile(space=made.space, file_name=name))

@@ -48,6 +48,7 @@ def list_base_models(context: typer.Context, data_dir: DataDir = DEFAULT_DATA_DI
             each.version,
             each.dimensions,
             f"{each.input_side} px",
+            each.views,
             _size(each.size_bytes),
             each.rank,
             "default" if place == 0 else "",
@@ -56,7 +57,7 @@ def list_base_models(context: typer.Context, data_dir: DataDir = DEFAULT_DATA_DI
         )
         for place, each in enumerate(found)
     ]
-    columns = ["!base model", "version", "#dimensions", "#input", "#size", "#rank", "", "licence", "what it is"]
+    columns = ["!base model", "version", "#dim", "#input", "#views", "#size", "#rank", "", "licence", "what it is"]
     print_table("", columns, rows, empty="no base model is installed")
 
 
@@ -83,6 +84,7 @@ def show_base_model(
         ("source", found.source),
         ("dimensions", found.dimensions),
         ("input", f"{found.input_side} px"),
+        ("views", found.views),
         ("space", found.space),
         ("size", _size(found.size_bytes)),
         ("sha256", found.sha256),
@@ -264,6 +266,7 @@ def _describe(pack: PackSummary) -> None:
         ("source", pack.source),
         ("size", _size(pack.size_bytes)),
         ("input", " x ".join(str(side) for side in pack.input_size)),
+        ("views", pack.views),
         ("dimensions", pack.dimensions),
         ("classifier", "comes with it as a public model" if pack.names_concepts else "none"),
     ]

@@ -31,6 +31,7 @@ class PackSummary:
     rank: int
     dimensions: int
     input_size: tuple[int, int]
+    views: int
     size_bytes: int
     sha256: str
     names_concepts: bool
@@ -104,6 +105,7 @@ def card_summary(card: dict[str, object]) -> PackSummary:
             rank=int(str(card["rank"])),
             dimensions=int(str(_object(outputs["features"])["dim"])),
             input_size=(height, width),
+            views=int(str(card.get("views", 1))),
             size_bytes=int(str(card["bytes"])),
             sha256=str(card["sha256"]),
             names_concepts="logits" in outputs,

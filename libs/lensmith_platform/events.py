@@ -21,6 +21,9 @@ SUBJECTS: Mapping[str, str] = {
 }
 """Subject on the bus of each payload of an event."""
 
+FINE_TUNING_CONSUMER = "trainer--fine-tune"
+"""Durable consumer of trainers that can fine-tune: trainer works for it, registry asks whether anybody does."""
+
 
 def subject_of(event: Event) -> str:
     """Where an event is published.

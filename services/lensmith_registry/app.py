@@ -33,6 +33,7 @@ from lensmith_registry.evaluation_scores import EvaluationScores
 from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.events import Caretaker
 from lensmith_registry.exports import Exporter
+from lensmith_registry.fine_tuners import FineTuners
 from lensmith_registry.learning_curve_job_service import LearningCurveJobServicer
 from lensmith_registry.learning_curves import LearningCurves
 from lensmith_registry.model_service import ModelServicer
@@ -100,7 +101,7 @@ class RegistryService:
         dataset = platform.clients.channel("dataset")
         watchers = Watchers(settings.max_watches)
         training_data = TrainingDataServiceStub(dataset)
-        training = TrainingStart(database, training_data)
+        training = TrainingStart(database, training_data, FineTuners(bus))
         self._models = ModelServicer(
             database,
             pager,

@@ -14,6 +14,7 @@ from lensmith_platform.principal import AppRef
 from lensmith_registry import (
     base_model_store,
     changes,
+    fine_tuners,
     model_upgrade_store,
     preflight,
     request_store,
@@ -31,6 +32,7 @@ from lensmith_registry.converters import (
     message_from_json,
     model_to_proto,
 )
+from lensmith_registry.fine_tuners import FineTuners
 from lensmith_registry.preflight import Preflight
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.upgrade_store import UpgradeRow
@@ -87,18 +89,23 @@ class TrainingStart:
     Args:
         database: Of the service's role.
         training_data: dataset, which counts what there is to learn from.
+        fine_tuners: Trainers for versions whose whole network is to learn.
     """
 
-    def __init__(self, database: Database, training_data: TrainingDataServiceAsyncStub) -> None:
+    def __init__(
+        self, database: Database, training_data: TrainingDataServiceAsyncStub, fine_tuners: FineTuners
+    ) -> None:
         self._database = database
         self._training_data = training_data
+        self._fine_tuners = fine_tuners
 
     async def queue(self, request: TrainingRequest) -> VersionRow:
         """Queue a new version, or return the one that an earlier call with the same request_id queued.
 
         Raises:
             NotFoundError: There is no such model.
-            PreconditionError: The model came with a base model, or preflight refuses; `TRAINING_…` says why.
+            PreconditionError: The model came with a base model, preflight refuses (`TRAINING_…` says why), or nobody
+                would begin (`FINE_TUNING_NOT_AVAILABLE`).
             AlreadyExistsError: The request_id was used for something else.
         """
         app_id = request.app.app_id
@@ -109,6 +116,9 @@ class TrainingStart:
                     return earlier
                 base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
             judged = await self._judged(request, base)
+            if training_settings.fine_tunes(_settings(judged.model.definition, request)):
+                # Only who waits for an answer is told so. What nobody asked for waits until there is a trainer.
+                await self._fine_tuners.check()
             row = await self._insert(request, judged)
             if row is not None:
                 return row
@@ -224,6 +234,7 @@ class TrainingStart:
             model_to_proto(replace(model, definition=definition, latest_version=number, retrain_error=None))
         )
         settings = _settings(definition, request)
+        fine_tunes = training_settings.fine_tunes(settings)
         row = await version_store.insert_version(
             connection,
             model,
@@ -241,12 +252,13 @@ class TrainingStart:
                 actor=request.actor,
                 upgrade=upgrade,
                 training=json_from_message(settings),
+                progress_message=fine_tuners.WAITING if fine_tunes else "",
             ),
         )
         if not upgrade:
             await retraining_store.note_queued(connection, model, judged.annotations_cursor)
         # On a subject of its own, so that seconds never wait for hours.
-        queued = changes.fine_tuning_queued if training_settings.fine_tunes(settings) else changes.version_queued
+        queued = changes.fine_tuning_queued if fine_tunes else changes.version_queued
         await queued(connection, model.app_id, row.uid)
         await changes.version_changed(connection, model.app_id, row.uid)
         return row

@@ -170,6 +170,7 @@ class NewVersion:
     ready: bool = False
     upgrade: int = 0
     training: Json = field(default_factory=dict)
+    progress_message: str = ""
 
 
 async def insert_version(connection: Connection, model: ModelRow, number: int, new: NewVersion) -> VersionRow:
@@ -177,9 +178,9 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
     uid = await connection.fetchval(
         """INSERT INTO model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
              concepts, display_names, thresholds, findings, note, actor, fraction, completed_at, ended_at,
-             taxonomy, temperature, upgrade, candidate, training)
+             taxonomy, temperature, upgrade, candidate, training, progress_message)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18, $19, $19 > 0, $20)
+             CASE WHEN $16 THEN now() END, CASE WHEN $16 THEN now() END, $17, $18, $19, $19 > 0, $20, $21)
            RETURNING uid""",
         model.app_id,
         model.id,
@@ -201,6 +202,7 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         new.temperature,
         new.upgrade,
         new.training,
+        new.progress_message,
     )
     return await version_by_uid(connection, model.app_id, uid)
 

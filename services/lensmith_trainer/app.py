@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -18,12 +19,14 @@ from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingData
 from lensmith_api.internal.v1.training_job_service_pb2_grpc import TrainingJobServiceStub
 from lensmith_platform.bus import Bus, WorkConsumer, connect
 from lensmith_platform.errors import DependencyUnavailableError
+from lensmith_platform.events import FINE_TUNING_CONSUMER
 from lensmith_platform.server import Platform
 from lensmith_platform.usage import UsageMeter
 from lensmith_trainer.fine_tuning import FineTuning
 from lensmith_trainer.fit_memory import FitMemories
 from lensmith_trainer.jobs import TrainingJobs
 from lensmith_trainer.learning_curves import LearningCurveJobs
+from lensmith_trainer.learning_process import missing_packages
 from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.network_transfer import NetworkTransfer
 from lensmith_trainer.replicas import Replicas
@@ -38,6 +41,7 @@ _MAX_DELIVER = 20
 _STOP_SECONDS = 3.0
 _SUGGESTED_AT_ONCE = 4
 _MAX_SUGGEST = 5
+_LOG = logging.getLogger(__name__)
 
 
 class TrainerService:
@@ -83,7 +87,7 @@ class TrainerService:
         if fine_tunings is not None:
             start = fine_tunings.start
             self._fine_tuning = WorkConsumer(
-                bus, "trainer--fine-tune", "models.fine_tuning_queued", start, 1, _MAX_DELIVER, grace=_STOP_SECONDS
+                bus, FINE_TUNING_CONSUMER, "models.fine_tuning_queued", start, 1, _MAX_DELIVER, grace=_STOP_SECONDS
             )
         self._suggesting = WorkConsumer(
             bus, "trainer--suggest", "models.version_completed", suggestions.start, _SUGGESTED_AT_ONCE, _MAX_SUGGEST
@@ -161,8 +165,16 @@ async def build(platform: Platform[TrainerSettings]) -> TrainerService:
     learning_curves = LearningCurveJobs(
         LearningCurveJobServiceStub(platform.clients.channel("registry")), replicas, spare
     )
-    fine_tunings = await _fine_tunings(platform, replicas, usage, metrics) if settings.fine_tunes else None
+    fine_tunings = await _fine_tunings(platform, replicas, usage, metrics) if _fine_tunes(settings) else None
     return TrainerService(bus, jobs, suggestions, learning_curves, usage, settings.concurrency, fine_tunings)
+
+
+def _fine_tunes(settings: TrainerSettings) -> bool:
+    """Whether to listen for versions whose whole network is to learn: registry takes whoever listens at its word."""
+    missing = missing_packages() if settings.fine_tunes else []
+    if missing:
+        _LOG.info("this trainer does not fine-tune: it lacks %s (the extra lensmith[finetune])", ", ".join(missing))
+    return settings.fine_tunes and not missing
 
 
 async def _fine_tunings(

@@ -21,7 +21,7 @@ from lensmith_platform.errors import PreconditionError
 from lensmith_trainer.fitting import request_of
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.kept_rows import keep_rows, kept_rows
-from lensmith_trainer.learning_process import check_installed, check_start, learn
+from lensmith_trainer.learning_process import check_start, learn
 from lensmith_trainer.network_transfer import NetworkTransfer
 from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
 from lensmith_trainer.scratch import Scratch
@@ -88,10 +88,9 @@ class FineTuning:
 
         Raises:
             TrainingError: The data cannot be trained on, or the network cannot learn on.
-            PreconditionError: FINE_TUNING_NOT_INSTALLED, or FINE_TUNING_TOO_LARGE.
+            PreconditionError: FINE_TUNING_TOO_LARGE.
             LensmithError: Something that another try may cure.
         """
-        check_installed()
         async with self._scratch.held(job.version_uid) as folder:
             # Named for what it is: its name stands in what people read when it cannot learn.
             start = folder / "base" / job.space.partition(".")[0]

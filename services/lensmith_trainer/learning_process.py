@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from lensmith_platform.errors import PreconditionError
 from lensmith_vision.errors import TrainingError
 
-__all__ = ["check_installed", "check_start", "learn"]
+__all__ = ["check_start", "learn", "missing_packages"]
 
 _MODULE = "lensmith_vision.fine_tune"
 _NEEDED = ("torch", "lightning", "onnx")
@@ -32,20 +31,9 @@ _LOG = logging.getLogger(__name__)
 Told = Callable[[float, str], None]
 
 
-def check_installed() -> None:
-    """Refuse where this trainer lacks what fine-tuning needs.
-
-    Raises:
-        PreconditionError: FINE_TUNING_NOT_INSTALLED.
-    """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PreconditionError(
-            "FINE_TUNING_NOT_INSTALLED",
-            f'this trainer lacks {", ".join(missing)}: install it with `pip install "lensmith[finetune]"`, or let '
-            "trainers that have it take such versions (LENSMITH_TRAINER_FINE_TUNES=false on the others)",
-            metadata={"missing": ",".join(missing), "extra": "finetune"},
-        )
+def missing_packages() -> list[str]:
+    """Return what this trainer lacks to fine-tune."""
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 async def check_start(pack: Path) -> None:

@@ -40,8 +40,8 @@ class TrainerSettings(ServiceSettings, BusSettings):
     complete_seconds: float = Field(default=120.0, gt=0)
     """How long to try to hand in a fitted head while registry is away."""
     fine_tunes: bool = True
-    """Whether this trainer takes versions whose whole network is to learn, one at a time, beside the heads. It needs
-    PyTorch then (`pip install "lensmith[finetune]"`) and fails them without; say false where other trainers have it."""
+    """Whether this trainer takes versions whose whole network is to learn, one at a time, beside the heads. Without
+    PyTorch (`pip install "lensmith[finetune]"`) it takes none, whatever stands here."""
     fine_tune_threads: int = Field(default_factory=_cores, ge=1, le=256)
     """Processor threads of each process in which a network learns; the number of cores by default."""
     fine_tune_processes: int = Field(default=1, ge=1, le=64)

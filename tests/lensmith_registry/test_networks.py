@@ -10,13 +10,17 @@ import onnx
 import pytest
 
 from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
+from lensmith_api.internal.v1.events_pb2 import Event
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.training_settings_pb2 import TrainingMode
+from lensmith_platform.bus import WorkConsumer, connect
+from lensmith_platform.events import FINE_TUNING_CONSUMER
 from lensmith_vision.card import Logits
 from lensmith_vision.heads import Head, save
 from lensmith_vision.networks import network_id
 from lensmith_vision.pack import load_card, space_of
+from tests.lensmith_platform.background import background
 from tests.lensmith_registry.pack_variants import PACK
 from tests.lensmith_registry.rig import DIM, TRASH, Rig, completion, refusal
 from tests.polling import until
@@ -24,6 +28,19 @@ from tests.polling import until
 MODEL = (PACK / "model.onnx").read_bytes()
 CARD = load_card(PACK)
 FINE_TUNE = TrainingMode.TRAINING_MODE_FINE_TUNE
+
+
+@pytest.fixture(autouse=True)
+async def trainer_that_fine_tunes(nats_url: str) -> AsyncIterator[None]:
+    """Somebody who would take the versions that these tests claim themselves."""
+
+    async def leave(event: Event) -> None:
+        """The test does it."""
+
+    async with await connect(nats_url) as bus:
+        consumer = WorkConsumer(bus, FINE_TUNING_CONSUMER, "models.fine_tuning_queued", leave)
+        async with background(consumer.run()):
+            yield
 
 
 async def _queued(rig: Rig) -> ModelVersion:
@@ -94,6 +111,7 @@ async def test_version_keeps_its_network_and_loses_it_when_it_is_deleted(make_ri
     async with make_rig(purge_grace_seconds=0, purge_seconds=0.1) as rig:
         version = await _queued(rig)
         assert (version.training.mode, version.training.max_epochs) == (FINE_TUNE, 3)
+        assert version.progress.message == "waiting for a trainer that can fine-tune"
         job = await rig.claim(version)
         for name, content in _files(version).items():
             await _put(rig, job, name, content)

@@ -16,7 +16,7 @@ from lensmith_api.v1.model_pb2 import Model
 from lensmith_platform.bus import WorkConsumer, connect
 from lensmith_trainer.unbroken import run_to_end
 from lensmith_vision import heads
-from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig
+from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig, refusal
 from tests.lensmith_trainer.conftest import Farm
 from tests.polling import until
 
@@ -255,15 +255,16 @@ async def _any(heard: list[object]) -> bool:
 @pytest.mark.skipif(
     find_spec("torch") is not None, reason="PyTorch is installed: `make test` shows the refusal without"
 )
-async def test_fine_tuning_fails_at_once_and_says_what_to_install_when_there_is_no_pytorch(farm: Farm):
+async def test_fine_tuning_is_refused_and_says_what_to_install_when_no_trainer_has_pytorch(farm: Farm):
     farm.rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
     await farm.rig.create("sorter")
     request = pb.TrainModelRequest(name="apps/trash/models/sorter", training={"mode": "TRAINING_MODE_FINE_TUNE"})
     async with farm.trainer():
-        version = await farm.rig.models.TrainModel(request, metadata=farm.rig.key())
-        failed = await farm.rig.until_state(version.name, "FAILED")
-    assert 'pip install "lensmith[finetune]"' in failed.error.message
-    assert not farm.rig.dataset.calls["StreamTrainingData"]
+        refused = await refusal(farm.rig.models.TrainModel(request, metadata=farm.rig.key()))
+    assert refused.reason == "FINE_TUNING_NOT_AVAILABLE"
+    assert refused.metadata["extra"] == "finetune"
+    assert 'pip install "lensmith[finetune]"' in refused.metadata["text"]
+    assert not (await farm.rig.sql("SELECT 1 FROM registry.model_versions"))
 
 
 async def test_work_in_a_thread_is_waited_for_when_whoever_asked_is_cancelled():

@@ -9,5 +9,6 @@ from lensmith_platform.bus.broadcast import BroadcastConsumer
 from lensmith_platform.bus.connection import Bus, CoreSubscription, connect
 from lensmith_platform.bus.reconciler import Reconciler
 from lensmith_platform.bus.work import WorkConsumer
+from lensmith_platform.bus.workers import is_worked
 
-__all__ = ["BroadcastConsumer", "Bus", "CoreSubscription", "Reconciler", "WorkConsumer", "connect"]
+__all__ = ["BroadcastConsumer", "Bus", "CoreSubscription", "Reconciler", "WorkConsumer", "connect", "is_worked"]

@@ -170,8 +170,8 @@ async def test_version_fails_before_anything_is_learnt_when_its_base_model_canno
     rig.dataset.add_classes(OTHER, DIM, {"glass": 12, "metal": 12})
     await rig.create("sorter", app="other", key=OTHER_KEY)
     request = pb.TrainModelRequest(name="apps/other/models/sorter", training={"mode": FINE_TUNE})
-    version = await rig.models.TrainModel(request, metadata=rig.key(OTHER_KEY))
     async with farm.trainer():
+        version = await rig.models.TrainModel(request, metadata=rig.key(OTHER_KEY))
         failed = await until(lambda: _ended(rig, version, OTHER_KEY), seconds=PATIENCE)
     assert failed.state == 4
     assert "plain cannot be fine-tuned" in failed.error.message

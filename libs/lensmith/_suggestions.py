@@ -76,7 +76,7 @@ def decided(message: service_pb.AcceptedSuggestion) -> types.DecidedSuggestion:
         name=message.suggestion,
         state=STATE.get(message.state),
         error=from_status(message.status) if message.status.code else None,
-        added=tuple(_number(name) for name in message.added_suggestions),
+        label_next=tuple(_number(name) for name in message.label_next_suggestions),
     )
 
 

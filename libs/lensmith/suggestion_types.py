@@ -115,10 +115,10 @@ class DecidedSuggestion:
 
     Attributes:
         error: Why nothing was done about it.
-        added: Numbers of the suggestions of what to label next that it put on the list.
+        label_next: Numbers of the suggestions of what to label next about the pictures that it asks for.
     """
 
     name: str
     state: SuggestionState | None
     error: LensmithError | None
-    added: tuple[int, ...] = ()
+    label_next: tuple[int, ...] = ()

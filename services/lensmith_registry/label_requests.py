@@ -23,7 +23,7 @@ async def ask_for_labels(connection: Connection, version: VersionRow, row: Sugge
     """Put the pictures of a suggestion on the list of a version, but those that are there, or were dismissed.
 
     Returns:
-        Numbers of the new suggestions.
+        Numbers of the new suggestions, and of open ones about the other pictures.
     """
     return await suggestion_store.add(connection, version, _label_next(message_from_json(row.body, Suggestion())))
 

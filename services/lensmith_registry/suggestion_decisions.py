@@ -45,13 +45,13 @@ class Decision:
         row: The suggestion as it stood before.
         state: Its state now.
         error: Why nothing was done about it.
-        added: Numbers of suggestions of what to label next that it put on the list.
+        label_next: Numbers of suggestions of what to label next about the pictures that it asks for.
     """
 
     row: SuggestionRow
     state: SuggestionStateName
     error: LensmithError | None = None
-    added: list[int] = field(default_factory=list)
+    label_next: list[int] = field(default_factory=list)
 
 
 def actions_of(suggestion: Suggestion) -> list[SuggestionAction.ValueType]:
@@ -130,7 +130,7 @@ class Decisions:
                 connection, version, [one.row.fingerprint for one in standing], actor
             )
             for one in standing:
-                one.added = await ask_for_labels(connection, version, one.row)
+                one.label_next = await ask_for_labels(connection, version, one.row)
 
 
 def _judged(row: SuggestionRow, action: Action) -> Decision:

@@ -218,7 +218,7 @@ def _result(version: VersionRow, number: int, decision: Decision | None) -> Acce
         suggestion=name,
         status=OK if decision.error is None else to_status(decision.error),
         state=SuggestionState.Value(f"SUGGESTION_STATE_{decision.state}"),
-        added_suggestions=[_name(version, added) for added in decision.added],
+        label_next_suggestions=[_name(version, other) for other in decision.label_next],
     )
 
 

@@ -117,30 +117,33 @@ async def insert(connection: Connection, version: VersionRow, suggestions: Seque
 
 
 async def add(connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion]) -> list[int]:
-    """Add suggestions of what to label next to those of a version; return their numbers.
+    """Put pictures on the list of what to label next of a version, but those that are on it, or were dismissed.
 
-    What was dismissed, and pictures that are on the list already, are left out.
+    Returns:
+        Numbers of the new suggestions, and of open ones about the other pictures.
     """
     await connection.execute(
         "SELECT FROM suggestion_sets WHERE app_id = $1 AND version_id = $2 FOR UPDATE", version.app_id, version.id
     )
-    listed = {
-        row["input"]
-        for row in await connection.fetch(
-            """SELECT body->>'input' AS input FROM suggestions
-               WHERE app_id = $1 AND version_id = $2 AND kind = 'LABEL_NEXT'""",
-            version.app_id,
-            version.id,
-        )
-    }
+    listed = await connection.fetch(
+        """SELECT number, state, body->>'input' AS input FROM suggestions
+           WHERE app_id = $1 AND version_id = $2 AND kind = 'LABEL_NEXT' AND body->>'input' = ANY($3::text[])
+           ORDER BY number""",
+        version.app_id,
+        version.id,
+        [one.input for one in suggestions],
+    )
     last = await connection.fetchval(
         "SELECT coalesce(max(number), 0) FROM suggestions WHERE app_id = $1 AND version_id = $2",
         version.app_id,
         version.id,
     )
-    fresh = await _not_dismissed(connection, version, [one for one in suggestions if one.input not in listed])
+    there = {row["input"] for row in listed}
+    fresh = await _not_dismissed(connection, version, [one for one in suggestions if one.input not in there])
     await _insert_after(connection, version, last, fresh)
-    return list(range(last + 1, last + 1 + len(fresh)))
+    return [row["number"] for row in listed if row["state"] == "OPEN"] + [
+        last + 1 + place for place in range(len(fresh))
+    ]
 
 
 async def _not_dismissed(

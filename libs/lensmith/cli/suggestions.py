@@ -160,9 +160,9 @@ def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> No
     left = [(one.name.rsplit("/", 1)[-1], str(one.error)) for one in decided if one.error is not None]
     if left:
         print_table(f"{counted(len(left), 'suggestion')} left alone", ["#", "why"], left)
-    added = sum(len(one.added) for one in done)
-    if added:
-        console.print(f"{counted(added, 'picture')} put on the list: see --kind {SuggestionKind.LABEL_NEXT}")
+    asked = {number for one in done for number in one.label_next}
+    if asked:
+        console.print(f"[dim]{counted(len(asked), 'picture')} to label for it are on the list: --kind label-next[/]")
     if done:
         console.print("[dim]train again to learn from it[/]")
 

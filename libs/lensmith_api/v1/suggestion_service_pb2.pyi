@@ -215,7 +215,7 @@ class AcceptedSuggestion(_message.Message):
     SUGGESTION_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
-    ADDED_SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    LABEL_NEXT_SUGGESTIONS_FIELD_NUMBER: _builtins.int
     suggestion: _builtins.str
     """Its resource name."""
     state: _suggestion_pb2.SuggestionState.ValueType
@@ -225,8 +225,10 @@ class AcceptedSuggestion(_message.Message):
         """OK, or why nothing was done about it."""
 
     @_builtins.property
-    def added_suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Suggestions of what to label next that it put on the list, by resource name."""
+    def label_next_suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Resource names of the suggestions of what to label next about its `inputs_to_label`: those that it put on the list, and
+        those that were on it and are open.
+        """
 
     def __init__(
         self,
@@ -234,11 +236,11 @@ class AcceptedSuggestion(_message.Message):
         suggestion: _builtins.str = ...,
         status: _status_pb2.Status | None = ...,
         state: _suggestion_pb2.SuggestionState.ValueType = ...,
-        added_suggestions: _abc.Iterable[_builtins.str] | None = ...,
+        label_next_suggestions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_suggestions", b"added_suggestions", "state", b"state", "status", b"status", "suggestion", b"suggestion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_next_suggestions", b"label_next_suggestions", "state", b"state", "status", b"status", "suggestion", b"suggestion"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

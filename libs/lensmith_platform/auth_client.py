@@ -23,12 +23,13 @@ class AuthClient:
         stub = KeyResolverServiceStub(self._clients.channel("auth"))
         with service_call_app(0):
             answer = await stub.ResolveKey(ResolveKeyRequest(secret_sha256=secret_sha256), timeout=_SECONDS)
+        ends = answer.HasField("expire_time")
         return ResolvedKey(
             key_uid=answer.key_uid,
             app=app_from_proto(answer.app) if answer.HasField("app") else None,
             scopes=frozenset(answer.scopes),
             operator=answer.operator,
-            expire_time=timestamps.from_proto(answer.expire_time) if answer.HasField("expire_time") else None,
+            expire_time=timestamps.from_proto(answer.expire_time, "expire_time") if ends else None,
             revocation_number=answer.revocation_number,
         )
 

@@ -22,6 +22,8 @@ from lensmith_platform.settings import FRAMING_BYTES, ServiceSettings
 if TYPE_CHECKING:
     from lensmith_platform.server import Service
 
+_METADATA_BYTES = 64 * 1024
+
 
 class StartError(Exception):
     """The service cannot be served; the message is one sentence for the person who starts it."""
@@ -99,6 +101,9 @@ class Listener:
             options=(
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
+                # What Envoy lets in, long query strings among it, is answered here, with a reason.
+                ("grpc.max_metadata_size", _METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
                 # Two processes on one port would each get half of the calls: refuse instead.
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", 60_000),

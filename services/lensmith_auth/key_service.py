@@ -192,7 +192,7 @@ async def _check_expiry(store: KeyStore, expires_at: datetime | None, principal:
 
 
 def _future(key: Key) -> datetime:
-    expires_at = timestamps.from_proto(key.expire_time)
+    expires_at = timestamps.from_proto(key.expire_time, "key.expire_time")
     if expires_at <= datetime.now(UTC):
         raise InvalidInputError(
             "EXPIRY_PAST",
@@ -210,7 +210,7 @@ def _changed(row: KeyRow, key: Key, paths: set[str], principal: Principal) -> Ke
         row = dataclasses.replace(row, scopes=_granted_scopes(list(key.scopes), principal))
     if "expire_time" in paths:
         # An expiry in the past is allowed here: it stops the key and keeps its record.
-        row = dataclasses.replace(
-            row, expires_at=timestamps.from_proto(key.expire_time) if key.HasField("expire_time") else None
-        )
+        given = key.HasField("expire_time")
+        expires_at = timestamps.from_proto(key.expire_time, "key.expire_time") if given else None
+        row = dataclasses.replace(row, expires_at=expires_at)
     return row

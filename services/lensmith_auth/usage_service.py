@@ -47,12 +47,12 @@ class UsageServicer(UsageServiceServicer):
 
 def _days(request: pb.QueryUsageRequest) -> tuple[date, date]:
     """First and last day asked for, both included."""
-    end = timestamps.from_proto(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
-    start = (
-        timestamps.from_proto(request.start_time)
-        if request.HasField("start_time")
-        else end - timedelta(days=DEFAULT_DAYS)
-    )
+    end = timestamps.from_proto(request.end_time, "end_time") if request.HasField("end_time") else datetime.now(UTC)
+    if request.HasField("start_time"):
+        start = timestamps.from_proto(request.start_time, "start_time")
+    else:
+        # Python's time begins with the year 1.
+        start = end - min(timedelta(days=DEFAULT_DAYS), end - datetime.min.replace(tzinfo=UTC))
     if start >= end:
         raise _bad_period("start_time", "must be before end_time")
     if end - start > timedelta(days=MOST_DAYS):

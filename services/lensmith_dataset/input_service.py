@@ -159,6 +159,12 @@ class InputServicer(InputServiceServicer):
     ) -> pb.ListInputsResponse:
         """List inputs, newest first."""
         app = addressed_app()
+        if request.status not in InputStatus.values():
+            raise InvalidInputError(
+                "INPUT_STATUS_UNKNOWN",
+                f"there is no status of inputs number {request.status}",
+                field_violations=[("status", "is no status of an input")],
+            )
         query = f"inputs|{app.app_id}|{request.status}|{request.concept}"
         position = self._pager.decode(request.page_token, query)
         size = self._pager.size(request.page_size)

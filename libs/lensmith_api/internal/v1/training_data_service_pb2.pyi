@@ -291,22 +291,26 @@ class StreamTrainingDataRequest(_message.Message):
     APP_ID_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    SIDE_BY_SIDE_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     space: _builtins.str
     """Space of the vectors."""
     cursor: _builtins.str
     """Cursor of the last stream; empty: from the beginning."""
+    side_by_side: _builtins.bool
+    """Whether the caller reads `StreamTrainingDataResponse.complete`; otherwise all inputs come one by one."""
     def __init__(
         self,
         *,
         app_id: _builtins.int = ...,
         space: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        side_by_side: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "cursor", b"cursor", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "cursor", b"cursor", "side_by_side", b"side_by_side", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,6 +393,80 @@ class TrainingInput(_message.Message):
 Global___TrainingInput: _TypeAlias = TrainingInput  # noqa: Y015
 
 @_typing.final
+class TrainingLabels(_message.Message):
+    """All labels of an input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingLabel]:
+        """Each of another concept."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[Global___TrainingLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingLabels: _TypeAlias = TrainingLabels  # noqa: Y015
+
+@_typing.final
+class CompleteInputs(_message.Message):
+    """The states of inputs that have a vector and labels, laid out side by side: there may be very many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_UIDS_FIELD_NUMBER: _builtins.int
+    SHA256S_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    LABEL_SETS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    sha256s: _builtins.bytes
+    """SHA-256 of the bytes of each, one after the other."""
+    vectors: _builtins.bytes
+    """The vector of each as little-endian float16, one after the other, all of one length."""
+    @_builtins.property
+    def input_uids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uid of each."""
+
+    @_builtins.property
+    def tests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Places in `input_uids` of those that are kept out of training."""
+
+    @_builtins.property
+    def label_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingLabels]:
+        """Labels that some of the inputs have; most share a few sets."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each input, the place of its labels in `label_sets`."""
+
+    def __init__(
+        self,
+        *,
+        input_uids: _abc.Iterable[_builtins.str] | None = ...,
+        sha256s: _builtins.bytes = ...,
+        tests: _abc.Iterable[_builtins.int] | None = ...,
+        vectors: _builtins.bytes = ...,
+        label_sets: _abc.Iterable[Global___TrainingLabels] | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_uids", b"input_uids", "label_sets", b"label_sets", "labels", b"labels", "sha256s", b"sha256s", "tests", b"tests", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteInputs: _TypeAlias = CompleteInputs  # noqa: Y015
+
+@_typing.final
 class StreamTrainingDataResponse(_message.Message):
     """One message of a stream of training data."""
 
@@ -396,21 +474,27 @@ class StreamTrainingDataResponse(_message.Message):
 
     INPUTS_FIELD_NUMBER: _builtins.int
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.str
     """Set in the last message: where the next stream begins."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingInput]:
         """Inputs that changed."""
 
+    @_builtins.property
+    def complete(self) -> Global___CompleteInputs:
+        """Inputs that changed and are not among `inputs`."""
+
     def __init__(
         self,
         *,
         inputs: _abc.Iterable[Global___TrainingInput] | None = ...,
         next_cursor: _builtins.str = ...,
+        complete: Global___CompleteInputs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "next_cursor", b"next_cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "inputs", b"inputs", "next_cursor", b"next_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lensmith_vision.calibration import Calibration, calibrate
 from lensmith_vision.discriminant import held_out_logits, log_prior
+from lensmith_vision.halves import Features
 from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import Transform, transformed
@@ -108,7 +109,7 @@ class _Tried:
 
 
 def choose(
-    features: Floats,
+    features: Features,
     classes: Ints,
     groups: Ints,
     step: Callable[[float], None],
@@ -138,7 +139,7 @@ def choose(
     return Choice(best.transform, best.shrinkage, best.found, chosen)
 
 
-def _tried(features: Floats, classes: Ints, groups: Ints, prior: Doubles, transform: Transform) -> _Tried:
+def _tried(features: Features, classes: Ints, groups: Ints, prior: Doubles, transform: Transform) -> _Tried:
     """Go downhill from the middle: the loss has one valley between too little shrinkage and too much."""
     products = _products(transformed(features, transform))
     unit = _unit(products, classes, len(prior))

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from lensmith_vision.calibration import calibrate
 from lensmith_vision.class_choice import ALL_PAIRS, CERTAINTY, KernelChoice, chance, choose, mixed, sample_of_classes
 from lensmith_vision.discriminant import log_prior, solve_ridge
+from lensmith_vision.folds import blocks_of_folds
+from lensmith_vision.halves import Features
 from lensmith_vision.kernel import Similarities, most_landmarks
-from lensmith_vision.linear_fit import ClassFit, blocks_of_folds, fit_linear, some_rows
+from lensmith_vision.linear_fit import ClassFit, fit_linear, some_rows
 from lensmith_vision.statistics import SufficientStatistics
 from lensmith_vision.threads import give_memory_back, in_threads
 from lensmith_vision.transforms import Transform, transformed
@@ -34,7 +36,7 @@ _LARGE_GAIN = 0.03
 
 
 def fit_classes(
-    features: Floats,
+    features: Features,
     classes: Ints,
     width: int,
     groups: Ints,
@@ -98,7 +100,7 @@ class _Similar:
 
 
 def _fit_similar(
-    features: Floats,
+    features: Features,
     classes: Ints,
     width: int,
     folds: Ints,
@@ -149,7 +151,7 @@ def _mixture(linear: ClassFit, similar: _Similar, chosen: KernelChoice, classes:
 
 def _fit_landmarks(
     similarities: Similarities,
-    features: Floats,
+    features: Features,
     classes: Ints,
     width: int,
     folds: Ints,

@@ -168,7 +168,7 @@ def _with_columns(
     predictions: OutOfFoldPredictions, concepts: Sequence[str], labels: npt.NDArray[np.float32]
 ) -> OutOfFoldPredictions:
     scores = _columns(predictions.scores, predictions.concepts, concepts)
-    return replace(predictions, concepts=tuple(concepts), scores=scores, labels=labels)
+    return replace(predictions, concepts=tuple(concepts), scores=scores, labels=labels, classes=None)
 
 
 def _columns(

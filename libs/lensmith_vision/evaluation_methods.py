@@ -77,7 +77,7 @@ def _on_tests(
             "mark some, or choose another evaluation",
         )
     # Copies count whatever their labels are, so all of them are grouped together.
-    groups = group_copies(replace(data, labels=None, targets=None), split=test)
+    groups = group_copies(replace(data, labels=None, targets=None, shown=None), split=test)
     copies = np.isin(groups, groups[test]) & ~test
     fitted = fit(data.rows(~test & ~copies), options, progress, cancelled)
     decisions = Decisions(
@@ -85,6 +85,7 @@ def _on_tests(
         folds=np.zeros(len(tests.ids), np.int64),
         labels=tests.labels,
         targets=tests.targets,
+        classes=tests.shown,
         groups=group_copies(tests),
         thresholds=fitted.head.thresholds,
         method="test_set",
@@ -124,6 +125,7 @@ def _on_a_fifth(
         folds=np.zeros(len(tests.ids), np.int64),
         labels=tests.labels,
         targets=tests.targets,
+        classes=tests.shown,
         groups=groups[held_out],
         thresholds=trial.head.thresholds,
         method="split",

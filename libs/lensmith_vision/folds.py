@@ -6,16 +6,17 @@ copies (nearly the same direction in feature space) form one group, and a group 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import scipy.sparse.csgraph
 
+from lensmith_vision.halves import Features, floats
 from lensmith_vision.threads import in_threads
 
-__all__ = ["NEAR_DUPLICATE_COSINE", "groups_of", "stratified_group_folds"]
+__all__ = ["NEAR_DUPLICATE_COSINE", "blocks_of_fold", "blocks_of_folds", "groups_of", "stratified_group_folds"]
 
 NEAR_DUPLICATE_COSINE = 0.95
 """Centred features that agree more than this come from two copies of one picture, or two frames of one scene."""
@@ -24,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
+_BLOCK_OF_FOLD = 2048
 _NEAR = 128
 _EXACT = 512
 _CELLS_FROM = 8192
@@ -42,7 +44,7 @@ _UNCENTRED_PART = 0.05
 
 
 def groups_of(
-    features: npt.NDArray[np.float32], group_ids: Sequence[str], bar: float = NEAR_DUPLICATE_COSINE
+    features: Features, group_ids: Sequence[str], bar: float = NEAR_DUPLICATE_COSINE
 ) -> npt.NDArray[np.int64]:
     """Number the groups of exact and near duplicates.
 
@@ -62,7 +64,7 @@ def groups_of(
     if len(features) < _MIN_ROWS_TO_CENTRE:
         bar = 1 - (1 - bar) * _UNCENTRED_PART
     if len(features) <= _EXACT or features.shape[1] <= _SKETCH_DIM:
-        components = _join_near(components, _directions(features), bar)
+        components = _join_near(components, _directions(floats(features)), bar)
     else:
         components = _join_sketched(components, features, bar)
     _, appearance, numbers = np.unique(components, return_index=True, return_inverse=True)
@@ -107,6 +109,18 @@ def stratified_group_folds(
         chosen[group] = fold
         filled[fold] += weight
     return chosen[groups]
+
+
+def blocks_of_folds(folds: Ints, most: int = _BLOCK_OF_FOLD) -> Iterator[Ints]:
+    """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
+    for fold in range(int(folds.max()) + 1):
+        yield from blocks_of_fold(folds, fold, most)
+
+
+def blocks_of_fold(folds: Ints, fold: int, most: int = _BLOCK_OF_FOLD) -> list[Ints]:
+    """Rows of a fold in equal parts."""
+    rows = np.flatnonzero(folds == fold)
+    return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
 
 
 def _dealt(strata: Floats | Ints, groups: Ints, folds: int, seed: int) -> Ints:
@@ -157,7 +171,7 @@ def _join_near(components: Ints, directions: Floats, bar: float) -> Ints:
     return components
 
 
-def _join_sketched(components: Ints, features: Floats, bar: float) -> Ints:
+def _join_sketched(components: Ints, features: Features, bar: float) -> Ints:
     """Join rows above the bar: candidates come from a random projection, and are then checked.
 
     The projection keeps the short distance of near copies within a factor of about two. No second copy of the features
@@ -166,7 +180,7 @@ def _join_sketched(components: Ints, features: Floats, bar: float) -> Ints:
     centre, sketch = _sketch(features)
 
     def agreement(left: Ints, right: Ints) -> Floats:
-        one, other = features[left] - centre, features[right] - centre
+        one, other = floats(features[left]) - centre, floats(features[right]) - centre
         lengths = np.sqrt(np.vecdot(one, one) * np.vecdot(other, other))
         agreed: Floats = np.vecdot(one, other) / np.maximum(lengths, _SHORTEST)
         return agreed
@@ -217,7 +231,7 @@ def _join_cells(
     return components
 
 
-def _sketch(features: Floats) -> tuple[Floats, Floats]:
+def _sketch(features: Features) -> tuple[Floats, Floats]:
     """The mean [d], and directions [n, k] seen from there in a random projection.
 
     Each feature is added to one of the k numbers or taken from it, which keeps distances as well as a product with a
@@ -234,9 +248,11 @@ def _sketch(features: Floats) -> tuple[Floats, Floats]:
         into[:, : dim - whole] += signed[:, whole:]
 
     def project(start: int) -> Floats:
+        total = np.zeros(dim, np.float32)
         for row in range(start, min(start + _BLOCK, rows), _NEAR):
-            fold_up(features[row : row + _NEAR], sketch[row : row + _NEAR])
-        total: Floats = features[start : start + _BLOCK].sum(axis=0)
+            some = floats(features[row : row + _NEAR])
+            fold_up(some, sketch[row : row + _NEAR])
+            total += some.sum(axis=0)
         return total
 
     starts = range(0, rows, _BLOCK)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from lensmith_vision.folds import NEAR_DUPLICATE_COSINE
-from lensmith_vision.refit import ClassMemory, Pictures, added, is_large, may_stand, softmax, with_room
+from lensmith_vision.refit import ClassMemory, Pictures, added, is_large, may_stand
 
 __all__ = ["Grown", "NewPictures", "Sketch", "grow"]
 
@@ -154,16 +154,13 @@ def grow(memory: ClassMemory, sketch: Sketch, new: NewPictures, look: Callable[[
         groups, folds = placed
         everyone, nobody = np.arange(count), np.empty(0, np.int64)
         sums = replace(memory.sums, total=added(memory.sums, new.features, new.classes, new.classes, everyone, nobody))
-        scores = with_room(before.scores, len(before.ids), total)
-        if count:
-            scores[len(before.ids) : total] = softmax(memory.sums.held_out(new.features, folds))
         pictures = Pictures(
             [*before.ids, *new.ids],
             [*before.group_ids, *new.group_ids],
             np.append(before.classes, new.classes),
             np.append(before.groups, groups),
             np.append(before.folds, folds),
-            scores,
+            None,
         )
         after = replace(memory, sums=sums, pictures=pictures, changed=changed, unevaluated=unevaluated)
         return Grown(*sums.final(), after, sketch.with_more(new.features), folds)

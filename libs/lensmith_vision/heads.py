@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from lensmith_vision.errors import HeadError
 from lensmith_vision.familiarity import Familiarity
+from lensmith_vision.halves import Features
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.transforms import TRANSFORMS, Transform, transformed
 
@@ -123,7 +124,7 @@ class Head:
         low, high = self.value_range or (-math.inf, math.inf)
         return np.clip(logits, np.float32(low), np.float32(high))
 
-    def scores(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def scores(self, features: Features) -> npt.NDArray[np.float32]:
         """Score features [n, d]; gives [n, c]. For many heads at once see :class:`HeadStack`."""
         inputs = transformed(features, self.transform)
         logits = inputs @ self.weights + self.bias

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.halves import Features
 from lensmith_vision.ridge import MOST_PAIRS, RidgeChoice, RidgeFit, choose_ridge, fit_ridge
 from lensmith_vision.statistics import Moments
 from lensmith_vision.threads import in_threads
@@ -37,7 +38,7 @@ _WEIGHTS = (0.0, 0.3, 1.0)
 
 
 def fit_labels(
-    features: Floats, labels: Floats, groups: Ints, folds: Ints, *, seed: int, step: Callable[[float], None]
+    features: Features, labels: Floats, groups: Ints, folds: Ints, *, seed: int, step: Callable[[float], None]
 ) -> RidgeFit:
     """Choose, fit and hold out; the numbers are logits, calibrated for each concept.
 
@@ -69,7 +70,9 @@ def fit_labels(
     return RidgeFit(fitted.transform, fitted.weights * factors, bias, values, fitted.shrinkage)
 
 
-def _choose(features: Floats, labels: Floats, groups: Ints, step: Callable[[float], None]) -> tuple[RidgeChoice, float]:
+def _choose(
+    features: Features, labels: Floats, groups: Ints, step: Callable[[float], None]
+) -> tuple[RidgeChoice, float]:
     """Choose transform and strength, and what an unknown label counts among the negatives."""
     sides = [side.astype(np.float64) for side in (labels == 1, labels == 0, np.isnan(labels))]
     left = [_others(side, groups) for side in sides]

@@ -22,6 +22,7 @@ from lensmith_vision.training_set import TrainingSet, TrainOptions, take_part
 
 __all__ = ["ConceptCurve", "CurvePoint", "LearningCurve", "learning_curve"]
 
+Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 
 _DRAWS = 3
@@ -113,7 +114,10 @@ def learning_curve(
     concepts = (
         []
         if options.type == "regression"
-        else [_concept(name, column, sizes, taken) for column, name in enumerate(taken.concepts)]
+        else [
+            _concept(name, column, count, sizes)
+            for column, (name, count) in enumerate(zip(taken.concepts, _positives(taken).tolist(), strict=True))
+        ]
     )
     concepts.sort(key=lambda one: one.points[-1].value - one.expected[0].value if one.expected else 0.0)
     ahead = [factor * len(taken.ids) for factor in _AHEAD]
@@ -156,31 +160,43 @@ def _judged(head: Head, part: TrainingSet, tests: TrainingSet) -> _Trial:
     if tests.targets is not None:
         error = float(np.abs(scores[:, 0] - tests.targets).mean())
         return _Trial(len(part.ids), np.empty(0), error, np.empty(0))
-    if tests.labels is None or part.labels is None:
-        raise ValueError("a classification has labels")
-    predicted = scores >= head.thresholds
+    predicted: Bools = scores >= head.thresholds
     if head.type == "multi_class":
         predicted = scores == scores.max(axis=1, keepdims=True)
-    positive, negative = tests.labels == 1, tests.labels == 0
+    positive, negative = _sides(tests)
     right = (positive & predicted).sum(axis=0).astype(np.float64)
     wrong = (positive & ~predicted).sum(axis=0) + (negative & predicted).sum(axis=0)
-    shown = positive.any(axis=0)
+    shown = np.asarray(positive.any(axis=0))
     f1 = np.divide(2 * right, 2 * right + wrong, out=np.full(len(shown), np.nan), where=shown)
     value = mean_defined(f1.tolist())
     if head.type == "multi_class":
         value = float((positive & predicted).any(axis=1).mean())
-    return _Trial(len(part.ids), (part.labels == 1).sum(axis=0).astype(np.float64), value, f1)
+    return _Trial(len(part.ids), _positives(part).astype(np.float64), value, f1)
 
 
-def _concept(name: str, column: int, sizes: list[list[_Trial]], data: TrainingSet) -> ConceptCurve:
+def _sides(data: TrainingSet) -> tuple[Bools, Bools]:
+    """Which pictures are positives of each concept [n, c], and which are negatives."""
+    if data.shown is not None:
+        positive: Bools = np.eye(len(data.concepts), dtype=np.bool_)[data.shown]
+        return positive, ~positive
+    if data.labels is None:
+        raise ValueError("a classification has labels")
+    return data.labels == 1, data.labels == 0
+
+
+def _positives(data: TrainingSet) -> npt.NDArray[np.int64]:
+    """How many positives each concept has, [c]."""
+    positives: npt.NDArray[np.int64] = _sides(data)[0].sum(axis=0)
+    return positives
+
+
+def _concept(name: str, column: int, count: int, sizes: list[list[_Trial]]) -> ConceptCurve:
     points = []
     for trials in sizes:
         known = [trial for trial in trials if np.isfinite(trial.f1[column])]
         if known:
             images = [float(trial.positives[column]) for trial in known]
             points.append(_point(images, [float(trial.f1[column]) for trial in known]))
-    labels = data.labels
-    count = 0 if labels is None else int((labels[:, column] == 1).sum())
     return ConceptCurve(
         name, tuple(points), _continued(tuple(points), [factor * count for factor in _AHEAD], share=True)
     )

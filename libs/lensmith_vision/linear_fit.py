@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,20 +11,21 @@ import numpy.typing as npt
 from lensmith_vision.calibration import calibrate
 from lensmith_vision.class_choice import ALL_PAIRS, CERTAINTY, SAMPLE, USUAL_LINEAR, Choice
 from lensmith_vision.discriminant import Discriminant, Scatter, solve, within_variance
+from lensmith_vision.folds import blocks_of_fold, blocks_of_folds
+from lensmith_vision.halves import Features
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.refit import ClassSums
 from lensmith_vision.statistics import Moments, SufficientStatistics
 from lensmith_vision.threads import cores, give_memory_back, in_threads
 from lensmith_vision.transforms import Transform, gathered, transformed
 
-__all__ = ["ClassFit", "blocks_of_folds", "fit_linear", "some_rows", "statistics_of"]
+__all__ = ["ClassFit", "fit_linear", "some_rows", "statistics_of"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
-_BLOCK = 2048
 _ROWS_TO_SUM, _ROWS_AT_ONCE = 5120, 1024
 _ORIGIN_ROWS = 1024
 _SCALED_ROWS = 512
@@ -55,7 +55,7 @@ class ClassFit:
     sums: ClassSums | None = None
 
 
-def fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice: Choice, prior: Doubles) -> ClassFit:
+def fit_linear(features: Features, classes: Ints, width: int, folds: Ints, choice: Choice, prior: Doubles) -> ClassFit:
     """Fit, and hold out each fold.
 
     Args:
@@ -99,7 +99,9 @@ def fit_linear(features: Floats, classes: Ints, width: int, folds: Ints, choice:
             fits.append(executor.submit(fit_without, fold))
             # The next fit is on its way while this one's pictures are scored.
             if fold:
-                held_out += [executor.submit(hold_out, rows, fits[fold - 1]) for rows in _blocks(folds, fold - 1)]
+                held_out += [
+                    executor.submit(hold_out, rows, fits[fold - 1]) for rows in blocks_of_fold(folds, fold - 1)
+                ]
         for done in held_out:
             done.result()
         *without, fitted = (future.result() for future in fits)
@@ -126,7 +128,7 @@ def _scale(logits: Floats, factor: float, prior: Doubles) -> None:
 
 
 def _refined(
-    features: Floats,
+    features: Features,
     classes: Ints,
     folds: Ints,
     transform: Transform,
@@ -160,7 +162,7 @@ def _refined(
 
 
 def statistics_of(
-    features: Floats, classes: Ints, width: int, folds: Ints, transform: Transform
+    features: Features, classes: Ints, width: int, folds: Ints, transform: Transform
 ) -> SufficientStatistics:
     """Sum up a training set of classes, block by block so that no second copy of the features is made."""
     origin = transformed(features[:_ORIGIN_ROWS], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -176,18 +178,6 @@ def statistics_of(
 
     in_threads(sum_up, blocks_of_folds(folds[order], _ROWS_TO_SUM))
     return statistics
-
-
-def blocks_of_folds(folds: Ints, most: int = _BLOCK) -> Iterator[Ints]:
-    """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
-    for fold in range(int(folds.max()) + 1):
-        yield from _blocks(folds, fold, most)
-
-
-def _blocks(folds: Ints, fold: int, most: int = _BLOCK) -> list[Ints]:
-    """Rows of a fold in equal parts."""
-    rows = np.flatnonzero(folds == fold)
-    return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
 
 
 def some_rows(rows: int, width: int) -> Ints:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.halves import Features
 from lensmith_vision.ridge import MOST_PAIRS, RidgeFit, choose_ridge, fit_ridge
 from lensmith_vision.statistics import Moments
 
@@ -18,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def fit_numbers(
-    features: Floats, targets: Floats, groups: Ints, folds: Ints, *, seed: int, step: Callable[[float], None]
+    features: Features, targets: Floats, groups: Ints, folds: Ints, *, seed: int, step: Callable[[float], None]
 ) -> RidgeFit:
     """Choose, fit and hold out.
 

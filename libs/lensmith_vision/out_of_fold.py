@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from typing import Literal, cast, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from lensmith_vision.errors import VisionError
 from lensmith_vision.heads import HEAD_TYPES, HeadType
+from lensmith_vision.threads import in_threads
 
 __all__ = ["EvaluationMethod", "OutOfFoldPredictions", "Outline", "load", "outline", "save"]
 
@@ -33,12 +34,35 @@ _EXACT_CELLS = 2_000_000
 _KEPT_CELLS = 3_000_000
 _KEPT_POSITIVES = 1_500_000
 _SAMPLED_CELLS = 1_000_000
+_ROWS = 1024
 _MAX_BYTES = 64 << 20
 _MAX_HEADER_BYTES = 16 << 20
 # Log-odds from -16 to 16 in steps of 1/2048: no score is off by more than 0.0001.
 _STEEPEST, _STEPS = 16.0, 65_534
 _KEY = "lensmith_out_of_fold"
 _DAMAGE = (safetensors.SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError)
+
+
+class _Labels:
+    """Labels that take as many times the memory of classes as there are concepts: laid out where they are asked for."""
+
+    @overload
+    def __get__(self, one: None, owner: type[object]) -> None: ...
+
+    @overload
+    def __get__(self, one: OutOfFoldPredictions, owner: type[object]) -> npt.NDArray[np.float32] | None: ...
+
+    def __get__(self, one: OutOfFoldPredictions | None, owner: type[object]) -> npt.NDArray[np.float32] | None:
+        if one is None:
+            return None
+        given: npt.NDArray[np.float32] | None = vars(one).get("_labels")
+        if given is None and one.classes is not None:
+            given = np.zeros(one.scores.shape, np.float32)
+            given[np.arange(len(given)), one.classes] = 1
+        return given
+
+    def __set__(self, one: OutOfFoldPredictions, labels: npt.NDArray[np.float32] | None) -> None:
+        vars(one)["_labels"] = labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +82,7 @@ class OutOfFoldPredictions:
         floor: Scores up to it may read 0, but never the highest one of a row, nor those of positives up to 1.5 million.
         evaluated: Pictures evaluated; more than n where only a sample is kept.
         interval: For regression, what nine of ten errors stay within.
+        classes: [n], the one concept that each picture shows, where that is so; `labels` are laid out of it then.
     """
 
     type: HeadType
@@ -67,21 +92,25 @@ class OutOfFoldPredictions:
     scores: npt.NDArray[np.float32]
     folds: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.float32] | None = None
+    labels: _Labels = _Labels()
     targets: npt.NDArray[np.float32] | None = None
     floor: float = 0.0
     evaluated: int = 0
     interval: float | None = None
+    classes: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         rows, width = len(self.ids), len(self.concepts)
         regression = self.type == "regression"
-        if (self.targets is None) == regression or (self.labels is None) != regression:
+        given = vars(self)["_labels"]
+        if (self.targets is None) == regression or (given is None and self.classes is None) != regression:
             raise _invalid("a regression has targets, everything else labels")
         if self.scores.shape != (rows, width) or self.folds.shape != (rows,) or self.groups.shape != (rows,):
             raise _invalid("scores must be [pictures, concepts], folds and groups [pictures]")
-        if self.labels is not None and self.labels.shape != (rows, width):
+        if given is not None and given.shape != (rows, width):
             raise _invalid("labels must be [pictures, concepts]")
+        if self.classes is not None and self.classes.shape != (rows,):
+            raise _invalid("classes must be [pictures]")
         if self.targets is not None and (self.targets.shape != (rows,) or width != 1):
             raise _invalid("targets must be [pictures], of one concept")
         if not np.isfinite(self.scores).all():
@@ -89,14 +118,16 @@ class OutOfFoldPredictions:
 
     def rows(self, index: npt.NDArray[np.int64]) -> OutOfFoldPredictions:
         """Return the pictures at some places, in that order."""
+        labels = None if self.classes is not None else self.labels
         return replace(
             self,
             ids=tuple(self.ids[row] for row in index),
             scores=self.scores[index],
             folds=self.folds[index],
             groups=self.groups[index],
-            labels=None if self.labels is None else self.labels[index],
+            labels=None if labels is None else labels[index],
             targets=None if self.targets is None else self.targets[index],
+            classes=None if self.classes is None else self.classes[index],
         )
 
 
@@ -120,7 +151,7 @@ def save(predictions: OutOfFoldPredictions) -> bytes:
     if kept.targets is not None:
         tensors |= {"scores": np.ascontiguousarray(kept.scores), "targets": kept.targets}
     else:
-        tensors |= _label_tensors(kept.labels)
+        tensors |= _label_tensors(kept)
         if kept.scores.size <= _EXACT_CELLS:
             tensors["scores"] = np.ascontiguousarray(kept.scores)
         else:
@@ -133,7 +164,7 @@ def save(predictions: OutOfFoldPredictions) -> bytes:
         "concepts": list(kept.concepts),
         "rows": len(kept.ids),
         "floor": floor,
-        "evaluated": kept.evaluated,
+        "evaluated": predictions.evaluated or len(predictions.ids),
         "interval": kept.interval,
     }
     return safetensors.numpy.save(tensors, metadata={_KEY: json.dumps(metadata, sort_keys=True)})
@@ -227,7 +258,6 @@ def _loaded(metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.gener
 def _bounded(predictions: OutOfFoldPredictions) -> OutOfFoldPredictions:
     """Keep all rows, or a sample where they would be too many."""
     rows, width = predictions.scores.shape
-    predictions = replace(predictions, evaluated=predictions.evaluated or rows)
     most = min(_MAX_ROWS, _MAX_CELLS // max(1, width))
     if rows <= most:
         return predictions
@@ -236,24 +266,32 @@ def _bounded(predictions: OutOfFoldPredictions) -> OutOfFoldPredictions:
 
 def _sparse(predictions: OutOfFoldPredictions) -> tuple[float, dict[str, npt.NDArray[np.generic]]]:
     """Choose the highest scores of all, and those that every figure needs; say up to where others were left out."""
-    scores, labels = predictions.scores, predictions.labels
-    if labels is None:
+    scores, classes = predictions.scores, predictions.classes
+    labels = None if classes is not None else predictions.labels
+    if labels is None and classes is None:
         raise ValueError("only scores beside labels are left out")
     step = max(1, scores.size // _SAMPLED_CELLS)
     floor = float(np.quantile(scores.ravel()[::step], 1 - min(1.0, _KEPT_CELLS / scores.size)))
-    chosen = scores > floor
-    chosen[np.arange(len(scores)), scores.argmax(axis=1)] = True
-    # Where millions are positive, the highest scores must do: the file travels in one message with the head.
-    positive = labels == 1
-    if int(positive.sum()) <= _KEPT_POSITIVES:
-        chosen |= positive
-    places = np.flatnonzero(chosen)
     width = scores.shape[1]
-    return floor, {
-        "counts": chosen.sum(axis=1).astype(np.int32),
-        "columns": (places % width).astype(np.uint16 if width <= 1 << 16 else np.int32),
-        "codes": _codes(scores.ravel()[places]),
-    }
+    # Where millions are positive, the highest scores must do: the file travels in one message with the head.
+    few = labels is None or int(np.count_nonzero(labels == 1)) <= _KEPT_POSITIVES
+
+    def choose(start: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.generic], npt.NDArray[np.uint16]]:
+        some = scores[start : start + _ROWS]
+        rows, chosen = np.arange(len(some)), some > floor
+        chosen[rows, some.argmax(axis=1)] = True
+        if labels is not None and few:
+            chosen |= labels[start : start + _ROWS] == 1
+        elif classes is not None and few:
+            chosen[rows, classes[start : start + _ROWS]] = True
+        places = np.flatnonzero(chosen)
+        columns = (places % width).astype(np.uint16 if width <= 1 << 16 else np.int32)
+        return chosen.sum(axis=1).astype(np.int32), columns, _codes(some.ravel()[places])
+
+    # Side by side, and never more of it at once than a few rows.
+    parts = in_threads(choose, range(0, len(scores), _ROWS))
+    counts, columns, codes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return floor, {"counts": counts, "columns": columns, "codes": codes}
 
 
 def _scores(tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -289,7 +327,10 @@ def _decoded(codes: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     return decoded
 
 
-def _label_tensors(labels: npt.NDArray[np.float32] | None) -> dict[str, npt.NDArray[np.generic]]:
+def _label_tensors(predictions: OutOfFoldPredictions) -> dict[str, npt.NDArray[np.generic]]:
+    if predictions.classes is not None:
+        return {"classes": predictions.classes.astype(np.int32)}
+    labels = predictions.labels
     if labels is None:
         raise ValueError("a classification has labels")
     positive = labels == 1

@@ -1,8 +1,8 @@
 """Fitting again after a few pictures changed: ten rows added to sums and one small solve, instead of a new pass.
 
-The head is the one that a fit on all pictures gives with the choices of the last whole fit. Pictures keep the scores
-that they were given while they were held out; new ones are scored by the fit without their fold, which has seen neither
-them nor their near copies. What this leaves as it was, the choices and the fits that hold out, grows old, so a whole
+The head is the one that a fit on all pictures gives with the choices of the last whole fit. Pictures are scored by the
+fits of then without their fold, which have seen neither them nor their near copies; where few scores are few megabytes,
+they are kept. What this leaves as it was, the choices and the fits that hold out, grows old, so a whole
 fit follows after so many changes.
 """
 
@@ -17,9 +17,11 @@ import numpy.typing as npt
 
 from lensmith_vision.discriminant import Discriminant, log_prior, solve, within_variance
 from lensmith_vision.familiarity import Familiarity
-from lensmith_vision.folds import NEAR_DUPLICATE_COSINE
+from lensmith_vision.folds import NEAR_DUPLICATE_COSINE, blocks_of_folds
+from lensmith_vision.halves import Features, floats
 from lensmith_vision.statistics import Moments
-from lensmith_vision.transforms import Transform, transformed
+from lensmith_vision.threads import in_threads
+from lensmith_vision.transforms import Transform, gathered, transformed
 
 __all__ = [
     "ClassMemory",
@@ -28,10 +30,10 @@ __all__ = [
     "Refitted",
     "added",
     "is_large",
+    "kept_scores",
     "may_stand",
     "refit_classes",
     "softmax",
-    "with_room",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -74,16 +76,21 @@ class ClassSums:
         bias = self.factor * fitted.bias + log_prior(self.total.counts[0]) - self.origin @ weights
         return weights, bias.astype(np.float32)
 
-    def held_out(self, features: Floats, folds: Ints) -> Floats:
-        """Calibrated logits [n, c] of features [n, d], each row by the fit without its fold."""
-        inputs = transformed(features, self.transform) - self.origin
-        logits = np.empty((len(features), len(self.total.counts[0])), np.float32)
-        for fold in np.unique(folds):
-            rows, fitted = folds == fold, self.without[fold]
-            logits[rows] = inputs[rows] @ fitted.weights + fitted.bias.astype(np.float32)
-        logits *= np.float32(self.factor)
-        logits += log_prior(self.total.counts[0]).astype(np.float32)
-        return logits
+    def held_out(self, features: Features, folds: Ints) -> Floats:
+        """Scores [n, c] of features [n, d], each row by the fit without its fold."""
+        scores = np.empty((len(features), len(self.total.counts[0])), np.float32)
+        prior = log_prior(self.total.counts[0]).astype(np.float32)
+
+        def score(rows: Ints) -> None:
+            fitted = self.without[int(folds[rows[0]])]
+            logits = gathered(features, rows, self.transform, self.origin) @ fitted.weights
+            logits += fitted.bias.astype(np.float32)
+            logits *= np.float32(self.factor)
+            logits += prior
+            scores[rows] = softmax(logits)
+
+        in_threads(score, blocks_of_folds(folds))
+        return scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +103,7 @@ class Pictures:
         classes: [n].
         groups: [n], near duplicates share a number.
         folds: [n]; a group is never in two.
-        scores: [n or more, c], out of fold; there is room for pictures to come.
+        scores: [n, c], out of fold; None: so many that they are made anew where they are needed.
     """
 
     ids: Sequence[str]
@@ -104,7 +111,7 @@ class Pictures:
     classes: Ints
     groups: Ints
     folds: Ints
-    scores: Floats
+    scores: Floats | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +139,8 @@ class ClassMemory:
         """Memory of its numbers."""
         total = self.sums.total
         fits = sum(fitted.weights.nbytes for fitted in self.sums.without)
-        return int(total.gram.nbytes + total.sums.nbytes + fits + self.pictures.scores.nbytes)
+        scores = 0 if self.pictures.scores is None else self.pictures.scores.nbytes
+        return int(total.gram.nbytes + total.sums.nbytes + fits + scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +164,7 @@ class Refitted:
 
 
 def refit_classes(
-    memory: ClassMemory, ids: Sequence[str], group_ids: Sequence[str], features: Floats, classes: Ints
+    memory: ClassMemory, ids: Sequence[str], group_ids: Sequence[str], features: Features, classes: Ints
 ) -> Refitted | None:
     """Fit to pictures that are nearly those of an earlier fit; None: they differ too much, a whole fit is due.
 
@@ -192,10 +200,8 @@ def refit_classes(
         np.append(own, classes[new]),
         np.append(before.groups, groups[new]),
         np.append(before.folds, folds[new]),
-        with_room(before.scores, len(before.ids), len(ids)),
+        _with_more(before.scores, memory.sums, features[new], folds[new]),
     )
-    if len(new):
-        pictures.scores[len(before.ids) : len(ids)] = softmax(memory.sums.held_out(features[new], folds[new]))
     unevaluated = memory.unevaluated + len(new)
     large = is_large(len(ids), len(memory.thresholds))
     after = replace(memory, sums=sums, pictures=pictures, changed=changed, unevaluated=unevaluated)
@@ -213,13 +219,13 @@ def may_stand(pictures: int, unevaluated: int, changed: int) -> bool:
     return unevaluated <= _MOST_UNEVALUATED * pictures and changed <= _MOST_CHANGED * pictures
 
 
-def with_room(scores: Floats, used: int, needed: int) -> Floats:
-    """The same array where it has room for more rows, so that a hundred megabytes are not copied for ten of them."""
-    if len(scores) >= needed:
-        return scores
-    grown = np.empty((needed + int(_MOST_CHANGED * needed), scores.shape[1]), np.float32)
-    grown[:used] = scores[:used]
-    return grown
+def kept_scores(scores: Floats) -> Floats | None:
+    """Of so many that they take longer to evaluate than to make, none: a hundred megabytes would wait for a retrain."""
+    return None if is_large(*scores.shape) else scores
+
+
+def _with_more(scores: Floats | None, sums: ClassSums, features: Features, folds: Ints) -> Floats | None:
+    return None if scores is None else np.concatenate([scores, sums.held_out(features, folds)])
 
 
 def _same_bytes(before: Pictures, group_ids: Sequence[str], places: Ints) -> bool:
@@ -229,7 +235,7 @@ def _same_bytes(before: Pictures, group_ids: Sequence[str], places: Ints) -> boo
 
 
 def added(
-    sums: ClassSums, features: Floats, classes: Ints, classes_before: Ints, new: Ints, relabelled: Ints
+    sums: ClassSums, features: Features, classes: Ints, classes_before: Ints, new: Ints, relabelled: Ints
 ) -> Moments:
     """The moments with new pictures in them, and relabelled ones where they belong now."""
     width = len(sums.total.counts[0])
@@ -243,7 +249,7 @@ def added(
 
 
 def _place(
-    new: Ints, group_ids: Sequence[str], features: Floats, classes: Ints, groups: Ints, folds: Ints, count: int
+    new: Ints, group_ids: Sequence[str], features: Features, classes: Ints, groups: Ints, folds: Ints, count: int
 ) -> bool:
     """Give new rows their group and fold, with their copies and near copies; False: those are in several folds."""
     if not len(new):
@@ -274,14 +280,16 @@ def _place(
     return True
 
 
-def _likeness(features: Floats, rows: Ints) -> Floats:
+def _likeness(features: Features, rows: Ints) -> Floats:
     """Cosines [m, n] of the centred features of some rows and of all, block by block."""
-    centre = features.mean(axis=0)
-    some = features[rows] - centre
+    starts = range(0, len(features), _BLOCK)
+    totals = [floats(features[start : start + _BLOCK]).sum(axis=0, dtype=np.float64) for start in starts]
+    centre = (np.sum(totals, axis=0) / len(features)).astype(np.float32)
+    some = floats(features[rows]) - centre
     some /= np.maximum(np.linalg.norm(some, axis=1, keepdims=True), _SHORTEST)
     found = np.empty((len(rows), len(features)), np.float32)
-    for start in range(0, len(features), _BLOCK):
-        block = features[start : start + _BLOCK] - centre
+    for start in starts:
+        block = floats(features[start : start + _BLOCK]) - centre
         lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", block, block)), _SHORTEST)
         found[:, start : start + _BLOCK] = (some @ block.T) / lengths
     return found

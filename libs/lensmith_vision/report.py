@@ -40,7 +40,7 @@ class Decisions:
     Attributes:
         scores: [n, c], or [n, 1] values for regression.
         folds: [n].
-        labels: [n, c] with NaN unknown, 0, 1.
+        labels: [n, c] with NaN unknown, 0, 1; needed where classes are not given.
         targets: [n] for regression.
         groups: [n], near copies share a number; None: every picture stands for itself.
         thresholds: [c] that were chosen without these pictures; None: to be chosen on the other folds.
@@ -74,8 +74,6 @@ class Decisions:
 def rank_concepts(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = None) -> list[metrics.Ranking]:
     """Rank the pictures by each concept's scores, over all rows or some."""
     labels, scores, classes = decisions.labels, decisions.scores, decisions.classes
-    if labels is None:
-        raise ValueError("concepts are ranked by labels")
     members = None if classes is None or rows is not None else _members(classes, scores.shape[1])
 
     def rank_some(start: int) -> list[metrics.Ranking]:
@@ -86,6 +84,8 @@ def rank_concepts(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = Non
             scored.sort(axis=1)
             return [metrics.Ranking(own, positives) for own, positives in zip(scored, found, strict=True)]
         rankings = []
+        if labels is None:
+            raise ValueError("concepts are ranked by labels or classes")
         for own, truth in zip(scored, _columns_of(labels, start), strict=True):
             known = np.isfinite(truth) if rows is None else rows & np.isfinite(truth)
             rankings.append(metrics.Ranking.of(truth[known] == 1, own[known]))
@@ -160,20 +160,20 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
     if decisions.targets is not None:
         return _evaluate_numbers(decisions, decisions.targets, penalty, resamples)
     labels = decisions.labels
-    if labels is None:
-        raise ValueError("an evaluation needs labels or targets")
-    if head.type == "multi_class" and decisions.classes is None:
+    if head.type == "multi_class" and decisions.classes is None and labels is not None:
         decisions = replace(decisions, classes=labels.argmax(axis=1))
     predicted = None
     if decisions.classes is not None:
         # The highest score wins.
         cells = Cells.of_classes(decisions.classes, decisions.best, len(head.concepts))
-    else:
+    elif labels is not None:
         predicted = _predicted(decisions, aim)
         cells = Cells.of(labels, predicted)
+    else:
+        raise ValueError("an evaluation needs labels, classes or targets")
     rankings = decisions.rankings
     with ThreadPoolExecutor(1) as executor:
-        beside = executor.submit(_whole, head, decisions, labels, resamples)
+        beside = executor.submit(_whole, head, decisions, resamples)
         intervals = count_intervals(cells, resamples)
         ranks = _rank_intervals(rankings, resamples)
         whole = beside.result()
@@ -208,7 +208,7 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
         intervals=_known(intervals.whole | whole.intervals),
         resamples=resamples.count,
         calibration=calibration_bins(whole.confidence, whole.right),
-        cooccurrence=() if predicted is None else _cooccurrence(head, labels, predicted),
+        cooccurrence=() if predicted is None or labels is None else _cooccurrence(head, labels, predicted),
     )
 
 
@@ -299,14 +299,15 @@ class _Whole:
     intervals: dict[str, Interval | None] = field(default_factory=dict)
 
 
-def _whole(head: Head, decisions: Decisions, labels: npt.NDArray[np.float32], resamples: Resamples) -> _Whole:
-    scores = decisions.scores
-    if head.type == "multi_label":
+def _whole(head: Head, decisions: Decisions, resamples: Resamples) -> _Whole:
+    scores, labels, truth = decisions.scores, decisions.labels, decisions.classes
+    if truth is None:
+        if labels is None:
+            raise ValueError("there is nothing to hold scores against")
         known = np.isfinite(labels)
         confidence, right = scores[known].astype(np.float64), labels[known] == 1
         error = metrics.expected_calibration_error(confidence, right)
         return _Whole(confidence, right, expected_calibration_error=defined(error))
-    truth = labels.argmax(axis=1) if decisions.classes is None else decisions.classes
     best = decisions.best
     matrix = metrics.confusion_matrix(truth, best, len(head.concepts))
     actual, guessed = np.nonzero(matrix)

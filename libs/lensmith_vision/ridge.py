@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.halves import Features
 from lensmith_vision.kernel import held_out_similarity
 from lensmith_vision.positive import inverse_of, solve_positive
 from lensmith_vision.statistics import Moments, SufficientStatistics
@@ -66,7 +67,7 @@ class RidgeFit:
 
 
 def choose_ridge(
-    features: Floats,
+    features: Features,
     targets: Doubles,
     groups: Ints,
     loss: Callable[[Doubles], float],
@@ -100,7 +101,7 @@ def choose_ridge(
 
 
 def fit_ridge(
-    features: Floats,
+    features: Features,
     labels: Floats,
     sides: int,
     folds: Ints,
@@ -149,7 +150,7 @@ def fit_ridge(
     return RidgeFit(choice.transform, whole[0], whole[1] - origin @ whole[0], values, shrinkage)
 
 
-def _summed(features: Floats, labels: Floats, sides: int, folds: Ints, transform: Transform) -> SufficientStatistics:
+def _summed(features: Features, labels: Floats, sides: int, folds: Ints, transform: Transform) -> SufficientStatistics:
     origin = transformed(features[: 4 * _BLOCK], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
     statistics = SufficientStatistics(origin, labels.shape[1], int(folds.max()) + 1, sides)
 

@@ -95,6 +95,8 @@ def _duplicate_findings(data: TrainingSet) -> list[Finding]:
 
 
 def _conflict(data: TrainingSet, left: int, right: int) -> bool:
+    if data.shown is not None:
+        return bool(data.shown[left] != data.shown[right])
     values = data.labels if data.labels is not None else data.targets
     if values is None:
         return False

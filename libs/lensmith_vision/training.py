@@ -21,7 +21,7 @@ from lensmith_vision.labels import fit_labels
 from lensmith_vision.numbers import fit_numbers
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import Finding
-from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, refit_classes
+from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, kept_scores, refit_classes
 from lensmith_vision.report import Decisions, evaluate, thresholds_of
 from lensmith_vision.ridge import RidgeFit
 from lensmith_vision.set_findings import allowed_findings, judged
@@ -209,7 +209,7 @@ def _fit_classes(
     predictions = predictions_of(data, head, decisions)
     memory = None
     if fitted.sums is not None and head.familiarity is not None:
-        pictures = Pictures(data.ids, data.group_ids, classes, groups, folds, decisions.scores)
+        pictures = Pictures(data.ids, data.group_ids, classes, groups, folds, kept_scores(decisions.scores))
         memory = ClassMemory(fitted.sums, pictures, head.familiarity, head.thresholds)
     return Fitted(head, evaluation, predictions, tuple(findings), len(data.ids), left_out, memory)
 
@@ -225,9 +225,10 @@ def _fitted_again(
     """Make a head and its evaluation of a small fit."""
     report(0.5, "evaluating")
     sums, pictures, places = again.memory.sums, again.memory.pictures, again.places
+    folds = pictures.folds[places]
     decisions = Decisions(
-        pictures.scores[places],
-        pictures.folds[places],
+        sums.held_out(data.features, folds) if pictures.scores is None else pictures.scores[places],
+        folds,
         labels=data.labels,
         groups=pictures.groups[places],
         classes=pictures.classes[places],
@@ -310,6 +311,7 @@ def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOf
         groups=np.arange(len(data.ids)) if decisions.groups is None else decisions.groups,
         labels=decisions.labels,
         targets=decisions.targets,
+        classes=decisions.classes if head.type == "multi_class" else None,
         evaluated=len(data.ids),
         interval=head.interval,
     )

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.classes import Tier
 from lensmith_vision.errors import TrainingError
+from lensmith_vision.halves import Features, all_finite
 from lensmith_vision.heads import HeadType
 from lensmith_vision.report import ThresholdAim
+from lensmith_vision.targets import check_targets
 from lensmith_vision.threads import in_threads
 
-__all__ = ["TrainOptions", "TrainingSet", "take_part"]
+__all__ = ["NO_CONCEPT", "SEVERAL_CONCEPTS", "TrainOptions", "TrainingSet", "take_part"]
+
+NO_CONCEPT, SEVERAL_CONCEPTS = -1, -2
+"""Instead of the place of a picture's one concept."""
 
 _ROWS = 512
+_Matrix = TypeVar("_Matrix", npt.NDArray[np.float32], Features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +35,22 @@ class TrainingSet:
         space: Id of the space.
         concepts: Ids of the concepts, in the order of the columns of ``labels``; one concept for regression.
         ids: Id of each picture, for messages.
-        features: [n, d] float32.
+        features: [n, d] float32, or float16 where memory counts.
         group_ids: Equal for pictures of equal bytes, such as their SHA-256.
-        labels: [n, c] float32: 1 positive, 0 negative, NaN unknown. None for regression.
+        labels: [n, c] float32: 1 positive, 0 negative, NaN unknown. None for regression, or where `shown` says it all.
         targets: [n] float32, NaN unknown, for regression. None otherwise.
+        shown: [n], for multi_class instead of labels, which take as many times the memory as there are concepts: the
+            place of the concept that a picture shows, `NO_CONCEPT` or `SEVERAL_CONCEPTS`.
     """
 
     space: str
     concepts: tuple[str, ...]
     ids: tuple[str, ...]
-    features: npt.NDArray[np.float32]
+    features: Features
     group_ids: tuple[str, ...]
     labels: npt.NDArray[np.float32] | None = None
     targets: npt.NDArray[np.float32] | None = None
+    shown: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.ids)
@@ -48,7 +58,7 @@ class TrainingSet:
             raise TrainingError(
                 "TRAINING_SET_INVALID", "features, ids and group_ids must have one row for each picture"
             )
-        if not _all_of(self.features, _finite):
+        if not _all_of(self.features, all_finite):
             raise TrainingError("TRAINING_SET_INVALID", "features must be finite")
         if self.labels is not None and self.labels.shape != (rows, len(self.concepts)):
             raise TrainingError("TRAINING_SET_INVALID", "labels must be [pictures, concepts]")
@@ -56,11 +66,23 @@ class TrainingSet:
             raise TrainingError("TRAINING_SET_INVALID", "labels must be 1, 0 or NaN")
         if self.targets is not None and self.targets.shape != (rows,):
             raise TrainingError("TRAINING_SET_INVALID", "targets must be [pictures]")
+        if self.targets is not None:
+            check_targets(self.targets, self.ids)
+        if self.shown is not None:
+            self._check_shown(self.shown)
+
+    def _check_shown(self, shown: npt.NDArray[np.int64]) -> None:
+        if self.labels is not None or shown.shape != (len(self.ids),):
+            raise TrainingError("TRAINING_SET_INVALID", "what pictures show must be [pictures], without labels")
+        if len(shown) and not SEVERAL_CONCEPTS <= int(shown.min()) <= int(shown.max()) < len(self.concepts):
+            raise TrainingError("TRAINING_SET_INVALID", "what pictures show must be places of concepts")
 
     @cached_property
     def classes(self) -> npt.NDArray[np.int64] | None:
         """The concept of each picture [n], where each is labelled with one and no more; None otherwise."""
-        labels = self.labels
+        labels, shown = self.labels, self.shown
+        if shown is not None:
+            return shown if len(shown) and int(shown.min()) >= 0 else None
         if labels is None or not labels.size:
             return None
         found = np.empty(len(labels), np.int64)
@@ -75,6 +97,8 @@ class TrainingSet:
     @cached_property
     def complete(self) -> bool:
         """Whether no label is unknown."""
+        if self.shown is not None:
+            return True
         return self.labels is not None and _all_of(self.labels, lambda block: not np.isnan(block.sum()))
 
     def rows(self, chosen: npt.NDArray[np.bool_]) -> TrainingSet:
@@ -89,6 +113,7 @@ class TrainingSet:
             group_ids=tuple(self.group_ids[row] for row in index),
             labels=None if self.labels is None else self.labels[index],
             targets=None if self.targets is None else self.targets[index],
+            shown=None if self.shown is None else self.shown[index],
         )
 
 
@@ -124,44 +149,44 @@ def take_part(data: TrainingSet, options: TrainOptions) -> tuple[TrainingSet, di
         known = np.isfinite(data.targets)
         reasons = np.where(known, "", "NO_NUMBER")
     else:
+        if options.type == "multi_class":
+            return _exclusive(data)
         if data.labels is None:
             raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
-        if options.type == "multi_class" and data.classes is not None:
-            return _one_hot(data, data.classes), {}
-        positives = (data.labels == 1).sum(axis=1)
-        if options.type == "multi_class":
-            known = positives == 1
-            reasons = np.where(known, "", np.where(positives > 1, "SEVERAL_CONCEPTS", "NO_CONCEPT"))
-        else:
-            known = np.asarray(np.isfinite(data.labels).any(axis=1), dtype=np.bool_)
-            reasons = np.where(known, "", "NO_LABEL")
+        known = np.asarray(np.isfinite(data.labels).any(axis=1), dtype=np.bool_)
+        reasons = np.where(known, "", "NO_LABEL")
     left_out = {data.ids[row]: str(reasons[row]) for row in np.flatnonzero(~known)}
     taken = data.rows(known)
-    if options.type == "multi_class" and taken.classes is not None:
-        return _one_hot(taken, taken.classes), left_out
     # A second copy of many labels of many concepts is only made where it says something else.
     if taken.labels is not None and options.closed_environment and not taken.complete:
         taken = replace(taken, labels=np.nan_to_num(taken.labels, nan=0.0))
     return taken, left_out
 
 
-def _one_hot(data: TrainingSet, classes: npt.NDArray[np.int64]) -> TrainingSet:
-    """Make other concepts than a picture's own its negatives."""
-    if data.complete:
-        return data
-    labels = np.zeros((len(data.ids), len(data.concepts)), np.float32)
-    labels[np.arange(len(labels)), classes] = 1
-    return replace(data, labels=labels)
+def _exclusive(data: TrainingSet) -> tuple[TrainingSet, dict[str, str]]:
+    """Choose the pictures that show one concept; the others are its negatives, whatever was said of them."""
+    shown = data.classes
+    if shown is None:
+        shown = data.shown if data.shown is not None else _shown(data.labels)
+        reasons = {NO_CONCEPT: "NO_CONCEPT", SEVERAL_CONCEPTS: "SEVERAL_CONCEPTS"}
+        left_out = {data.ids[row]: reasons[int(shown[row])] for row in np.flatnonzero(shown < 0)}
+        taken, shown = data.rows(shown >= 0), shown[shown >= 0]
+    else:
+        taken, left_out = data, {}
+    return (taken if taken.complete else replace(taken, labels=None, shown=shown)), left_out
 
 
-def _all_of(matrix: npt.NDArray[np.float32], holds: Callable[[npt.NDArray[np.float32]], bool]) -> bool:
+def _shown(labels: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    if labels is None:
+        raise TrainingError("TRAINING_SET_INVALID", "a classification needs labels")
+    positives = (labels == 1).sum(axis=1)
+    one = np.where(positives == 1, (labels == 1).argmax(axis=1) if labels.shape[1] else 0, NO_CONCEPT)
+    return np.where(positives > 1, SEVERAL_CONCEPTS, one)
+
+
+def _all_of(matrix: _Matrix, holds: Callable[[_Matrix], bool]) -> bool:
     """Whether all blocks of rows hold, looked at side by side and without a second copy."""
     return all(in_threads(lambda start: holds(matrix[start : start + _ROWS]), range(0, len(matrix), _ROWS)))
-
-
-def _finite(block: npt.NDArray[np.float32]) -> bool:
-    # A sum of large numbers may overflow where none of them does.
-    return bool(np.isfinite(block.sum())) or bool(np.isfinite(block).all())
 
 
 def _judged(block: npt.NDArray[np.float32]) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_trainer.vector_file import VectorFile
+from lensmith_vision.halves import Features
 
 __all__ = ["Change", "Holding", "Moment", "Row", "TrainingRows", "Written"]
 
@@ -77,12 +78,12 @@ class TrainingRows:
 
     Attributes:
         rows: The inputs.
-        features: [n, d], their vectors.
+        features: [n, d], their vectors, in half precision as they are stored.
         moment: When they were taken; None: not out of a holding.
     """
 
     rows: Sequence[Row]
-    features: npt.NDArray[np.float32]
+    features: Features
     moment: Moment | None = None
 
     def __len__(self) -> int:
@@ -210,7 +211,7 @@ class Holding:
             for uid in self._order
             if not wanted.isdisjoint((row := self._rows[uid]).labels) and (tests or not row.test)
         ]
-        features = self._vectors.take(np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows)))
+        features = self._vectors.halves(np.fromiter((self._places[row.uid] for row in rows), np.int64, len(rows)))
         self.release()
         return TrainingRows(rows, features, self.moment)
 

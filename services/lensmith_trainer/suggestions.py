@@ -31,6 +31,7 @@ from lensmith_vision.curation.curate import suggest
 from lensmith_vision.curation.next_labels import MOST_CANDIDATES
 from lensmith_vision.curation.suggestion import Curated, Pictures
 from lensmith_vision.folds import groups_of
+from lensmith_vision.halves import floats
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.training import TrainingSet
 
@@ -127,7 +128,7 @@ def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[Tra
     scores = out_of_fold.load(job.out_of_fold)
     tested = np.asarray([row.test for row in taken.rows], dtype=np.bool_)
     fitted, tests = _chosen(taken, ~tested), _chosen(taken, tested)
-    data = training_set_of(job.model, job.space, fitted)
+    data = training_set_of(job.model, job.space, fitted, labelled=True)
     curated = _curated(data, fitted, scores, job.model.negative_concept, closed=job.model.closed_environment)
     if len(curated.ids) == 0:
         return []
@@ -136,7 +137,7 @@ def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[Tra
         curated,
         head,
         unlabelled=_unlabelled(head, data, unlabelled),
-        tests=Pictures([row.uid for row in tests.rows], tests.features, [row.sha256 for row in tests.rows]),
+        tests=Pictures([row.uid for row in tests.rows], floats(tests.features), [row.sha256 for row in tests.rows]),
         seed=job.seed,
     )
     return [_suggestion_to_proto(one) for one in found]
@@ -174,7 +175,7 @@ def _curated(
         type=scores.type,
         concepts=data.concepts,
         ids=data.ids,
-        features=data.features,
+        features=floats(data.features),
         group_ids=data.group_ids,
         groups=groups_of(data.features, data.group_ids) if len(rows) else np.empty(0, np.int64),
         given=[row.labels for row in taken.rows],

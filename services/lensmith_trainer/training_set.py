@@ -16,7 +16,7 @@ from lensmith_vision.dataset_snapshot import DatasetSnapshot, take
 from lensmith_vision.heads import HeadType
 from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.report import ThresholdAim
-from lensmith_vision.training import TrainingSet, TrainOptions
+from lensmith_vision.training_set import NO_CONCEPT, SEVERAL_CONCEPTS, TrainingSet, TrainOptions
 
 __all__ = ["labels_needed", "method_of", "options_of", "snapshot_of", "training_set_of"]
 
@@ -85,18 +85,27 @@ def _aim_of(settings: TrainingSettings) -> ThresholdAim:
     )
 
 
-def training_set_of(model: Model, space: str, taken: TrainingRows) -> TrainingSet:
-    """Lay out inputs, which stand in order of uid, as matrices; so equal data gives equal heads."""
+def training_set_of(model: Model, space: str, taken: TrainingRows, *, labelled: bool = False) -> TrainingSet:
+    """Lay out inputs, which stand in order of uid, as matrices; so equal data gives equal heads.
+
+    Args:
+        model: To be trained.
+        space: Of the vectors.
+        taken: The inputs.
+        labelled: Whether labels are wanted where the one concept of each input says enough for a fit.
+    """
     rows = taken.rows
     regression = model.type == ModelType.MODEL_TYPE_REGRESSION
+    exclusive = model.type == ModelType.MODEL_TYPE_MULTI_CLASS and not labelled
     return TrainingSet(
         space=space,
         concepts=tuple(model.concepts),
         ids=tuple(row.uid for row in rows),
         features=taken.features,
         group_ids=tuple(row.sha256 for row in rows),
-        labels=None if regression else _labels(model, rows),
+        labels=None if regression or exclusive else _labels(model, rows),
         targets=_targets(model.concepts[0], rows) if regression else None,
+        shown=_shown(model, rows) if exclusive else None,
     )
 
 
@@ -120,6 +129,21 @@ def _labels(model: Model, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
             if column is not None and isinstance(value, bool):
                 labels[index, column] = float(value)
     return labels
+
+
+def _shown(model: Model, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    """The place of the one concept of each input [n]; most of them share a few sets of labels."""
+    columns = {concept: column for column, concept in enumerate(model.concepts)}
+    known: dict[int, int] = {}
+    shown = np.empty(len(rows), np.int64)
+    for index, row in enumerate(rows):
+        place = known.get(id(row.labels))
+        if place is None:
+            places = [columns[name] for name, value in row.labels.items() if value is True and name in columns]
+            place = places[0] if len(places) == 1 else SEVERAL_CONCEPTS if places else NO_CONCEPT
+            known[id(row.labels)] = place
+        shown[index] = place
+    return shown
 
 
 def _targets(concept: str, rows: Sequence[Row]) -> npt.NDArray[np.float32]:

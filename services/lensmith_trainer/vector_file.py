@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.halves import floats
 from lensmith_vision.threads import in_threads
 
 __all__ = ["VectorFile"]
@@ -25,6 +26,7 @@ _ITEM = 2
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 
 
 class VectorFile:
@@ -98,7 +100,11 @@ class VectorFile:
 
     def take(self, places: Ints) -> Floats:
         """Copy vectors out as float32 [n, d], in the order of the places."""
-        taken = np.empty((len(places), self.dim), np.float32)
+        return floats(self.halves(places))
+
+    def halves(self, places: Ints) -> Halves:
+        """Copy vectors out as they are stored, [n, d], in the order of the places."""
+        taken = np.empty((len(places), self.dim), np.float16)
 
         def fill(start: int) -> None:
             taken[start : start + _BLOCK] = self._vectors[places[start : start + _BLOCK]]

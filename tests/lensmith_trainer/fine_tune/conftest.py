@@ -25,6 +25,7 @@ CONCEPTS = ("cardboard", "glass")
 EACH = 12
 
 Photographs = Callable[..., None]
+Told = Callable[[str, int], dict[str, bool | float]]
 
 
 @pytest.fixture
@@ -44,9 +45,13 @@ async def farm(tmp_path: Path, database, nats_url: str, s3) -> AsyncIterator[Far
 
 @pytest.fixture
 def photographs(farm: Farm, shared: Path) -> Photographs:
-    """Give dataset photographs of trashnet with the vectors of the starter, or where `blind` with noise."""
+    """Give dataset photographs of trashnet with the vectors of the starter, or where `blind` with noise.
 
-    def give(*, blind: bool) -> None:
+    `told` says what a picture of a concept is labelled with, each with its concept if it is not given; every
+    `tested`th is marked as test.
+    """
+
+    def give(*, blind: bool, told: Told | None = None, tested: int = 0) -> None:
         card, engine = load_card(STARTER), OnnxRuntimeEngine()
         space = space_of(card).id
         engine.load(space, STARTER)
@@ -59,7 +64,9 @@ def photographs(farm: Farm, shared: Path) -> Photographs:
                 uid = f"{concept}-{number:02d}"
                 farm.rig.dataset.pictures[uid] = content
                 sha256 = hashlib.sha256(content).digest()
-                farm.rig.dataset.add(TRASH, uid, vector.astype(np.float16), {concept: True}, sha256=sha256)
+                labels = {concept: True} if told is None else told(concept, number)
+                test = bool(tested) and number % tested == 0
+                farm.rig.dataset.add(TRASH, uid, vector.astype(np.float16), labels, sha256=sha256, test=test)
 
     return give
 
@@ -69,8 +76,8 @@ def _photos(shared: Path, concept: str) -> list[Path]:
     return sorted(found, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:EACH]
 
 
-async def fine_tune(rig: Rig, model: str, max_epochs: int) -> ModelVersion:
+async def fine_tune(rig: Rig, model: str, max_epochs: int, **more: object) -> ModelVersion:
     """Queue a version whose whole network is to learn."""
-    settings = {"mode": FINE_TUNE, "max_epochs": max_epochs}
+    settings = {"mode": FINE_TUNE, "max_epochs": max_epochs, **more}
     request = pb.TrainModelRequest(name=f"apps/trash/models/{model}", training=settings)
     return await rig.models.TrainModel(request, metadata=rig.key())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.v1 import model_service_pb2 as pb
+from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_api.v1.training_settings_pb2 import EvaluationMethod as Method
+from lensmith_api.v1.training_settings_pb2 import ThresholdAim
 from lensmith_vision import heads, resize
 from lensmith_vision.decode import decode
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.networks import network_id
 from lensmith_vision.pack import load_card, space_of
-from tests.lensmith_registry.rig import DIM, KEY, OTHER, OTHER_KEY, TRASH, Rig
+from tests.lensmith_registry.rig import DIM, KEY, MULTI_LABEL, OTHER, OTHER_KEY, REGRESSION, TRASH, Rig
 from tests.lensmith_trainer.conftest import Farm
 from tests.lensmith_trainer.fine_tune.conftest import CONCEPTS, EACH, FINE_TUNE, Photographs, fine_tune
 from tests.polling import until
@@ -113,10 +117,7 @@ async def _serves(farm: Farm, ready: ModelVersion, s3) -> None:
     card, engine = load_card(pack), OnnxRuntimeEngine()
     assert space_of(card).id == ready.network_space
     engine.load(ready.network_space, pack)
-    stream = rig.serving.FetchArtefact(
-        serving_pb.FetchArtefactRequest(head=row["head"]), metadata=rig.token("inference", TRASH)
-    )
-    head = heads.load(b"".join([part.chunk async for part in stream]))
+    head = await _head(rig, row["head"])
     assert head.space == ready.network_space
     right = 0
     for uid, content in rig.dataset.pictures.items():
@@ -127,6 +128,12 @@ async def _serves(farm: Farm, ready: ModelVersion, s3) -> None:
         assert int(scores.argmax()) == int(outputs.logits[0].argmax())
         right += uid.startswith(head.concepts[int(scores.argmax())])
     assert right / len(rig.dataset.pictures) > 0.8
+
+
+async def _head(rig: Rig, key: str) -> heads.Head:
+    request = serving_pb.FetchArtefactRequest(head=key)
+    stream = rig.serving.FetchArtefact(request, metadata=rig.token("inference", TRASH))
+    return heads.load(b"".join([part.chunk async for part in stream]))
 
 
 async def test_head_is_kept_when_the_network_is_not_better(farm: Farm, photographs: Photographs, s3):
@@ -142,6 +149,54 @@ async def test_head_is_kept_when_the_network_is_not_better(farm: Farm, photograp
     assert "the head was kept" in finding.message
     assert ready.has_evaluation_scores
     assert not list(s3.client.list_objects(s3.name, "networks/", recursive=True))
+
+
+def _what_is_judged(concept: str, number: int) -> dict[str, bool | float]:
+    """Each picture shows its concept; of every third one nobody said whether it shows the other."""
+    (other,) = set(CONCEPTS) - {concept}
+    return {concept: True} if number % 3 == 1 else {concept: True, other: False}
+
+
+async def test_labels_that_nobody_gave_teach_nothing_when_a_multi_label_network_learns(farm: Farm, photographs):
+    rig = farm.rig
+    photographs(blind=True, told=_what_is_judged, tested=6)
+    await rig.create("sorter", Model(type=MULTI_LABEL, concepts=CONCEPTS))
+    async with farm.trainer():
+        aim = ThresholdAim(min_precision=0.9)
+        version = await fine_tune(rig, "sorter", 8, evaluation=Method.EVALUATION_METHOD_TEST_SET, thresholds=aim)
+        ready = await until(lambda: _ended(rig, version), seconds=PATIENCE)
+    assert ready.state == 3, ready.error
+    assert ready.network_space, [finding.message for finding in ready.findings]
+    (finding,) = (finding for finding in ready.findings if finding.reason == "FINE_TUNED")
+    assert re.search(r"a chance of [\d.]+%, a head [\d.]+%, on the same 12 held-out images", finding.message)
+    assert "on the same 4 images" in finding.message
+    assert ready.input_count == 20
+    assert len(ready.thresholds) == 2
+    get = pb.GetEvaluationRequest(name=f"{ready.name}/evaluation")
+    evaluation = await rig.models.GetEvaluation(get, metadata=rig.key())
+    assert (evaluation.evaluation_method, evaluation.input_count) == (Method.EVALUATION_METHOD_TEST_SET, 4)
+    known = [_what_is_judged(concept, number) for concept in CONCEPTS for number in range(0, EACH, 6)]
+    for one in evaluation.concepts:
+        given = [labels[one.concept] for labels in known if one.concept in labels]
+        assert (one.positives, one.negatives) == (sum(given), len(given) - sum(given))
+
+
+async def test_numbers_are_measured_when_a_regression_network_learns(farm: Farm, photographs: Photographs):
+    rig = farm.rig
+    photographs(blind=True, told=lambda concept, number: {"weight": 10.0 if concept == "glass" else 30.0})
+    await rig.create("scale", Model(type=REGRESSION, concepts=["weight"], min_value=0, max_value=40))
+    async with farm.trainer():
+        version = await fine_tune(rig, "scale", 6, evaluation=Method.EVALUATION_METHOD_SPLIT)
+        ready = await until(lambda: _ended(rig, version), seconds=PATIENCE)
+    assert ready.state == 3, ready.error
+    (finding,) = (finding for finding in ready.findings if finding.reason.startswith("FINE_TUN"))
+    assert re.search(r"off by [\d.]+ on average, a head by [\d.]+, on the same", finding.message)
+    assert ready.network_space, finding.message
+    assert ready.input_count == EACH * len(CONCEPTS)
+    rows = await rig.sql("SELECT head FROM registry.model_versions WHERE network_space <> ''")
+    head = await _head(rig, rows[0]["head"])
+    assert 0 < head.interval < 20
+    assert head.value_range == (0, 40)
 
 
 async def _another_learns(folder: Path, than: int) -> bool:

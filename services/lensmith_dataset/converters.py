@@ -32,6 +32,7 @@ from lensmith_dataset.vectors import float16_from_halfvec
 from lensmith_platform import timestamps
 from lensmith_platform.errors import InvalidInputError
 from lensmith_platform.resource_names import build
+from lensmith_vision.targets import MAX_NUMBER
 
 _ACTIONS: Mapping[int, Action] = {
     AnnotateAction.ANNOTATE_ACTION_UNSPECIFIED: "merge",
@@ -148,11 +149,12 @@ def near_input_to_proto(app: str, row: NearInput) -> NearestTrainingInput:
     return NearestTrainingInput(
         input=build("apps/{app}/inputs/{input}", app=app, input=row.own_id or str(row.uid)),
         similarity=row.similarity,
-        labels=[_training_label(label) for label in row.labels],
+        labels=[training_label_to_proto(label) for label in row.labels],
     )
 
 
-def _training_label(label: Label) -> TrainingLabel:
+def training_label_to_proto(label: Label) -> TrainingLabel:
+    """Convert what is said about one concept in an input."""
     if label.number is not None:
         return TrainingLabel(concept=label.concept, number=label.number)
     return TrainingLabel(concept=label.concept, positive=bool(label.positive))
@@ -187,7 +189,7 @@ def labels_from_proto(annotations: Sequence[Annotation]) -> list[Label]:
     """Convert annotations that a user sent; positive where no value is set.
 
     Raises:
-        InvalidInputError: NUMBER_NOT_FINITE or CONCEPT_MISSING.
+        InvalidInputError: NUMBER_NOT_FINITE, NUMBER_OUT_OF_RANGE or CONCEPT_MISSING.
     """
     labels = []
     for annotation in annotations:
@@ -196,15 +198,24 @@ def labels_from_proto(annotations: Sequence[Annotation]) -> list[Label]:
         if annotation.WhichOneof("value") != "number":
             positive = annotation.positive if annotation.HasField("positive") else True
             labels.append(Label(annotation.concept, positive=positive))
-        elif math.isfinite(annotation.number):
-            labels.append(Label(annotation.concept, number=annotation.number))
         else:
-            raise InvalidInputError(
-                "NUMBER_NOT_FINITE",
-                f"the number annotated for {annotation.concept!r} is {annotation.number}; it must be finite",
-                metadata={"concept": annotation.concept},
-            )
+            labels.append(Label(annotation.concept, number=_number(annotation)))
     return labels
+
+
+def _number(annotation: Annotation) -> float:
+    number, said = annotation.number, f"the number annotated for {annotation.concept!r} is {annotation.number:g}"
+    if not math.isfinite(number):
+        raise InvalidInputError(
+            "NUMBER_NOT_FINITE", f"{said}; it must be finite", metadata={"concept": annotation.concept}
+        )
+    if abs(number) > MAX_NUMBER:
+        raise InvalidInputError(
+            "NUMBER_OUT_OF_RANGE",
+            f"{said}; it must lie between {-MAX_NUMBER:g} and {MAX_NUMBER:g}: take another unit",
+            metadata={"concept": annotation.concept, "min": f"{-MAX_NUMBER:g}", "max": f"{MAX_NUMBER:g}"},
+        )
+    return number
 
 
 def metadata_from_proto(metadata: Struct, max_bytes: int) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from lensmith_platform.errors import InvalidInputError
 from lensmith_registry import training_settings
 from lensmith_registry.converters import MODEL_TYPES, json_from_message, message_from_json
 from lensmith_registry.store import ModelDefinition
+from lensmith_vision.targets import MAX_NUMBER
 
 __all__ = ["MASK_PATHS", "definition_of", "with_changes"]
 
@@ -107,8 +107,10 @@ def _check(definition: ModelDefinition) -> None:
             continue
         if definition.type != "regression":
             raise _invalid("MODEL_INVALID", f"model.{field}", "only a regression model has a range")
-        if not math.isfinite(value):
-            raise _invalid("MODEL_INVALID", f"model.{field}", "must be a finite number")
+        # Written so that NaN, which compares false with everything, is refused.
+        if not abs(value) <= MAX_NUMBER:
+            why = f"must be a number between {-MAX_NUMBER:g} and {MAX_NUMBER:g}"
+            raise _invalid("MODEL_INVALID", f"model.{field}", why)
     low, high = definition.min_value, definition.max_value
     if low is not None and high is not None and low >= high:
         raise _invalid("MODEL_INVALID", "model.min_value", "must be less than max_value")

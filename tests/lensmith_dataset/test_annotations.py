@@ -85,6 +85,7 @@ async def test_bad_item_fails_alone_when_others_are_good(labelled: Rig) -> None:
         ("none", MERGE, [Annotation(concept="a")]),
         ("x", MERGE, [Annotation(concept="b"), Annotation(concept="unknown")]),
         ("x", MERGE, [Annotation(concept="b", number=math.nan)]),
+        ("x", MERGE, [Annotation(concept="b", number=-1.1e15)]),
         ("x", 99, [Annotation(concept="b")]),
         ("y", MERGE, [Annotation(concept="c")]),
     )
@@ -93,6 +94,7 @@ async def test_bad_item_fails_alone_when_others_are_good(labelled: Rig) -> None:
         "INPUT_NOT_FOUND",
         "CONCEPT_NOT_FOUND",
         "NUMBER_NOT_FINITE",
+        "NUMBER_OUT_OF_RANGE",
         "ANNOTATE_ACTION_UNKNOWN",
         "",
     ]

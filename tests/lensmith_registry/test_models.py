@@ -56,6 +56,7 @@ BROKEN = [
     (Model(type=REGRESSION, concepts=["a", "b"]), "model.concepts"),
     (Model(type=REGRESSION, concepts=["a"], min_value=3, max_value=3), "model.min_value"),
     (Model(type=REGRESSION, concepts=["a"], min_value=float("nan")), "model.min_value"),
+    (Model(type=REGRESSION, concepts=["a"], max_value=1e16), "model.max_value"),
     (Model(type=MULTI_CLASS, concepts=["a", "a"]), "model.concepts"),
     (Model(type=MULTI_CLASS, concepts=["a/b"]), "model.concepts"),
     (Model(type=MULTI_CLASS, concepts=["a\n"]), "model.concepts"),

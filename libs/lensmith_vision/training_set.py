@@ -16,7 +16,6 @@ from lensmith_vision.halves import Features, all_finite
 from lensmith_vision.heads import HeadType
 from lensmith_vision.report import ThresholdAim
 from lensmith_vision.targets import check_targets
-from lensmith_vision.targets import check_targets
 from lensmith_vision.threads import in_threads
 
 __all__ = ["NO_CONCEPT", "SEVERAL_CONCEPTS", "TrainOptions", "TrainingSet", "take_part"]
@@ -67,8 +66,6 @@ class TrainingSet:
             raise TrainingError("TRAINING_SET_INVALID", "labels must be 1, 0 or NaN")
         if self.targets is not None and self.targets.shape != (rows,):
             raise TrainingError("TRAINING_SET_INVALID", "targets must be [pictures]")
-        if self.targets is not None:
-            check_targets(self.targets, self.ids)
         if self.targets is not None:
             check_targets(self.targets, self.ids)
         if self.shown is not None:

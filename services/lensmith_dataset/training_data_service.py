@@ -9,6 +9,7 @@ from lensmith_api.internal.v1 import training_data_service_pb2 as pb
 from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceServicer
 from lensmith_dataset.converters import concept_count_to_proto, fill_training_input, near_input_to_proto
 from lensmith_dataset.recent_blobs import RecentBlobs
+from lensmith_dataset.side_by_side import lay_out
 from lensmith_dataset.store import apps, inputs, nearest, new_annotations, testing_data, training_data
 from lensmith_dataset.vectors import halfvec_from_float16
 from lensmith_platform import change_feed
@@ -118,7 +119,8 @@ class TrainingDataServicer(TrainingDataServiceServicer):
                     reading = asyncio.create_task(self._read(request, cursor))
                 if states or complete:
                     response = pb.StreamTrainingDataResponse(next_cursor=cursor if complete else "")
-                    for state in states:
+                    one_by_one = lay_out(states, response.complete) if request.side_by_side else states
+                    for state in one_by_one:
                         fill_training_input(response.inputs.add(), state)
                     yield response
                 if complete:

@@ -43,3 +43,10 @@ def halfvec_from_float16(vector: bytes) -> bytes | None:
 def float16_from_halfvec(halfvec: bytes) -> bytes:
     """Return the numbers of a halfvec as little-endian float16; empty stays empty."""
     return np.frombuffer(halfvec, ">f2", offset=_HEADER.size).astype("<f2").tobytes() if halfvec else b""
+
+
+def float16_from_halfvecs(halfvecs: Sequence[bytes]) -> bytes:
+    """Return the numbers of halfvecs of one length as little-endian float16, one vector after the other."""
+    header = _HEADER.size // np.dtype(">f2").itemsize
+    numbers = np.frombuffer(b"".join(halfvecs), ">f2").reshape(len(halfvecs), -1)[:, header:]
+    return numbers.astype("<f2").tobytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from lensmith_api.internal.v1.training_data_service_pb2 import (
     CompleteInputs,
@@ -28,7 +28,7 @@ class Received:
         self._known: dict[_Said, Labels] = {}
 
     def changes_of(self, message: StreamTrainingDataResponse) -> list[Change]:
-        """Read a part of the stream; vectors are views of the message.
+        """Read a part of the stream.
 
         Raises:
             ValueError: It says of some inputs less than of others.
@@ -44,23 +44,25 @@ class Received:
         return Change(item.input_uid, row, item.vector)
 
     def _side_by_side(self, complete: CompleteInputs) -> list[Change]:
-        uids, tests = complete.input_uids, frozenset(complete.tests)
+        uids, said, tests = complete.input_uids, complete.labels, frozenset(complete.tests)
         sets = [self._labels(labels.labels) for labels in complete.label_sets]
-        hashes, vectors = complete.sha256s.hex(), memoryview(complete.vectors)
+        hashes, vectors = complete.sha256s.hex(), complete.vectors
         length, rest = divmod(len(vectors), max(len(uids), 1))
-        if rest or not length or len(complete.labels) != len(uids) or len(hashes) != 2 * _SHA256_BYTES * len(uids):
-            raise ValueError("inputs that lie side by side are not of one length")
         width = 2 * _SHA256_BYTES
+        if rest or not length or len(said) != len(uids) or len(hashes) != width * len(uids):
+            raise ValueError("of some inputs that lie side by side less is said than of others")
+        if not 0 <= min(said) <= max(said) < len(sets):
+            raise ValueError("inputs that lie side by side have labels that are not there")
         return [
             Change(
                 uid,
                 Row(uid, hashes[place * width : (place + 1) * width], sets[labels], place in tests),
                 vectors[place * length : (place + 1) * length],
             )
-            for place, (uid, labels) in enumerate(zip(uids, complete.labels, strict=True))
+            for place, (uid, labels) in enumerate(zip(uids, said, strict=True))
         ]
 
-    def _labels(self, labels: Sequence[TrainingLabel] | Iterable[TrainingLabel]) -> Labels:
+    def _labels(self, labels: Iterable[TrainingLabel]) -> Labels:
         said: _Said = tuple(
             (label.concept, label.positive, True)
             if label.WhichOneof("value") == "positive"

@@ -11,54 +11,24 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput
-from lensmith_trainer.holding import Change, Holding, Row, Written
+from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDataResponse
+from lensmith_trainer.holding import Holding, Row, Written
+from lensmith_trainer.received import Labels, Received
 
-__all__ = ["Replica", "ReplicaDamagedError", "ReplicaUpdate", "changes_of", "files_of"]
+__all__ = ["Replica", "ReplicaDamagedError", "ReplicaUpdate", "files_of"]
 
 _FORMAT = "4"
 _BUSY_SECONDS = 30.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
-Labels = Mapping[str, "bool | float"]
-_Said = tuple[tuple[str, "bool | float", bool], ...]
-"""Concept, value, and whether it is no number: `True` and `1.0` are equal, and not the same."""
-
 
 class ReplicaDamagedError(Exception):
     """The files are not what was written; they must be made anew."""
-
-
-def changes_of(inputs: Iterable[TrainingInput], known: dict[_Said, Labels] | None = None) -> list[Change]:
-    """Read a part of a stream.
-
-    Args:
-        inputs: The part.
-        known: Sets of labels of the parts before: most inputs share a few, and there may be millions of inputs.
-    """
-    changes = []
-    known = {} if known is None else known
-    for item in inputs:
-        # An input without a vector or label cannot take part; it comes again when that changes.
-        if item.deleted or not item.vector or not item.labels:
-            changes.append(Change(item.input_uid, None))
-            continue
-        said = tuple(
-            (label.concept, label.positive, True)
-            if label.WhichOneof("value") == "positive"
-            else (label.concept, label.number, False)
-            for label in item.labels
-        )
-        labels = known.get(said)
-        if labels is None:
-            labels = known[said] = {concept: value for concept, value, _ in said}
-        changes.append(Change(item.input_uid, Row(item.input_uid, item.sha256.hex(), labels, item.test), item.vector))
-    return changes
 
 
 class ReplicaUpdate:
@@ -72,17 +42,17 @@ class ReplicaUpdate:
     def __init__(self, database: sqlite3.Connection, holding: Holding) -> None:
         self._database = database
         self._holding = holding
-        self._known: dict[_Said, Labels] = {}
+        self._received = Received()
         self._texts: dict[int, tuple[Labels, str]] = {}
 
-    def apply(self, inputs: Iterable[TrainingInput]) -> int:
+    def apply(self, message: StreamTrainingDataResponse) -> int:
         """Apply a part of a stream; return how many inputs it was about.
 
         Raises:
-            ValueError: A vector has another length than those before it.
+            ValueError: A vector has another length than those before it, or the message is not whole.
             OSError: The disk is full.
         """
-        changes = changes_of(inputs, self._known)
+        changes = self._received.changes_of(message)
         vectors = {change.uid: change.vector for change in changes}
         written = self._holding.apply(changes)
         self._forget(written)

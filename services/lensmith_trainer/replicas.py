@@ -154,7 +154,7 @@ class Replicas:
         if holding is None or holding.cursor != cursor:
             # Another process went on with the files, or they are new.
             holding = await asyncio.to_thread(replica.hold)
-        request = StreamTrainingDataRequest(app_id=app_id, space=space, cursor=holding.cursor)
+        request = StreamTrainingDataRequest(app_id=app_id, space=space, cursor=holding.cursor, side_by_side=True)
         try:
             with replica.update(holding) as update:
                 cursor = await self._received(request, update, on_received)
@@ -181,7 +181,7 @@ class Replicas:
                 if applying is not None:
                     received += await asyncio.shield(applying)
                     on_received(received)
-                applying = asyncio.create_task(asyncio.to_thread(update.apply, message.inputs))
+                applying = asyncio.create_task(asyncio.to_thread(update.apply, message))
                 next_cursor = message.next_cursor or next_cursor
             if applying is not None:
                 received += await asyncio.shield(applying)

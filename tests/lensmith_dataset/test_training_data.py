@@ -279,3 +279,37 @@ async def test_pictures_stream_as_uploaded_and_in_order_when_some_are_gone(rig: 
     other = StreamPicturesRequest(app_id=8, input_uids=uids)
     streamed = rig.training.StreamPictures(other, metadata=rig.token("trainer", 8))
     assert [one async for one in streamed] == []
+
+
+async def test_inputs_say_the_same_when_they_are_asked_for_side_by_side(rig: Rig) -> None:
+    await rig.create_concepts("glass", "size")
+    both = [Annotation(concept="glass", positive=False), Annotation(concept="size", number=1.0)]
+    await rig.create(
+        new_input(picture(1), annotations=both),
+        new_input(picture(2), annotations=[Annotation(concept="glass")], test=True),
+        new_input(picture(3), annotations=[Annotation(concept="glass")]),
+        new_input(picture(4)),
+    )
+    await rig.indexed()
+    replica = Replica(rig)
+    await replica.pull()
+    request = StreamTrainingDataRequest(
+        app_id=APP_IDS["a"], space=rig.registry.base_model.space, cursor="", side_by_side=True
+    )
+    stream = rig.training.StreamTrainingData(request, metadata=rig.token("trainer", APP_IDS["a"]))
+    messages = [message async for message in stream]
+    assert messages[-1].next_cursor == replica.cursor
+    found = {one.input_uid: one for message in messages for one in message.inputs}
+    assert [list(one.labels) for one in found.values()] == [[]]
+    for message in messages:
+        complete = message.complete
+        vectors = np.frombuffer(complete.vectors, "<f2").reshape(len(complete.input_uids), -1)
+        for place, uid in enumerate(complete.input_uids):
+            found[uid] = TrainingInput(
+                input_uid=uid,
+                sha256=complete.sha256s[32 * place : 32 * (place + 1)],
+                test=place in complete.tests,
+                vector=vectors[place].tobytes(),
+                labels=complete.label_sets[complete.labels[place]].labels,
+            )
+    assert found == replica.inputs

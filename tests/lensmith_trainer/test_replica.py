@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput, TrainingLabel
+from lensmith_api.internal.v1.training_data_service_pb2 import (
+    CompleteInputs,
+    StreamTrainingDataResponse,
+    TrainingInput,
+    TrainingLabel,
+    TrainingLabels,
+)
 from lensmith_trainer.replica import Replica, ReplicaDamagedError
 
 
@@ -29,7 +35,7 @@ def replica(tmp_path: Path) -> Replica:
 
 def _write(replica: Replica, *inputs: TrainingInput, cursor: str = "1") -> None:
     with replica.update(replica.hold()) as update:
-        update.apply(inputs)
+        update.apply(StreamTrainingDataResponse(inputs=inputs))
         update.finish(cursor)
 
 
@@ -69,12 +75,57 @@ def test_what_is_held_is_what_is_written_down_when_changes_come_in_any_order(rep
             gone = {"deleted": True} if random.rand() < 0.3 else {"vector": vector}
             inputs.append(_input(f"input-{number:03d}", **gone))
         with replica.update(holding) as update:
-            update.apply(inputs[:20])
-            update.apply(inputs[20:])
+            update.apply(StreamTrainingDataResponse(inputs=inputs[:20]))
+            update.apply(StreamTrainingDataResponse(inputs=inputs[20:]))
             update.finish(str(step))
     held, written = holding.take(["glass"]), replica.hold().take(["glass"])
     assert held.rows == written.rows
     assert np.array_equal(held.features, written.features)
+
+
+def _side_by_side(**fields: object) -> StreamTrainingDataResponse:
+    sets = [
+        TrainingLabels(labels=[TrainingLabel(concept="glass", positive=True)]),
+        TrainingLabels(labels=[TrainingLabel(concept="glass", number=1.0)]),
+    ]
+    values = {
+        "input_uids": ["a", "b", "c"],
+        "sha256s": b"".join(bytes([number]) * 32 for number in range(3)),
+        "tests": [1],
+        "vectors": np.arange(12, dtype="<f2").tobytes(),
+        "label_sets": sets,
+        "labels": [0, 1, 0],
+        **fields,
+    }
+    return StreamTrainingDataResponse(complete=CompleteInputs(**values))
+
+
+def test_inputs_are_held_alike_when_they_come_side_by_side_or_one_by_one(replica: Replica, tmp_path: Path):
+    number = [TrainingLabel(concept="glass", number=1.0)]
+    vectors = np.arange(12, dtype="<f2").reshape(3, 4)
+    changed = [{}, {"test": True, "labels": number}, {}]
+    alone = Replica(tmp_path / "alone.sqlite", 7, "space")
+    inputs = [
+        _input(uid, sha256=bytes([place]) * 32, vector=vectors[place].tobytes(), **changed[place])
+        for place, uid in enumerate("abc")
+    ]
+    _write(alone, *inputs)
+    with replica.update(replica.hold()) as update:
+        assert update.apply(_side_by_side()) == 3
+        update.finish("1")
+    one, other = (each.hold().take(["glass"], tests=True) for each in (alone, replica))
+    assert one.rows == other.rows
+    assert [type(row.labels["glass"]) for row in other.rows] == [bool, float, bool]
+    assert np.array_equal(one.features, other.features)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sha256s": b"\1" * 32}, {"vectors": b"\1" * 13}, {"vectors": b""}, {"labels": [0]}, {"labels": [0, 1, 2]}],
+)
+def test_a_message_is_refused_when_it_says_less_of_some_inputs(replica: Replica, wrong: dict[str, object]):
+    with replica.update(replica.hold()) as update, pytest.raises(ValueError, match="side by side"):
+        update.apply(_side_by_side(**wrong))
 
 
 def test_damage_is_noticed_when_a_row_was_changed(replica: Replica, tmp_path: Path):
@@ -100,7 +151,8 @@ def test_nothing_is_changed_when_an_update_is_not_finished(replica: Replica):
     _write(replica, _input("a"), _input("b"))
     with replica.update(replica.hold()) as update:
         other = np.ones(4, dtype="<f2").tobytes()
-        update.apply([_input("a", vector=other), _input("b", deleted=True), _input("c", vector=other)])
+        inputs = [_input("a", vector=other), _input("b", deleted=True), _input("c", vector=other)]
+        update.apply(StreamTrainingDataResponse(inputs=inputs))
     taken = replica.hold().take(["glass"])
     assert [row.uid for row in taken.rows] == ["a", "b"]
     assert taken.features.tolist() == [[0, 1, 2, 3]] * 2

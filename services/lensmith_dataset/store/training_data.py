@@ -122,7 +122,8 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
                coalesce(input.sha256, '') AS sha256, coalesce(input.test, false) AS test,
                vector.vector
         FROM input_changes AS change
-        LEFT JOIN inputs AS input ON input.app_id = $1 AND input.id = change.input_id
+        LEFT JOIN inputs AS input
+            ON input.app_id = $1 AND input.id = change.input_id AND input.id = ANY($2::bigint[])
         LEFT JOIN embeddings AS vector
             ON vector.app_id = $1 AND vector.space = $3 AND vector.input_id = change.input_id
                 AND vector.input_id = ANY($4::bigint[])
@@ -137,15 +138,8 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
         list(labels),
     )
     return [
-        TrainingState(
-            row["uid"],
-            row["deleted"],
-            row["sha256"],
-            row["test"],
-            row["vector"] or b"",
-            labels.get(row["input_id"], []),
-        )
-        for row in rows
+        TrainingState(uid, deleted, sha256, test, vector or b"", labels.get(number, []))
+        for number, uid, deleted, sha256, test, vector in rows
     ]
 
 

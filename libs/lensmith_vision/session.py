@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from lensmith_vision.errors import PackError
 from lensmith_vision.graph_file import check_graph_file
+
+if TYPE_CHECKING:  # loading it takes 26 MB, which who only reads packs does without
+    import onnxruntime as ort
 
 __all__ = ["Session", "open_graph", "open_session"]
 
@@ -52,6 +54,8 @@ def open_session(model: Path, threads: int) -> Session:
     Raises:
         PackError: The file is no graph that ONNX Runtime can run, or none that :func:`check_graph_file` lets in.
     """
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -68,6 +72,8 @@ def open_graph(model: Path, options: ort.SessionOptions) -> ort.InferenceSession
     Raises:
         PackError: As `open_session`.
     """
+    import onnxruntime as ort
+
     check_graph_file(model)
     options.log_severity_level = 3
     # ONNX Runtime has a format of its own beside ONNX, which nobody looked at.

@@ -108,9 +108,10 @@ class Caretaker:
 
     async def _purge_networks(self) -> None:
         """Remove the networks of versions that failed, were cancelled, or kept the head that they had before."""
+        after = (0, 0)
         while True:
             async with self._database.transaction(None) as connection:
-                left = await network_store.left_behind(connection, _BATCH)
+                left = await network_store.left_behind(connection, after, _BATCH)
             for network in left:
                 await self._delete_networks(network.app_id, network.version_uid)
             async with self._database.transaction(None) as connection:
@@ -118,6 +119,7 @@ class Caretaker:
                     await network_store.forget(connection, network)
             if len(left) < _BATCH:
                 return
+            after = (left[-1].app_id, left[-1].version_id)
 
     async def _delete_networks(self, app_id: int, version_uid: UUID) -> None:
         await self._blobs.delete(list(await self._blobs.list(network_prefix(app_id, str(version_uid)))))

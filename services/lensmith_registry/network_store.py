@@ -9,6 +9,8 @@ from lensmith_platform.db.unit_of_work import Connection
 
 __all__ = ["LeftNetwork", "StoredNetwork", "forget", "left_behind", "name_network"]
 
+_ON_ITS_WAY_SECONDS = 3600.0
+
 
 @dataclass(frozen=True)
 class StoredNetwork:
@@ -55,22 +57,35 @@ async def name_network(
     return bool(named)
 
 
-async def left_behind(connection: Connection, limit: int) -> list[LeftNetwork]:
-    """Return versions with files that they do not need, of all apps: no result came of them, or their head was kept."""
+async def left_behind(connection: Connection, after: tuple[int, int], limit: int) -> list[LeftNetwork]:
+    """Return versions with files that they do not need, of all apps: no result came of them, or their head was kept.
+
+    Args:
+        connection: Of the workers' role.
+        after: App and version of the last one of the list before; zeros at first.
+        limit: Most to return.
+    """
     rows = await connection.fetch(
         """SELECT app_id, id, uid FROM model_versions
            WHERE network <> '' AND deleted_at IS NULL AND (state IN ('FAILED', 'CANCELLED')
-             OR (completed_at IS NOT NULL AND network_space = ''))
-           ORDER BY app_id, id LIMIT $1""",
+             OR (completed_at IS NOT NULL AND network_space = '')) AND (app_id, id) > ($1, $2)
+           ORDER BY app_id, id LIMIT $3""",
+        *after,
         limit,
     )
     return [LeftNetwork(row["app_id"], row["id"], row["uid"]) for row in rows]
 
 
 async def forget(connection: Connection, left: LeftNetwork) -> None:
-    """Name no network any more, once its files are gone."""
+    """Name no network any more, once its files are gone and none can be on its way.
+
+    A file that was being put when the version ended is taken away by whoever put it. If that died before, the version
+    is still found here, for longer than any file takes.
+    """
     await connection.execute(
-        "UPDATE model_versions SET network = '' WHERE app_id = $1 AND id = $2 AND network_space = ''",
+        """UPDATE model_versions SET network = '' WHERE app_id = $1 AND id = $2 AND network_space = ''
+             AND coalesce(ended_at, completed_at) < now() - make_interval(secs => $3)""",
         left.app_id,
         left.version_id,
+        _ON_ITS_WAY_SECONDS,
     )

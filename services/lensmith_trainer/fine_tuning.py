@@ -7,7 +7,6 @@ machine goes on from there, with the very same training data.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass, replace
@@ -17,11 +16,10 @@ from typing import TypeVar
 import numpy as np
 
 from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
-from lensmith_platform.errors import PreconditionError
 from lensmith_trainer.fitting import request_of
 from lensmith_trainer.holding import TrainingRows
-from lensmith_trainer.kept_rows import keep_rows, kept_rows
-from lensmith_trainer.learning_process import check_start, learn
+from lensmith_trainer.kept_rows import keep_rows, kept_bytes, kept_rows
+from lensmith_trainer.learning_process import check_start, is_checked, learn
 from lensmith_trainer.network_transfer import NetworkTransfer
 from lensmith_trainer.progress import FETCHED, FITTED, JobProgress
 from lensmith_trainer.scratch import Scratch
@@ -94,11 +92,10 @@ class FineTuning:
         async with self._scratch.held(job.version_uid) as folder:
             # Named for what it is: its name stands in what people read when it cannot learn.
             start = folder / "base" / job.space.partition(".")[0]
-            if not await asyncio.to_thread((start / "checked").is_file):
+            if not await asyncio.to_thread(is_checked, start):
                 await self._transfer.fetch_pack(job.space, start)
                 progress.message = "looking whether the base model can learn on"
                 await check_start(start)
-                await asyncio.to_thread((start / "checked").touch)
             before = await self._before(job, folder, progress, fetch)
             laid = await self._laid_out(job, folder, start, before, progress)
             progress.stage, progress.message = "fine_tuning", f"{len(laid.rows)} images are there, learning begins"
@@ -147,7 +144,8 @@ class FineTuning:
             return laid
         ids = before.rival.known.ids
         card = load_card(start)
-        await self._scratch.make_room(folder, len(ids) * bytes_of_pixels(card.resize) + _GRAPH_COPIES * card.bytes)
+        room = len(ids) * bytes_of_pixels(card.resize) + _GRAPH_COPIES * card.bytes + kept_bytes(folder)
+        await self._scratch.make_room(folder, room)
         progress.stage = "fetching"
         coming = self._transfer.pictures(job.app_id, ids)
         pictures = _pulled(coming, asyncio.get_running_loop(), len(ids), progress)
@@ -168,10 +166,6 @@ class FineTuning:
         )
         try:
             return await asyncio.shield(laying)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise PreconditionError("FINE_TUNING_TOO_LARGE", "the disk of the trainer is full") from error
         finally:
             # The thread writes into the folder, which must not be let go before; it looks at `stop` all the while.
             if not laying.done():

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from lensmith_trainer.holding import Row, TrainingRows
 
-__all__ = ["keep_rows", "kept_rows"]
+__all__ = ["keep_rows", "kept_bytes", "kept_rows"]
 
 _FILE = "rows.safetensors"
 _KEY = "lensmith_rows"
@@ -33,6 +33,11 @@ def keep_rows(folder: Path, taken: TrainingRows) -> None:
         file.flush()
         os.fsync(file.fileno())
     staging.replace(folder / _FILE)
+
+
+def kept_bytes(folder: Path) -> int:
+    """Return the room that it takes."""
+    return (folder / _FILE).stat().st_size
 
 
 def kept_rows(folder: Path) -> TrainingRows | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import importlib.util
 import json
 import logging
@@ -12,15 +14,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from lensmith_vision.errors import TrainingError
+from lensmith_vision.card import MODEL_FILE
+from lensmith_vision.errors import PackError, TrainingError
+from lensmith_vision.fine_tune.job import put_file
+from lensmith_vision.pack import load_card
 
-__all__ = ["check_start", "learn", "missing_packages"]
+__all__ = ["check_start", "is_checked", "learn", "missing_packages"]
 
 _MODULE = "lensmith_vision.fine_tune"
 _NEEDED = ("torch", "lightning", "onnx")
 _TOGETHER = ("-m", "torch.distributed.run", "--standalone")
 """What `torchrun` runs. Its processes inherit the pipe, so each of them ends with the trainer."""
 
+_CHECKED_FILE = "checked"
 _NICENESS = 10
 """What it gives way to: heads, which take seconds, and predictions."""
 
@@ -37,7 +43,7 @@ def missing_packages() -> list[str]:
 
 
 async def check_start(pack: Path) -> None:
-    """Refuse a base network that cannot learn on.
+    """Refuse a base network that cannot learn on, and note in its folder which one can.
 
     Raises:
         TrainingError: NETWORK_NOT_TRAINABLE.
@@ -45,6 +51,17 @@ async def check_start(pack: Path) -> None:
     code = await _run(["--check", str(pack)], lambda fraction, message: None)
     if code:
         raise _crashed(code)
+    await asyncio.to_thread(lambda: put_file(pack / _CHECKED_FILE, load_card(pack).sha256.encode()))
+
+
+def is_checked(pack: Path) -> bool:
+    """Tell whether a base network lies in a folder, whole, and can learn on, whatever was killed or lost its power."""
+    try:
+        with (pack / MODEL_FILE).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        return found == load_card(pack).sha256 == (pack / _CHECKED_FILE).read_text()
+    except (OSError, ValueError, PackError):
+        return False
 
 
 async def learn(folder: Path, told: Told, processes: int = 1) -> None:
@@ -59,6 +76,7 @@ async def learn(folder: Path, told: Told, processes: int = 1) -> None:
 
     Raises:
         TrainingError: The job cannot be done, or its process dies again and again.
+        OSError: The disk is full.
     """
     best, fruitless = -1.0, 0
 
@@ -80,6 +98,7 @@ async def _run(arguments: list[str], told: Told, processes: int = 1) -> int:
 
     Raises:
         TrainingError: It says that another try would fail as well.
+        OSError: It says that the disk is full.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -95,7 +114,7 @@ async def _run(arguments: list[str], told: Told, processes: int = 1) -> int:
         # A Ctrl-C at the terminal is for the trainer, which stops it in order.
         start_new_session=True,
     )
-    failure: TrainingError | None = None
+    failure: TrainingError | OSError | None = None
     try:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
@@ -118,12 +137,16 @@ async def _run(arguments: list[str], told: Told, processes: int = 1) -> int:
     return code
 
 
-def _heard(line: bytes, told: Told) -> TrainingError | None:
+def _failed(reason: str, message: str) -> TrainingError | OSError:
+    return OSError(errno.ENOSPC, message) if reason == "DISK_FULL" else TrainingError(reason, message)
+
+
+def _heard(line: bytes, told: Told) -> TrainingError | OSError | None:
     """Take in what the process says; other programs' words on its output are passed over."""
     try:
         document = json.loads(line)
         if "error" in document:
-            return TrainingError(str(document["error"]["reason"]), str(document["error"]["message"]))
+            return _failed(str(document["error"]["reason"]), str(document["error"]["message"]))
         event = document["event"]
         told(float(event["fraction"]), str(event["message"]))
     except (ValueError, KeyError, TypeError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from lensmith_platform.errors import PreconditionError
@@ -19,6 +20,8 @@ _LOCK_SECONDS = 0.1
 _FORGOTTEN_SECONDS = 7 * 86400.0
 """A folder that nobody has touched for so long is of a version that another machine has finished."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ROOM_FILE, _ROOM_LOCK = "room", "room.lock"
 _ROOM_LEFT = 256 << 20
 """What is left free on the disk for everybody else."""
 
@@ -45,7 +48,11 @@ class Scratch:
 
     @asynccontextmanager
     async def held(self, version_uid: str) -> AsyncIterator[Path]:
-        """Hold the folder of a version alone among all processes of the machine; the system frees it when one dies."""
+        """Hold the folder of a version alone among all processes of the machine; the system frees it when one dies.
+
+        Raises:
+            PreconditionError: FINE_TUNING_TOO_LARGE: the disk got full meanwhile.
+        """
         # A lock of another process cannot wake us.
         while (lock := self._try_lock(version_uid)) is None:  # noqa: ASYNC110
             await asyncio.sleep(_LOCK_SECONDS)
@@ -53,11 +60,17 @@ class Scratch:
             path = self._folder / version_uid
             await asyncio.to_thread(lambda: path.mkdir(mode=0o700, exist_ok=True))
             yield path
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise PreconditionError("FINE_TUNING_TOO_LARGE", "the disk of the trainer is full") from error
         finally:
             os.close(lock)
 
     async def make_room(self, held: Path, needed: int) -> None:
-        """See that a held folder may grow to so many bytes; folders of others that nobody holds give way, oldest first.
+        """See that a held folder may grow to so many bytes, which are its own from then on, also while it is smaller.
+
+        Folders of others that nobody holds give way, oldest first.
 
         Raises:
             PreconditionError: FINE_TUNING_TOO_LARGE: the setting or the disk does not allow it.
@@ -77,20 +90,34 @@ class Scratch:
     def _make_room(self, held: Path, needed: int) -> None:
         if needed > self._max_bytes:
             raise _too_large(needed, f"this trainer gives it at most {_text(self._max_bytes)} (scratch_bytes)")
-        others = sorted((path for path in self._folders() if path != held), key=_touched)
-        used = {path: _size(path) for path in others}
-        for path in others:
-            if sum(used.values()) + needed <= self._max_bytes and self._free(held) >= needed:
-                break
-            if self._discard(path.name):
-                del used[path]
-        if sum(used.values()) + needed > self._max_bytes:
-            raise _too_large(needed, f"others take {_text(sum(used.values()))} of {_text(self._max_bytes)} already")
-        if self._free(held) < needed:
-            raise _too_large(needed, f"only {_text(max(0, self._free(held)))} are free on the disk")
+        with self._alone():
+            others = sorted((path for path in self._folders() if path != held), key=_touched)
+            for path in list(others):
+                if _taken(others) + needed <= self._max_bytes and self._free(held, others) >= needed:
+                    break
+                if self._discard(path.name):
+                    others.remove(path)
+            if _taken(others) + needed > self._max_bytes:
+                raise _too_large(needed, f"others take {_text(_taken(others))} of {_text(self._max_bytes)} already")
+            free = self._free(held, others)
+            if free < needed:
+                raise _too_large(needed, f"only {_text(max(0, free))} are free on the disk")
+            (held / _ROOM_FILE).write_text(str(needed))
 
-    def _free(self, held: Path) -> int:
-        return shutil.disk_usage(self._folder).free - _ROOM_LEFT + _size(held)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other trainers from dealing out the same room."""
+        descriptor = os.open(self._folder / _ROOM_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _free(self, held: Path, others: Sequence[Path]) -> int:
+        """What the disk has left, but for what others have yet to write."""
+        owed = sum(_room(path) - _size(path) for path in others)
+        return shutil.disk_usage(self._folder).free - _ROOM_LEFT - owed + _size(held)
 
     def _discard(self, version_uid: str) -> bool:
         lock = self._try_lock(version_uid)
@@ -142,6 +169,18 @@ def _touched(path: Path) -> float:
         return max((item.stat().st_mtime for item in (path, *path.rglob("*"))), default=0.0)
     except OSError:
         return time.time()
+
+
+def _taken(paths: Sequence[Path]) -> int:
+    return sum(_room(path) for path in paths)
+
+
+def _room(path: Path) -> int:
+    """What a folder takes or may yet take."""
+    try:
+        return max(_size(path), int((path / _ROOM_FILE).read_text()))
+    except (OSError, ValueError):
+        return _size(path)
 
 
 def _size(path: Path) -> int:

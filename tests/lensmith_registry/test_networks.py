@@ -1,6 +1,7 @@
 """Networks of fine-tuned versions: taken in under a lease, held against their card, and gone with their version."""
 
 import hashlib
+import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -204,6 +205,10 @@ async def test_network_goes_when_its_version_is_cancelled_or_keeps_its_head(make
         assert _stored(s3)
         cancel = pb.CancelModelVersionRequest(name=version.name)
         await rig.models.CancelModelVersion(cancel, metadata=rig.key())
+        await until(lambda: _nothing_stored(s3))
+        # A file that was on its way, and whoever put it died before it could take it away again.
+        late = f"networks/{TRASH}/{version.uid}/{job.lease}/model.onnx"
+        s3.client.put_object(s3.name, late, io.BytesIO(MODEL), len(MODEL))
         await until(lambda: _nothing_stored(s3))
         second = await rig.models.TrainModel(
             pb.TrainModelRequest(name="apps/trash/models/sorter", training={"mode": FINE_TUNE}), metadata=rig.key()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from lensmith_platform.errors import PreconditionError
 from lensmith_trainer.holding import Row, TrainingRows
 from lensmith_trainer.kept_rows import keep_rows, kept_rows
+from lensmith_trainer.learning_process import is_checked
 from lensmith_trainer.scratch import Scratch
+from lensmith_vision.pack import builtin_pack, load_card
 
 MIB = 1 << 20
 
@@ -58,6 +61,40 @@ async def test_oldest_folders_give_way_when_room_is_needed(scratch: Scratch) -> 
         with pytest.raises(PreconditionError, match=r"takes 11 MiB of scratch space.*at most 10 MiB"):
             await scratch.make_room(folder, 11 * MIB)
         assert young.exists()
+
+
+async def test_room_that_was_given_is_given_to_nobody_else(scratch: Scratch) -> None:
+    async with scratch.held("first") as first, scratch.held("second") as second:
+        await scratch.make_room(first, 6 * MIB)
+        with pytest.raises(PreconditionError, match="others take 6 MiB of 10 MiB already"):
+            await scratch.make_room(second, 6 * MIB)
+    # Nobody holds it any more: what it may yet have written is no reason to keep it.
+    async with scratch.held("second") as second:
+        await scratch.make_room(second, 6 * MIB)
+    assert not first.exists()
+
+
+async def test_version_is_told_when_the_disk_gets_full(scratch: Scratch) -> None:
+    taken = TrainingRows([Row("a", "0" * 64, {"glass": True})], np.ones((1, 4), np.float32))
+
+    async def keep() -> None:
+        async with scratch.held("a") as folder:
+            (folder / ".rows.safetensors").symlink_to("/dev/full")
+            keep_rows(folder, taken)
+
+    with pytest.raises(PreconditionError, match=r"FINE_TUNING_TOO_LARGE.*the disk of the trainer is full"):
+        await keep()
+
+
+def test_base_network_is_fetched_again_unless_it_is_whole(tmp_path: Path) -> None:
+    pack = tmp_path / "plain"
+    shutil.copytree(builtin_pack("plain"), pack)
+    assert not is_checked(pack)
+    (pack / "checked").write_text(load_card(pack).sha256)
+    assert is_checked(pack)
+    # Its bytes had not reached the disk when the power went.
+    (pack / "model.onnx").write_bytes(b"")
+    assert not is_checked(pack)
 
 
 async def test_room_is_refused_when_the_disk_lacks_it(tmp_path: Path) -> None:

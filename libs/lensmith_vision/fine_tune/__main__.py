@@ -8,6 +8,7 @@ but to say whether it can be fine-tuned.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -47,6 +48,10 @@ def main() -> int:
             run(options.folder, lambda event: _say({"event": asdict(event)}))
     except VisionError as error:
         return _failed(error.reason, str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _failed("DISK_FULL", str(error))
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Routines that are called by their address do what SciPy's own functions do."""
+"""Routines that are called by their address do what SciPy's own functions do, and both do what they promise."""
 
 import numpy as np
 import pytest
 
+from lensmith_vision.lapack import ByAddress, ByScipy, Routines, routines
 from lensmith_vision.positive import add_products, inverse_of, inverse_root_of, mirror, solve_positive
 
 
@@ -58,3 +59,49 @@ def test_what_does_not_fit_is_refused_before_it_is_written_to() -> None:
         inverse_of(rows_of(4, 3, np.float64), 1.0)
     with pytest.raises(ValueError, match="no square matrix"):
         inverse_root_of(rows_of(4, 4, np.float32))
+
+
+def _everything(these: Routines, dtype: type[np.floating]) -> list[np.ndarray]:
+    """What each routine makes of the same matrices."""
+    rows = rows_of(90, 37, dtype)
+    factor, right = rows.T @ rows, rows_of(7, 37, dtype)
+    assert these.factor(factor, "L")
+    these.solve(factor, right)
+    made = [factor, right]
+    if dtype is np.float32:
+        sums = rows.T @ rows
+        these.add_products(sums, rows)
+        return [*made, sums]
+    inverse, root = factor.copy(), rows.T @ rows
+    assert these.invert(inverse)
+    assert these.factor(root, "U")
+    assert these.invert_triangle(root)
+    return [*made, inverse, root]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_both_roads_give_the_same_numbers(dtype: type[np.floating]) -> None:
+    by_address, by_scipy = _everything(ByAddress(), dtype), _everything(ByScipy(), dtype)
+    for one, other in zip(by_address, by_scipy, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6 if dtype is np.float32 else 1e-13)
+    for these in (ByAddress(), ByScipy()):
+        assert not these.factor(-np.eye(4, dtype=dtype), "L")
+    # Without the routines every fit takes turns: that is to be known before somebody waits for it.
+    assert isinstance(routines(), ByAddress)
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(spoilt: float) -> None:
+    for place in ((0, 0), (2, 5), (5, 5)):
+        matrix = 10 * np.eye(6)
+        matrix[place] = matrix[place[::-1]] = spoilt
+        for solving in (
+            lambda one: solve_positive(one, np.ones((2, 6))),
+            lambda one: solve_positive(one.astype(np.float32), np.ones((2, 6), np.float32)),
+            lambda one: inverse_of(one, 1.0),
+            inverse_root_of,
+        ):
+            with pytest.raises(np.linalg.LinAlgError):
+                solving(matrix.copy())
+    with pytest.raises(np.linalg.LinAlgError, match="right side"):
+        solve_positive(np.eye(6), np.full((2, 6), spoilt))

@@ -54,6 +54,8 @@ SAMPLE = 512
 _OF_EACH = 4
 _RATIOS = (0.5, 1.0, 2.0, 4.0)
 """What similarities may count beside linear logits."""
+_SMALLER_RATIOS = (0.03, 0.125, *_RATIOS)
+"""And where there are so many pictures that linear logits alone may be the better ones."""
 
 USUAL_LINEAR = 1.0
 _USUAL_KERNEL = 10.0
@@ -183,7 +185,7 @@ def _choose_kernel(products: Doubles, classes: Ints, groups: Ints, linear: Doubl
 
 
 def mixed(
-    linear: npt.NDArray[np.floating], values: npt.NDArray[np.floating], own: float, classes: Ints
+    linear: npt.NDArray[np.floating], values: npt.NDArray[np.floating], own: float, classes: Ints, *, many: bool = False
 ) -> tuple[float, float]:
     """Find how much similarities count beside calibrated linear logits, and the factor of both together.
 
@@ -191,7 +193,7 @@ def mixed(
     """
     found = [
         (ratio * own, calibrate(linear + values * (ratio * own), classes, 1 / (1 + ratio), CERTAINTY))
-        for ratio in _RATIOS
+        for ratio in (_SMALLER_RATIOS if many else _RATIOS)
     ]
     factor, together = min(found, key=lambda pair: pair[1].loss)
     return factor, together.factor

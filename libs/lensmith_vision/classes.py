@@ -134,7 +134,7 @@ def _mixture(linear: ClassFit, similar: _Similar, chosen: KernelChoice, classes:
         # All pictures are surer than a sample.
         some = some_rows(len(classes), logits.shape[1])
         own = calibrate(values[some], classes[some], factor, CERTAINTY).factor
-        factor, both = mixed(logits[some], values[some], own, classes[some])
+        factor, both = mixed(logits[some], values[some], own, classes[some], many=True)
     logits += values * np.float32(factor)
     logits *= np.float32(both)
     kernel, constant = similar.similarities.part(similar.weights * (factor * both))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 
+from lensmith_vision.class_choice import mixed
 from lensmith_vision.discriminant import held_out_logits, solve
 from lensmith_vision.errors import HeadError, TrainingError
 from lensmith_vision.folds import groups_of
@@ -142,6 +143,14 @@ def test_fit_takes_the_kernel_tier_when_it_earns_its_place() -> None:
     assert auto.evaluation.accuracy is not None
     assert linear.evaluation.accuracy is not None
     assert auto.evaluation.accuracy >= linear.evaluation.accuracy + 0.01
+
+
+def test_similarities_hardly_count_when_they_tell_nothing_and_pictures_are_many() -> None:
+    generator = np.random.default_rng(0)
+    classes = np.arange(2000) % 40
+    linear = generator.standard_normal((2000, 40)) + 3 * np.eye(40)[classes]
+    factor, _ = mixed(linear, generator.standard_normal((2000, 40)), 10.0, classes, many=True)
+    assert factor == pytest.approx(0.3)
 
 
 def test_kernel_head_gives_the_same_scores_when_saved_and_loaded() -> None:

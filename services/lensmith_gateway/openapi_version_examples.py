@@ -254,6 +254,7 @@ VERSION_EXAMPLES: Mapping[str, Example] = {
                     ],
                     "state": "SUGGESTION_STATE_OPEN",
                     "actor": "",
+                    "inputsToLabel": [],
                 }
             ],
             "nextPageToken": "DX0tekTlbFCnMu6VvpBdgVsxXQ",
@@ -269,6 +270,7 @@ VERSION_EXAMPLES: Mapping[str, Example] = {
                     "suggestion": "apps/kitchen/models/sorter/versions/4/suggestions/2",
                     "status": {"code": 0, "message": "", "details": []},
                     "state": "SUGGESTION_STATE_ACCEPTED",
+                    "labelNextSuggestions": [],
                 }
             ],
             "acceptedCount": 4,

@@ -93,10 +93,12 @@ class Decisions:
             LensmithError: dataset is away; what was done is found done by the next call. Or concepts cannot be merged.
         """
         decisions = [_judged(row, action) for row in rows]
-        todo = [one for one in decisions if one.error is None and one.row.state != one.state]
+        # What was followed by asking for labels may be merged as well; to merge again changes nothing.
+        merge = action == "MERGE_CONCEPTS"
+        todo = [one for one in decisions if one.error is None and (merge or one.row.state != one.state)]
         for start in range(0, len(todo), _BATCH):
             batch = todo[start : start + _BATCH]
-            if action == "MERGE_CONCEPTS":
+            if merge:
                 for one in batch:
                     await self._merging.merge(version, (one.row.concept, one.row.other_concept), merge_into, actor)
             elif action != "DISMISS":
@@ -135,23 +137,21 @@ class Decisions:
 
 def _judged(row: SuggestionRow, action: Action) -> Decision:
     outcome = _OUTCOMES[action]
-    # What is followed for good may be ended.
-    ended = row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")
-    if row.state != "OPEN" and not ended:
-        if row.state == outcome:
-            return Decision(row, row.state)
-        return Decision(
-            row,
-            row.state,
-            PreconditionError(
-                "SUGGESTION_DECIDED", f"it is {row.state} already", metadata={"state": row.state, "actor": row.actor}
-            ),
-        )
     wanted = SuggestionAction.Value(f"SUGGESTION_ACTION_{action}")
     if wanted not in actions_of(message_from_json(row.body, Suggestion())):
         why = "this cannot be done about it; see its `actions`"
         return Decision(row, row.state, PreconditionError("SUGGESTION_ACTION_NOT_POSSIBLE", why))
-    return Decision(row, outcome)
+    # What is followed for good may be ended.
+    ended = row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")
+    if row.state in ("OPEN", outcome) or ended:
+        return Decision(row, outcome)
+    return Decision(
+        row,
+        row.state,
+        PreconditionError(
+            "SUGGESTION_DECIDED", f"it is {row.state} already", metadata={"state": row.state, "actor": row.actor}
+        ),
+    )
 
 
 def _swap_of(model: Model, suggestion: Suggestion, action: Action) -> LabelSwap:

@@ -173,6 +173,35 @@ def test_wrong_labels_are_found_and_made_right_by_the_command_line(platform: Pla
             assert (label["concept"], label["actor"].split("/")[0]) == ("wood", "keys")
 
 
+def test_pictures_are_asked_for_when_few_images_are_accepted_by_the_command_line(
+    platform: PlatformProcess, key: str
+) -> None:
+    with lensmith.Client(platform.url, key, "road") as client:
+        unlabelled = [item.id for item in client.inputs.list(concept="marble")][:3]
+        assert not client.annotations.remove({name: ["marble"] for name in unlabelled})
+        platform.cli("train", "sorter", "--watch", "--json")
+        found = json.loads(platform.cli("fix", "sorter", "--kind", "few-images", "--json").stdout)["suggestions"]
+        few = next(one for one in found if one["concept"] == "marble")
+        asked = {one["input"] for one in few["inputs_to_label"]}
+        assert asked & set(unlabelled)
+        assert few["actions"] == ["apply", "dismiss"]
+
+        every = ["--kind", "few-images", "--concept", "marble", "--accept-all"]
+        [done] = json.loads(platform.cli("fix", "sorter", *every, "--json").stdout)
+        listed = {one.number: one for one in client.suggestions.list("sorter", kind=lensmith.SuggestionKind.LABEL_NEXT)}
+        assert {listed[number].input for number in done["label_next"]} == asked
+        # What is accepted of them is labelled.
+        [number] = [number for number in done["label_next"] if listed[number].input == min(asked & set(unlabelled))]
+        [labelled] = json.loads(platform.cli("fix", "sorter", "--accept", str(number), "--json").stdout)
+        assert labelled["state"] == "accepted"
+        [label] = client.inputs.get(listed[number].input).annotations
+        assert label.concept in listed[number].desired
+        refused = client.suggestions.merge("sorter", few["number"], "wood")
+        assert refused.error is not None
+        assert refused.error.reason == "SUGGESTION_ACTION_NOT_POSSIBLE"
+        assert not client.annotations.set({name: [lensmith.Annotation("marble")] for name in unlabelled})
+
+
 def test_a_version_is_looked_into_and_tuned_by_the_command_line(
     platform: PlatformProcess, key: str, photos: Path
 ) -> None:

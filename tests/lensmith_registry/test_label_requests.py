@@ -140,6 +140,8 @@ async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) 
     assert rig.dataset.calls["CopyLabels"] == 0
 
     asked["merge_into"] = "glass"
+    # That pictures were asked for is no reason not to merge.
+    assert (await _accept(rig, version, suggestions=["1"])).accepted_count == 1
     assert (await _accept(rig, version, **asked)).accepted_count == 1
     assert (await _accept(rig, version, **asked)).accepted_count == 1
 

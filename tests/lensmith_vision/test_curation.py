@@ -165,6 +165,7 @@ def test_pictures_that_look_like_what_is_rare_or_confused_are_asked_for() -> Non
     found = with_asked([few, confused, other], head, pictures)
 
     assert {one.picture for one in found[0].asked} == {"paper-1", "paper-2", "paper-3"}
+    assert found[0].message == "few; 3 pictures without a label look like it"
     assert all((one.concept, one.value) == ("paper", True) for one in found[0].asked)
     assert [one.score for one in found[0].asked] == sorted((one.score for one in found[0].asked), reverse=True)
     assert [one.picture for one in found[1].asked] == ["between"]

@@ -37,13 +37,22 @@ def with_asked(found: Sequence[Suggestion], head: Head, candidates: Pictures) ->
     for one in found:
         if one.kind == "FEW_IMAGES":
             chosen = _unfamiliar(head, features) if head.type == "regression" else _alike(head, scores, one.concept)
-            result.append(replace(one, asked=_asked(head, scores, chosen, candidates, once, (one.concept,))))
+            asked = _asked(head, scores, chosen, candidates, once, (one.concept,))
+            result.append(_with(one, asked, "may help" if head.type == "regression" else "look like it"))
         elif one.kind == "CONFUSED_CONCEPTS":
             chosen = _alike(head, scores, one.concept, one.other)
-            result.append(replace(one, asked=_asked(head, scores, chosen, candidates, once, (one.concept, one.other))))
+            asked = _asked(head, scores, chosen, candidates, once, (one.concept, one.other))
+            result.append(_with(one, asked, "look like both"))
         else:
             result.append(one)
     return result
+
+
+def _with(one: Suggestion, asked: tuple[Asked, ...], why: str) -> Suggestion:
+    if not asked:
+        return one
+    count = f"{len(asked)} pictures" if len(asked) > 1 else "1 picture"
+    return replace(one, asked=asked, message=f"{one.message}; {count} without a label {why}")
 
 
 def _alike(head: Head, scores: Floats, *concepts: str) -> Ints:

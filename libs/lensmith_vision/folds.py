@@ -113,7 +113,7 @@ def stratified_group_folds(
 
 def blocks_of_folds(folds: Ints, most: int = _BLOCK_OF_FOLD) -> Iterator[Ints]:
     """Rows in blocks of one fold each: small enough to work on several at once and to need no second copy of all."""
-    for fold in range(int(folds.max()) + 1):
+    for fold in range(int(folds.max(initial=-1)) + 1):
         yield from blocks_of_fold(folds, fold, most)
 
 

@@ -225,7 +225,9 @@ def kept_scores(scores: Floats) -> Floats | None:
 
 
 def _with_more(scores: Floats | None, sums: ClassSums, features: Features, folds: Ints) -> Floats | None:
-    return None if scores is None else np.concatenate([scores, sums.held_out(features, folds)])
+    if scores is None or not len(features):
+        return scores
+    return np.concatenate([scores, sums.held_out(features, folds)])
 
 
 def _same_bytes(before: Pictures, group_ids: Sequence[str], places: Ints) -> bool:

@@ -68,6 +68,14 @@ def test_head_is_that_of_a_fit_on_all_pictures_when_some_are_new_and_one_has_ano
     assert before.memory.sums.total.rows == ROWS - NEW
 
 
+def test_evaluation_and_head_are_those_of_the_fit_before_when_nothing_changed(data: TrainingSet) -> None:
+    before = fit(data, OPTIONS)
+    again = fit(data, OPTIONS, memory=before.memory)
+    np.testing.assert_allclose(again.head.weights, before.head.weights, rtol=1e-4, atol=1e-5)
+    assert again.evaluation == before.evaluation
+    assert again.memory.unevaluated == 0
+
+
 def _moments(data: TrainingSet, fitted: Fitted) -> Moments:
     sums = fitted.memory.sums
     statistics = SufficientStatistics(sums.origin, WIDTH, 1, sides=1)
@@ -174,3 +182,14 @@ def test_nothing_is_grown_when_a_new_picture_has_the_bytes_of_another(
     sketch = Sketch.of(MANY - 5, lambda rows: data.features[rows])
     new = NewPictures(data.ids[-5:-3], ("twice", group), data.features[-5:-3], np.array([1, 2]))
     assert grow(fitted.memory, sketch, new, lambda rows: data.features[rows]) is None
+
+
+def test_scores_are_made_anew_when_they_were_too_many_to_keep(many: tuple[TrainingSet, Fitted]) -> None:
+    data, fitted = many
+    assert fitted.memory.pictures.scores is None
+    labels = data.labels[:-5].copy()
+    labels[7] = np.roll(labels[7], 1)
+    again = fit(replace(data.rows(np.arange(MANY) < MANY - 5), labels=labels), OPTIONS, memory=fitted.memory)
+    assert again.memory.changed == 1
+    np.testing.assert_allclose(again.out_of_fold.scores, fitted.out_of_fold.scores, atol=2e-3)
+    assert again.evaluation.accuracy == pytest.approx(fitted.evaluation.accuracy, abs=1e-3)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lensmith_vision import metrics
 from lensmith_vision.bootstrap import Interval, Resamples
 from lensmith_vision.errors import VisionError
-from lensmith_vision.evaluation import Evaluation, defined
+from lensmith_vision.evaluation import ConceptEvaluation, Evaluation, defined
 from lensmith_vision.figures import Cells, count_intervals
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.report import Decisions, ThresholdAim, thresholds_of
@@ -80,14 +80,8 @@ def at_thresholds(evaluation: Evaluation, predictions: OutOfFoldPredictions, thr
         VisionError: ``NO_THRESHOLDS``, or ``THRESHOLD_TOO_LOW``: so low scores were not stored.
     """
     labels = _require_concepts(predictions)
-    if predictions.floor > 0 and bool((thresholds <= predictions.floor).any()):
-        raise VisionError(
-            "THRESHOLD_TOO_LOW",
-            f"of so many pictures and concepts only scores above {predictions.floor:.4f} are stored",
-            {"least": f"{predictions.floor:.6f}"},
-        )
-    predicted = predictions.scores >= thresholds
-    cells = Cells.of(labels, predicted)
+    stands = _standing(evaluation, predictions, thresholds)
+    cells = Cells.of(labels, predictions.scores >= thresholds)
     negatives = (labels == 0).sum(axis=0).tolist()
     counts = [
         metrics.Binary(right, false, missed, negative - false)
@@ -96,30 +90,50 @@ def at_thresholds(evaluation: Evaluation, predictions: OutOfFoldPredictions, thr
     resamples = Resamples(predictions.groups)
     intervals = count_intervals(cells, resamples)
     concepts = tuple(
-        replace(
-            concept,
-            precision=defined(count.precision) or 0.0,
-            recall=defined(count.recall) or 0.0,
-            f1=defined(count.f1) or 0.0,
-            threshold=float(threshold),
-            intervals=_merged(concept.intervals, own, _RANK_FIGURES),
-        )
-        for concept, count, threshold, own in zip(
-            evaluation.concepts, counts, thresholds, intervals.concepts, strict=True
+        concept if stays else _moved(concept, count, float(threshold), own)
+        for concept, stays, count, threshold, own in zip(
+            evaluation.concepts, stands, counts, thresholds, intervals.concepts, strict=True
         )
     )
+    figures = [concept if stays else count for concept, stays, count in zip(concepts, stands, counts, strict=True)]
     together = sum(counts[1:], counts[0])
     return replace(
         evaluation,
         concepts=concepts,
-        macro_precision=defined(metrics.mean_defined([count.precision for count in counts])),
-        macro_recall=defined(metrics.mean_defined([count.recall for count in counts])),
-        macro_f1=defined(metrics.mean_defined([count.f1 for count in counts])),
+        macro_precision=defined(metrics.mean_defined([one.precision for one in figures])),
+        macro_recall=defined(metrics.mean_defined([one.recall for one in figures])),
+        macro_f1=defined(metrics.mean_defined([one.f1 for one in figures])),
         micro_precision=defined(together.precision),
         micro_recall=defined(together.recall),
         micro_f1=defined(together.f1),
         intervals=_merged(evaluation.intervals, intervals.whole, frozenset({"accuracy", "top5_accuracy"})),
         resamples=resamples.count,
+    )
+
+
+def _standing(evaluation: Evaluation, predictions: OutOfFoldPredictions, thresholds: Floats) -> Bools:
+    """Tell the concepts [c] whose threshold is below what is stored, and stays: what training counted stands."""
+    low = np.asarray((thresholds <= predictions.floor) & (predictions.floor > 0), np.bool_)
+    known = np.array([concept.threshold for concept in evaluation.concepts])
+    if bool((low & ~np.isclose(thresholds, known, rtol=1e-4, atol=0)).any()):
+        raise VisionError(
+            "THRESHOLD_TOO_LOW",
+            f"of so many pictures and concepts only scores above {predictions.floor:.4f} are stored",
+            {"least": f"{predictions.floor:.6f}"},
+        )
+    return low
+
+
+def _moved(
+    concept: ConceptEvaluation, count: metrics.Binary, threshold: float, intervals: dict[str, Interval | None]
+) -> ConceptEvaluation:
+    return replace(
+        concept,
+        precision=defined(count.precision) or 0.0,
+        recall=defined(count.recall) or 0.0,
+        f1=defined(count.f1) or 0.0,
+        threshold=threshold,
+        intervals=_merged(concept.intervals, intervals, _RANK_FIGURES),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,18 @@ def test_figures_move_with_the_thresholds_when_labels_overlap() -> None:
     assert [(row.precision, row.recall) for row in moved.concepts] == [(pytest.approx(2 / 3), 1.0), (0.5, 1.0)]
     assert moved.micro_precision == pytest.approx(3 / 5)
     assert judging.choose_thresholds(one, ThresholdAim(least_precision=1.0))[0] > 0.3
+
+
+def test_what_training_counted_stands_when_a_threshold_stays_below_what_is_stored() -> None:
+    scores = [[0.9, 0.4], [0.2, 0.9], [0.3, 0.0], [0.1, 0.0]]
+    one = replace(_labelled([[1, 0], [1, 0], [0, 1], [0, 1]], scores), floor=0.05)
+    rows = (ConceptEvaluation("a", 2, 2, 0.5, 0.5, 0.5, 0.5), ConceptEvaluation("b", 2, 2, 0.25, 0.5, 0.4, 0.001))
+    from_training = Evaluation("", 4, 4, 0.1, concepts=rows)
+    moved = judging.at_thresholds(from_training, one, np.asarray([0.15, 0.001], np.float32))
+    assert moved.concepts[1] == rows[1]
+    assert (moved.concepts[0].recall, moved.macro_recall) == (1.0, 0.75)
+    with pytest.raises(VisionError, match=r"only scores above 0\.0500"):
+        judging.at_thresholds(from_training, one, np.asarray([0.15, 0.002], np.float32))
 
 
 def test_regression_has_answers_but_no_thresholds() -> None:

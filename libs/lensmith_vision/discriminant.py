@@ -114,9 +114,9 @@ def solve(moments: Moments, shrinkage: float, less: Moments | None = None) -> Di
 
 def solve_ridge(moments: Moments, penalty: float) -> Doubles:
     """Least squares of the positives' indicator (or of the targets), without an intercept; gives weights [d, c]."""
-    gram = moments.gram.copy()
+    gram = moments.gram.astype(np.float64)
     gram[np.diag_indices_from(gram)] += penalty
-    solved: Doubles = moments.sums[0].copy()
+    solved: Doubles = moments.sums[0].astype(np.float64)
     solve_positive(gram, solved)
     return solved.T
 

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
-_BLOCK_OF_FOLD = 2048
+_BLOCK_OF_FOLD = 1024
 _NEAR = 128
 _EXACT = 512
 _CELLS_FROM = 8192

@@ -166,7 +166,7 @@ def statistics_of(
 ) -> SufficientStatistics:
     """Sum up a training set of classes, block by block so that no second copy of the features is made."""
     origin = transformed(features[:_ORIGIN_ROWS], transform).mean(axis=0, dtype=np.float64).astype(np.float32)
-    statistics = SufficientStatistics(origin, width, int(folds.max()) + 1, sides=1)
+    statistics = SufficientStatistics(origin, width, int(folds.max()) + 1, sides=1, single=True)
     # Pictures of one class beside each other: a block has few of them.
     order = np.argsort(classes, kind="stable")
 

@@ -16,6 +16,7 @@ __all__ = ["Moments", "SufficientStatistics"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Sums = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
@@ -36,16 +37,18 @@ class Moments:
 
     rows: int
     total: Doubles
-    gram: Doubles
+    gram: Sums
     counts: Doubles
-    sums: Doubles
+    sums: Sums
 
     @classmethod
-    def zero(cls, dim: int, sides: int, concepts: int) -> Moments:
-        """Of no pictures."""
-        return cls(
-            0, np.zeros(dim), np.zeros((dim, dim)), np.zeros((sides, concepts)), np.zeros((sides, concepts, dim))
-        )
+    def zero(cls, dim: int, sides: int, concepts: int, *, single: bool = False) -> Moments:
+        """Of no pictures; the large sums in single precision where that is said."""
+
+        def sums(*shape: int) -> Sums:
+            return np.zeros(shape, np.float32) if single else np.zeros(shape)
+
+        return cls(0, np.zeros(dim), sums(dim, dim), np.zeros((sides, concepts)), sums(sides, concepts, dim))
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(
@@ -65,7 +68,7 @@ class Moments:
             self.sums - other.sums,
         )
 
-    def sums_of_all(self) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+    def sums_of_all(self) -> tuple[Doubles, Sums, Doubles, Sums]:
         """Every sum that it has."""
         return self.total, self.gram, self.counts, self.sums
 
@@ -111,14 +114,16 @@ class SufficientStatistics:
         concepts: How many.
         folds: How many.
         sides: 1 for classes that exclude each other, 2 for labels with negatives, 0 for targets.
+        single: Whether folds are summed in single precision, at half the memory: enough where a fit is made in it.
     """
 
-    def __init__(self, origin: Floats, concepts: int, folds: int, sides: int) -> None:
+    def __init__(self, origin: Floats, concepts: int, folds: int, sides: int, *, single: bool = False) -> None:
         self.origin = origin
         self._sides = sides
         self._lock = threading.Lock()
+        self._single = single
         self._shape = len(origin), max(sides, 1), concepts
-        self._folds = [Moments.zero(*self._shape) for _ in range(folds)]
+        self._folds = [Moments.zero(*self._shape, single=single) for _ in range(folds)]
 
     def __len__(self) -> int:
         """How many pictures are in it."""
@@ -173,7 +178,7 @@ class SufficientStatistics:
 
     def pop(self, fold: int) -> Moments:
         """Give out the pictures of one fold, which are then no longer in it."""
-        moments, self._folds[fold] = self._folds[fold], Moments.zero(*self._shape)
+        moments, self._folds[fold] = self._folds[fold], Moments.zero(*self._shape, single=self._single)
         return moments
 
     def _absorb(self, features: Floats, values: Floats, folds: Ints, sign: int) -> None:

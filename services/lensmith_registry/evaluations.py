@@ -68,9 +68,11 @@ class Evaluations:
             PreconditionError: It is not READY, or has no scores.
         """
         require_ready(row)
-        if row.evaluation is None:
+        async with self._database.transaction(row.app_id) as connection:
+            evaluated = await version_store.evaluation_of(connection, row)
+        if evaluated is None:
             raise NotFoundError("EVALUATION_NOT_FOUND", f"{row.name} came trained: it was not evaluated here")
-        figures = vision_evaluation.Evaluation.from_json(json.dumps(row.evaluation))
+        figures = vision_evaluation.Evaluation.from_json(json.dumps(evaluated))
         name, aim = f"{row.name}/evaluation", _aim(request)
         if request.thresholds or aim is not None:
             asked = _thresholds(request.thresholds, row, "thresholds") if request.thresholds else []

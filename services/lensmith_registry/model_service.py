@@ -228,7 +228,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                 base = await base_model_store.by_space(connection, row.space)
             except NotFoundError:
                 base = None
-        return card_of(row, base)
+            evaluated = await version_store.evaluation_of(connection, row)
+        return card_of(row, base, evaluated)
 
     async def ExportModelVersion(
         self, request: ExportModelVersionRequest, context: object
@@ -238,7 +239,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         row = await self._version(app, _version_name(_VERSION, request.name))
         async with self._database.transaction(app.app_id) as connection:
             base = await base_model_store.by_space(connection, row.space)
-        async for part in self._exporter.stream(row, base, card_of(row, base)):
+            evaluated = await version_store.evaluation_of(connection, row)
+        async for part in self._exporter.stream(row, base, card_of(row, base, evaluated)):
             yield part
 
     async def WatchModelVersion(

@@ -34,6 +34,7 @@ from lensmith_registry.evaluation_scores import out_of_fold_key
 from lensmith_registry.network_store import StoredNetwork
 from lensmith_registry.networks import Networks
 from lensmith_registry.serving_service import head_key
+from lensmith_registry.standing_evaluation_store import StandingEvaluation
 from lensmith_registry.version_inputs import snapshot_key
 from lensmith_registry.version_state_store import Outcome
 from lensmith_registry.version_store import Json, VersionRow
@@ -120,6 +121,7 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
     async def CompleteModelVersion(self, request: CompleteModelVersionRequest, context: object) -> ModelVersion:
         """Store the head, then the outcome; READY follows once serving has been told."""
         app_id, uid = request.app_id, _uid(request.version_uid)
+        _check_names(request)
         head = head_key(app_id, str(uid), hashlib.sha256(request.head).hexdigest())
         blobs = {head: request.head}
         scores = ""
@@ -134,13 +136,13 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
             row = await version_store.version_by_uid(connection, app_id, uid)
         if _is_completed(row, request.lease, head):
             return version_to_proto(row)
-        outcome = await self._outcome(request, row, head)
+        standing: StandingEvaluation | None = None
         async with self._database.transaction(app_id) as connection:
             if request.evaluation_of:
                 # It cannot be deleted before this version names its scores.
                 source = _uid(request.evaluation_of)
-                standing = await standing_evaluation_store.hold(connection, row, source, outcome.concepts)
-                scores, outcome = standing.out_of_fold, replace(outcome, evaluation=standing.evaluation)
+                standing = await standing_evaluation_store.hold(connection, row, source, request.concepts)
+                scores = standing.out_of_fold
             if not await version_state_store.set_blobs(
                 connection, app_id, uid, request.lease, self._lease_seconds, head, scores, snapshot
             ):
@@ -151,7 +153,11 @@ class TrainingJobServicer(training_job_service_pb2_grpc.TrainingJobServiceServic
         # Left by a trainer that lost its lease between storing its head and completing.
         left = (row.head, row.out_of_fold, row.dataset_snapshot)
         await self._blobs.delete([key for key in left if f"/{uid}/" in key and key not in blobs])
-        await asyncio.gather(*(self._blobs.put(key, data, _BYTES) for key, data in blobs.items()))
+        # What is refused in the end goes with its version: the row names it.
+        storing = asyncio.gather(*(self._blobs.put(key, data, _BYTES) for key, data in blobs.items()))
+        outcome, _ = await asyncio.gather(self._outcome(request, row, head), storing)
+        if standing is not None:
+            outcome = replace(outcome, evaluation=standing.evaluation)
         if outcome.network is not None:
             await self._networks.drop_others(row, request.lease)
         return await self._database.retry(lambda: self._complete(app_id, uid, request.lease, outcome))
@@ -215,6 +221,16 @@ def _is_completed(row: VersionRow, lease: int, head: str) -> bool:
     return row.completed_at is not None and row.lease == lease and row.head == head
 
 
+def _check_names(request: CompleteModelVersionRequest) -> None:
+    """Refuse what would store bytes that no row names, which nobody would ever delete."""
+    if request.evaluation_of and (request.evaluation_json or request.out_of_fold or request.network_space):
+        raise InvalidInputError(
+            "EVALUATION_AMBIGUOUS", "an evaluation of its own, or a network, cannot come with one that stands for it"
+        )
+    if not _SHA256.fullmatch(request.dataset_sha256):
+        raise InvalidInputError("DATASET_SHA256_INVALID", "dataset_sha256 must be 64 lower-case hexadecimal digits")
+
+
 def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tuple[Head, Json]:
     """Hold what a trainer hands in against its version; a head that serving refuses must not become READY.
 
@@ -229,11 +245,6 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         snapshot = dataset_snapshot.load(request.dataset_snapshot) if request.dataset_snapshot else None
     except VisionError as error:
         raise InvalidInputError(error.reason, str(error), metadata=error.metadata) from error
-    if request.evaluation_of and (request.evaluation_json or request.out_of_fold or request.network_space):
-        # Bytes that its row does not name would never be deleted.
-        raise InvalidInputError(
-            "EVALUATION_AMBIGUOUS", "an evaluation of its own, or a network, cannot come with one that stands for it"
-        )
     if head.space != space:
         raise InvalidInputError("HEAD_OTHER_SPACE", f"the head is for {head.space}, the version for {space}")
     if list(head.concepts) != list(request.concepts) or len(request.thresholds) != len(request.concepts):
@@ -242,8 +253,6 @@ def _checked_artefacts(request: CompleteModelVersionRequest, space: str) -> tupl
         raise InvalidInputError("OUT_OF_FOLD_INVALID", "type and concepts of the scores must be those of the head")
     if snapshot is not None and len(snapshot) != request.input_count:
         raise InvalidInputError("DATASET_SNAPSHOT_INVALID", "the snapshot must hold the inputs that were trained on")
-    if not _SHA256.fullmatch(request.dataset_sha256):
-        raise InvalidInputError("DATASET_SHA256_INVALID", "dataset_sha256 must be 64 lower-case hexadecimal digits")
     evaluation: Json = None if request.evaluation_of else json.loads(request.evaluation_json)
     return head, evaluation
 

@@ -23,6 +23,7 @@ __all__ = [
     "adopt",
     "changed",
     "delete_version",
+    "evaluation_of",
     "follow",
     "follow_best_base",
     "get_version",
@@ -40,7 +41,7 @@ State = Literal["QUEUED", "TRAINING", "READY", "FAILED", "CANCELLED"]
 
 _COLUMNS = """v.id, v.uid, v.app_id, m.app_name, m.model, v.model_id, v.number, v.state, v.error, v.fraction, v.stage,
   v.progress_message, v.space, v.base_model, v.model_snapshot, v.seed, v.concepts, v.display_names, v.thresholds,
-  v.input_count, v.dataset_sha256, v.findings, v.summary, v.evaluation, v.head, v.note,
+  v.input_count, v.dataset_sha256, v.findings, v.summary, v.head, v.note,
   v.number = m.production_version AS production, v.lease,
   extract(epoch FROM v.lease_expires_at - now())::float8 AS lease_left, v.revision,
   v.created_at, v.started_at, v.completed_at, v.ended_at, v.taxonomy, v.temperature, v.upgrade,
@@ -107,7 +108,6 @@ class VersionRow:
     dataset_sha256: str
     findings: Json
     summary: Json
-    evaluation: Json
     head: str
     note: str
     production: bool
@@ -235,6 +235,14 @@ async def version_by_uid(connection: Connection, app_id: int, uid: UUID) -> Vers
         uid,
     )
     return _found(record, str(uid))
+
+
+async def evaluation_of(connection: Connection, row: VersionRow) -> Json:
+    """Return the evaluation of a version, a megabyte where there are very many concepts; None: it has none."""
+    evaluation: Json = await connection.fetchval(
+        "SELECT evaluation FROM model_versions WHERE app_id = $1 AND id = $2", row.app_id, row.id
+    )
+    return evaluation
 
 
 async def has_network(connection: Connection, app_id: int, key: str) -> bool:

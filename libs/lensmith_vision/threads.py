@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["cores", "give_memory_back", "in_threads"]
+__all__ = ["cores", "give_memory_back", "in_threads", "share_memory"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+_MOST_ARENAS = -8
+"""`M_ARENA_MAX` of the C library."""
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
@@ -58,7 +61,21 @@ def cores() -> int:
 
 def give_memory_back() -> None:
     """Give freed memory back to the system; each thread's own part of it would be kept for a next use."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    trim = _of_c_library("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def share_memory() -> None:
+    """Let all threads of this process take memory from one place; those of their own keep what was freed in them.
+
+    To be called before there are threads. It suits who asks for much at once and seldom.
+    """
+    set_option = _of_c_library("mallopt")
+    if set_option is not None:
+        set_option(_MOST_ARENAS, 1)
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """A function of its own, which not every C library has."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

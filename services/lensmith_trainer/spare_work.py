@@ -21,6 +21,7 @@ from lensmith_trainer.replica import Replica
 from lensmith_trainer.spare_process import Task, read_frames, write_frame
 from lensmith_trainer.suggestions import suggestions_of
 from lensmith_trainer.training_set import labels_needed
+from lensmith_vision.threads import share_memory
 
 _NICENESS = 10
 """A tenth of a processor is left to it where all are wanted: less, and a curve would take minutes on a busy machine."""
@@ -29,6 +30,7 @@ _NICENESS = 10
 def main() -> int:
     """Do one piece of work."""
     _be_nice()
+    share_memory()
     # Whatever a library prints must not be taken for the answer.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -5,7 +5,6 @@ from lensmith_gateway.envoy_settings import MEBIBYTE, TYPES, Address, Config
 
 def cluster(name: str, address: Address, *, grpc: bool) -> Config:
     """One server or, where the address is a name, every replica behind it."""
-    fixed = bool(address.socket) or address.is_ip
     cluster: Config = {
         "name": name,
         "connect_timeout": "2s",
@@ -26,21 +25,32 @@ def cluster(name: str, address: Address, *, grpc: bool) -> Config:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address_config(address)}}]}],
         },
     }
-    if fixed:
-        cluster["type"] = "STATIC"
-    else:
-        # A headless service names every replica; new ones are found within seconds, lost ones left alone.
-        cluster["cluster_type"] = {
+    fixed = bool(address.socket) or address.is_ip
+    cluster |= {"type": "STATIC"} if fixed else _replicas()
+    cluster["typed_extension_protocol_options"] = {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _protocol(grpc=grpc)
+    }
+    return cluster
+
+
+def _replicas() -> Config:
+    """A headless service names every replica; new ones are found within seconds, lost ones left alone."""
+    return {
+        "cluster_type": {
             "name": "envoy.clusters.dns",
             "typed_config": {"@type": f"{TYPES}.extensions.clusters.dns.v3.DnsCluster", "dns_refresh_rate": "5s"},
-        }
-        cluster["outlier_detection"] = {
+        },
+        "outlier_detection": {
             "split_external_local_origin_errors": True,
             "consecutive_local_origin_failure": 3,
             "base_ejection_time": "5s",
             "max_ejection_percent": 50,
-        }
-        cluster["upstream_connection_options"] = {"tcp_keepalive": {"keepalive_time": 60}}
+        },
+        "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 60}},
+    }
+
+
+def _protocol(*, grpc: bool) -> Config:
     options: Config = (
         {
             "http2_protocol_options": {
@@ -58,8 +68,7 @@ def cluster(name: str, address: Address, *, grpc: bool) -> Config:
     if not grpc:
         # Before the gateway closes them itself, so that no request meets a connection that is just going.
         protocol["common_http_protocol_options"] = {"idle_timeout": "60s"}
-    cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol}
-    return cluster
+    return protocol
 
 
 def address_config(address: Address) -> Config:

@@ -47,6 +47,15 @@ class Metrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self.stale_answers = Counter(
+            "lensmith_inference_stale_answers",
+            "Answers of registry reused while it was away.",
+            registry=registry,
+        )
+        self._count_memory(registry)
+
+    def _count_memory(self, registry: CollectorRegistry) -> None:
+        """What is held in memory: pictures, heads, networks of fine-tuned versions."""
         self.pending_images = Gauge("lensmith_inference_pending_images", "Pictures in work.", registry=registry)
         self.head_hits = Counter("lensmith_inference_head_hits", "Heads found in memory.", registry=registry)
         self.head_misses = Counter("lensmith_inference_head_misses", "Heads that were fetched.", registry=registry)
@@ -64,11 +73,6 @@ class Metrics:
             "Seconds of fetching and loading the network of a version.",
             registry=registry,
             buckets=_SECONDS,
-        )
-        self.stale_answers = Counter(
-            "lensmith_inference_stale_answers",
-            "Answers of registry reused while it was away.",
-            registry=registry,
         )
 
 

@@ -58,6 +58,7 @@ __all__ = ["RegistryService", "build"]
 _RETRY_SECONDS = 1.0
 _WORKER_POOL_SIZE = 5
 _LOG = logging.getLogger(__name__)
+Work = Callable[[], Coroutine[None, None, None]]
 
 
 class RegistryService:
@@ -122,27 +123,15 @@ class RegistryService:
         self._suggestions = SuggestionServicer(database, pager, CurationServiceStub(dataset), training_data)
         self._suggestion_jobs = SuggestionJobServicer(database, blobs)
         self._learning_curve_jobs = LearningCurveJobServicer(database)
-        caretaker = Caretaker(
-            workers,
-            blobs,
-            bus,
-            silent_seconds=settings.silent_seconds,
-            grace_seconds=settings.purge_grace_seconds,
-        )
         upgrader = Upgrader(workers, bus, SpaceServiceStub(dataset), training, settings.upgrade_seconds)
         retrainer = Retrainer(workers, training_data, training, settings.retrain_seconds)
-        finish, delete_app = caretaker.finish_version, caretaker.delete_app
-        self._work: list[Callable[[], Coroutine[None, None, None]]] = [
+        self._work: list[Work] = [
             OutboxRelay(workers, bus).run,
-            WorkConsumer(bus, "registry--finish-version", "models.version_completed", finish, 8, 100, workers).run,
-            WorkConsumer(bus, "registry--delete-app", "apps.deleted", delete_app, 2, 100, workers).run,
             BroadcastConsumer(bus, "models.version_changed", watchers.heard, watchers.resync).run,
             BroadcastConsumer(bus, "models.upgrade_changed", watchers.heard, watchers.resync).run,
             Reconciler("upgrade", settings.upgrade_seconds, upgrader.advance).run,
             Reconciler("retrain", settings.retrain_seconds, retrainer.look).run,
-            Reconciler("learning-curves", settings.reconcile_seconds, caretaker.announce_learning_curves).run,
-            Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
-            Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
+            *_care(settings, workers, blobs, bus),
             self._install_packs,
         ]
 
@@ -193,6 +182,21 @@ class RegistryService:
             else:
                 self._installed = True
                 return
+
+
+def _care(settings: RegistrySettings, workers: Database, blobs: Blobs, bus: Bus) -> list[Work]:
+    """List what brings versions to their end, and takes away what was deleted."""
+    caretaker = Caretaker(
+        workers, blobs, bus, silent_seconds=settings.silent_seconds, grace_seconds=settings.purge_grace_seconds
+    )
+    finish, delete_app = caretaker.finish_version, caretaker.delete_app
+    return [
+        WorkConsumer(bus, "registry--finish-version", "models.version_completed", finish, 8, 100, workers).run,
+        WorkConsumer(bus, "registry--delete-app", "apps.deleted", delete_app, 2, 100, workers).run,
+        Reconciler("learning-curves", settings.reconcile_seconds, caretaker.announce_learning_curves).run,
+        Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
+        Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
+    ]
 
 
 async def build(platform: Platform[RegistrySettings]) -> RegistryService:

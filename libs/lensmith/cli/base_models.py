@@ -26,6 +26,10 @@ from lensmith.types import BaseModel
 base_models = typer.Typer(help="Networks that models are trained on top of.", no_args_is_help=True)
 
 BaseModelArgument = Annotated[str, typer.Argument(metavar="BASE_MODEL", help="Id of the base model.")]
+Views = Annotated[
+    int,
+    typer.Option(help="8: look at each picture eight times, at eight to ten times the cost; a base model of its own."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -114,12 +118,7 @@ def import_base_model(
         int | None,
         typer.Option(help="Place among the installed, where it is no ready pack: the highest is the default."),
     ] = None,
-    views: Annotated[
-        int,
-        typer.Option(
-            help="8: look at each picture eight times, at eight to ten times the cost; a base model of its own."
-        ),
-    ] = 1,
+    views: Views = 1,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     yes: Yes = False,
     as_json: Json = False,
@@ -129,14 +128,8 @@ def import_base_model(
     What breaks off while it is fetched goes on when the command is repeated. A network that is no model pack yet is
     made one, which needs `lensmith[packs]`. docs/model-packs.md says what packs look like.
     """
-    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256 := sha256.lower()):
-        raise InvalidInputError("CHECKSUM_INVALID", "--sha256 takes 64 hexadecimal digits")
-    if name and name != own_id(name):
-        raise InvalidInputError(
-            "NAME_INVALID", f"--name takes small letters, digits and hyphens, such as {own_id(name)}"
-        )
-    if views not in (1, VIEWS):
-        raise InvalidInputError("VIEWS_INVALID", f"--views takes 1 or {VIEWS}")
+    sha256 = sha256.lower()
+    _require_sense(sha256, name, views)
     consent = Consent(yes)
     kept = DownloadFolder(cache_folder(), source)
     with tempfile.TemporaryDirectory() as scratch, context.obj.operator_client(data_dir) as client:
@@ -146,10 +139,7 @@ def import_base_model(
         pack = _as_pack(folder, Path(scratch) / "made", wishes)
         known = installed.get(summary_of(pack).id)
         if pack == folder or settle_version(pack, known):
-            summary = summary_of(pack)
-            if not as_json:
-                _describe(summary)
-            consent.ask(summary.licence, summary.display_name)
+            _ask(summary_of(pack), consent, described=not as_json)
             result = client.base_models.import_pack(pack)
         else:
             result = client.base_models.get(summary_of(pack).id)
@@ -159,6 +149,17 @@ def import_base_model(
         print_json(result)
         return
     _tell(result, best, changed=known is None or (known.version, known.sha256) != (result.version, result.sha256))
+
+
+def _require_sense(sha256: str, name: str, views: int) -> None:
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise InvalidInputError("CHECKSUM_INVALID", "--sha256 takes 64 hexadecimal digits")
+    if name and name != own_id(name):
+        raise InvalidInputError(
+            "NAME_INVALID", f"--name takes small letters, digits and hyphens, such as {own_id(name)}"
+        )
+    if views not in (1, VIEWS):
+        raise InvalidInputError("VIEWS_INVALID", f"--views takes 1 or {VIEWS}")
 
 
 @base_models.command("delete")
@@ -256,6 +257,12 @@ def _downloading(source: str) -> Iterator[Report]:
     with bytes_progress() as progress:
         task = progress.add_task(safe(source.rpartition("/")[2]), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _ask(pack: PackSummary, consent: Consent, *, described: bool) -> None:
+    if described:
+        _describe(pack)
+    consent.ask(pack.licence, pack.display_name)
 
 
 def _describe(pack: PackSummary) -> None:

@@ -6,7 +6,7 @@ chosen for by a sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +118,7 @@ def choose(
     *,
     large: bool,
     kernel: bool = True,
+    plain: bool = False,
 ) -> Choice:
     """Choose on all pictures, or on a sample of a large set.
 
@@ -128,10 +129,12 @@ def choose(
         step: Told the part done, 0 to 1; may raise to stop.
         large: Whether the pictures are a sample.
         kernel: Whether the kernel tier comes into question.
+        plain: Whether features stay as they are, so that what is fitted is linear in them.
     """
     present, classes = np.unique(classes, return_inverse=True)
+    transforms: Sequence[Transform] = ("none",) if plain else _TRANSFORMS
     prior = log_prior(np.bincount(classes, minlength=len(present)).astype(np.float64))
-    tried = in_threads(lambda transform: _tried(features, classes, groups, prior, transform), _TRANSFORMS)
+    tried = in_threads(lambda transform: _tried(features, classes, groups, prior, transform), transforms)
     best = min(tried, key=lambda one: one.found.loss)
     step(0.4)
     chosen = None

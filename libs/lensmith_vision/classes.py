@@ -45,6 +45,7 @@ def fit_classes(
     tier: Tier,
     seed: int,
     step: Callable[[float], None],
+    plain: bool = False,
 ) -> ClassFit:
     """Choose, fit and hold out.
 
@@ -57,11 +58,12 @@ def fit_classes(
         tier: Which head to make; ``auto``: the kernel tier where it earns its place.
         seed: Of samples.
         step: Told the part done, 0 to 1; may raise to stop.
+        plain: Whether features stay as they are, so that what is fitted is linear in them.
     """
     sample = sample_of_classes(classes, seed)
     large = len(sample) < len(classes)
     kernel = tier != "linear"
-    choice = choose(features[sample], classes[sample], groups[sample], step, large=large, kernel=kernel)
+    choice = choose(features[sample], classes[sample], groups[sample], step, large=large, kernel=kernel, plain=plain)
     give_memory_back()
     step(0.5)
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))

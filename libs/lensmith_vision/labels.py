@@ -38,7 +38,14 @@ _WEIGHTS = (0.0, 0.3, 1.0)
 
 
 def fit_labels(
-    features: Features, labels: Floats, groups: Ints, folds: Ints, *, seed: int, step: Callable[[float], None]
+    features: Features,
+    labels: Floats,
+    groups: Ints,
+    folds: Ints,
+    *,
+    seed: int,
+    step: Callable[[float], None],
+    plain: bool = False,
 ) -> RidgeFit:
     """Choose, fit and hold out; the numbers are logits, calibrated for each concept.
 
@@ -49,13 +56,14 @@ def fit_labels(
         folds: [n]; a group is never in two.
         seed: Of samples.
         step: Told the part done, 0 to 1; may raise to stop.
+        plain: Whether features stay as they are, so that what is fitted is linear in them.
     """
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.permutation(len(features))[:MOST_PAIRS])
     known = np.fmin((labels[rows] == 1).sum(axis=0), (labels[rows] == 0).sum(axis=0))
     columns = np.sort(np.argsort(-known, kind="stable")[:_MOST_CONCEPTS])
     some = labels[np.ix_(rows, columns)]
-    choice, weight = _choose(features[rows], some, groups[rows], lambda part: step(0.5 * part))
+    choice, weight = _choose(features[rows], some, groups[rows], lambda part: step(0.5 * part), plain=plain)
 
     def contrast(moments: Moments) -> tuple[Doubles, Doubles]:
         return _contrast(moments, weight)
@@ -71,7 +79,7 @@ def fit_labels(
 
 
 def _choose(
-    features: Features, labels: Floats, groups: Ints, step: Callable[[float], None]
+    features: Features, labels: Floats, groups: Ints, step: Callable[[float], None], *, plain: bool
 ) -> tuple[RidgeChoice, float]:
     """Choose transform and strength, and what an unknown label counts among the negatives."""
     sides = [side.astype(np.float64) for side in (labels == 1, labels == 0, np.isnan(labels))]
@@ -86,7 +94,7 @@ def _choose(
             tried.append((_loss((near / np.maximum(left[0], 1) - others).astype(np.float32), labels), weight))
         return min(tried[-len(weights) :])[0]
 
-    choice = choose_ridge(features, np.hstack(sides), groups, loss, step)
+    choice = choose_ridge(features, np.hstack(sides), groups, loss, step, plain=plain)
     return choice, min(tried)[1]
 
 

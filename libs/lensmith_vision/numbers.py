@@ -19,7 +19,14 @@ Ints = npt.NDArray[np.int64]
 
 
 def fit_numbers(
-    features: Features, targets: Floats, groups: Ints, folds: Ints, *, seed: int, step: Callable[[float], None]
+    features: Features,
+    targets: Floats,
+    groups: Ints,
+    folds: Ints,
+    *,
+    seed: int,
+    step: Callable[[float], None],
+    plain: bool = False,
 ) -> RidgeFit:
     """Choose, fit and hold out.
 
@@ -30,6 +37,7 @@ def fit_numbers(
         folds: [n]; a group is never in two.
         seed: Of samples.
         step: Told the part done, 0 to 1; may raise to stop.
+        plain: Whether features stay as they are, so that what is fitted is linear in them.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:MOST_PAIRS])
     wanted = targets[rows, None].astype(np.float64)
@@ -41,7 +49,7 @@ def fit_numbers(
     def loss_of_rows(values: Floats, own: Ints) -> float:
         return float(((values[:, 0] - targets[own]) ** 2).mean())
 
-    choice = choose_ridge(features[rows], wanted, groups[rows], loss, lambda part: step(0.6 * part))
+    choice = choose_ridge(features[rows], wanted, groups[rows], loss, lambda part: step(0.6 * part), plain=plain)
     return fit_ridge(features, targets[:, None], 0, folds, choice, _contrast, loss_of_rows)
 
 

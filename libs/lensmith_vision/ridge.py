@@ -6,7 +6,7 @@ target, kept fold by fold; what it says about pictures that it has not seen foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,8 @@ def choose_ridge(
     groups: Ints,
     loss: Callable[[Doubles], float],
     step: Callable[[float], None],
+    *,
+    plain: bool = False,
 ) -> RidgeChoice:
     """Choose by what fits without each group of pictures say about that group, exactly.
 
@@ -81,9 +83,11 @@ def choose_ridge(
         groups: [n], pictures of one group are held out together.
         loss: Of values [n, k], each given without the picture's group.
         step: Told the part done, 0 to 1; may raise to stop.
+        plain: Whether features stay as they are, so that what is fitted is linear in them.
     """
     best: tuple[float, RidgeChoice] | None = None
-    for turn, transform in enumerate(_TRANSFORMS):
+    transforms: Sequence[Transform] = ("none",) if plain else _TRANSFORMS
+    for turn, transform in enumerate(transforms):
         inputs = transformed(features, transform)
         centred = inputs - inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
         products = (centred @ centred.T).astype(np.float64)
@@ -94,7 +98,7 @@ def choose_ridge(
             found = loss(values)
             if best is None or found < best[0]:
                 best = found, RidgeChoice(transform, shrinkage)
-        step((turn + 1) / len(_TRANSFORMS))
+        step((turn + 1) / len(transforms))
     if best is None:
         raise ValueError("there is no transform to try")
     return best[1]

@@ -8,14 +8,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-import scipy.optimize
 
 from lensmith_vision import heads
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.preflight import ConceptCount, Severity, check_counts, has_errors
 from lensmith_vision.set_findings import preflight
-from lensmith_vision.solvers import Basis, fit_logistic, fit_ridge
 from lensmith_vision.training import Progress, TrainingSet, TrainOptions, fit
 
 Floats = npt.NDArray[np.float32]
@@ -273,55 +271,6 @@ def test_fit_refuses_when_labels_are_of_the_other_kind() -> None:
         fit(numbers, TrainOptions("multi_class"))
     with pytest.raises(TrainingError):
         fit(make_set(np.zeros((4, 2), np.float32), np.zeros((4, 1))), TrainOptions("regression"))
-
-
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("rows", [30, 200])
-def test_solver_finds_the_minimum_of_a_reference_when_compared(kind: str, rows: int) -> None:
-    features, truth = clusters(rows // 2, 2, 60, distance=3)
-    basis = Basis.of(features)
-    targets = np.eye(2, dtype=np.float32)[truth]
-    known = np.full((len(truth), 1, 1 if kind == "softmax" else 2), 1 / len(truth), np.float32)
-    penalty = 0.05
-    found = fit_logistic(
-        "softmax" if kind == "softmax" else "sigmoid", basis.coordinates, targets, known, basis.variances, penalty
-    )
-
-    def reference(flat: npt.NDArray[np.float64]) -> float:
-        weights = flat.reshape(-1, 2)
-        logits = basis.coordinates.astype(np.float64) @ weights[:-1] + weights[-1]
-        if kind == "softmax":
-            losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(truth)), truth]
-        else:
-            losses = (np.logaddexp(0, logits) - logits * targets).sum(axis=1)
-        return float(losses.mean() + penalty / 2 * (weights[:-1] ** 2).sum() + 5e-5 * (weights[-1] ** 2).sum())
-
-    mine = found[:, 0].astype(np.float64).ravel()
-    start = np.zeros_like(mine)
-    best = scipy.optimize.minimize(reference, start, method="L-BFGS-B", options={"maxiter": 300, "maxfun": 10**6})
-    assert reference(mine) <= best.fun * 1.0005
-
-
-def test_basis_unfolds_to_the_same_scores_when_applied_to_raw_features() -> None:
-    features, _ = clusters(50, 2, 30, distance=3)
-    basis = Basis.of(features)
-    weights = np.random.default_rng(0).standard_normal((basis.coordinates.shape[1], 3)).astype(np.float32)
-    bias = np.array([1, 2, 3], np.float32)
-    raw, shifted = basis.unfold(weights, bias)
-    np.testing.assert_allclose(features @ raw + shifted, basis.coordinates @ weights + bias, atol=1e-3)
-
-
-def test_ridge_equals_the_normal_equations_when_tall_or_wide() -> None:
-    generator = np.random.default_rng(0)
-    for rows, dim in ((50, 8), (8, 50)):
-        features = generator.standard_normal((rows, dim)).astype(np.float32)
-        targets = generator.standard_normal(rows)
-        (found,) = fit_ridge(features, targets, [0.3])
-        centred = features - features.mean(axis=0)
-        expected = np.linalg.solve(
-            centred.T @ centred / rows + 0.3 * np.eye(dim), centred.T @ (targets - targets.mean()) / rows
-        )
-        np.testing.assert_allclose(found[:-1, 0], expected, atol=1e-4)
 
 
 def test_evaluation_survives_when_written_as_json() -> None:

@@ -21,8 +21,8 @@ from lensmith_vision.fine_tune.batches import Batch
 from lensmith_vision.fine_tune.checkpoints import save_weights
 from lensmith_vision.fine_tune.job import Floats
 from lensmith_vision.fine_tune.network import Network
-from lensmith_vision.fitting import log_loss
 from lensmith_vision.heads import HeadType
+from lensmith_vision.losses import log_loss
 from lensmith_vision.report import fit_temperature
 
 __all__ = ["CHECKPOINT_FILE", "BEST_FILE", "EpochDone", "FineTuning", "Keeper", "Rates"]

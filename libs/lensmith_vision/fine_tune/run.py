@@ -27,6 +27,7 @@ from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_o
 from lensmith_vision.fine_tune.batches import Draw, balanced_weights, in_order, prior_shift, training_batches
 from lensmith_vision.fine_tune.checkpoints import SafeCheckpoints, load_weights, save_weights
 from lensmith_vision.fine_tune.export import write_network
+from lensmith_vision.fine_tune.first_head import first_head
 from lensmith_vision.fine_tune.job import (
     RESULT_FOLDER,
     START_FOLDER,
@@ -44,9 +45,7 @@ from lensmith_vision.fine_tune.job import (
 from lensmith_vision.fine_tune.module import BEST_FILE, CHECKPOINT_FILE, EpochDone, FineTuning, Keeper, Rates
 from lensmith_vision.fine_tune.network import Network
 from lensmith_vision.fine_tune.outcome import RESULT_FILE, NetworkResult
-from lensmith_vision.fitting import Problem, search_penalty
 from lensmith_vision.folds import stratified_group_folds
-from lensmith_vision.solvers import Basis
 
 __all__ = ["Event", "run"]
 
@@ -183,13 +182,9 @@ class _Runner:
         return Network(self._folder / START_FOLDER, values["kernel"], values["bias"])
 
     def _first_head(self, features: Floats, rows: Ints) -> tuple[Floats, Floats]:
-        targets = None if self._taught.targets is None else self._truth()[rows, 0]
-        labels = None if self._taught.labels is None else self._taught.labels[rows]
-        problem = Problem(self._job.type, Basis.of(features), labels, targets)
         folds = _parts(self._taught, rows, _HEAD_FOLDS, self._job.seed)
-        found = search_penalty(problem, folds, lambda _: None)
-        weights = problem.solve(found.penalty)
-        return problem.basis.unfold(weights[:-1], weights[-1])
+        groups = self._taught.groups[rows]
+        return first_head(self._job.type, features, self._truth()[rows], groups, folds, self._job.seed)
 
     def _fit(self, network: Network, training: _Training, folder: Path) -> int:
         """Train, and leave the network with the weights that count; returns the epochs that made them."""

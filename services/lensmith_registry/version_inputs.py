@@ -38,6 +38,8 @@ class VersionInputs:
     def __init__(self, blobs: Blobs, training_data: TrainingDataServiceAsyncStub) -> None:
         self._blobs = blobs
         self._training_data = training_data
+        # Whoever reads one page of many reads the next one too: all of the list read for each would take its square.
+        self._begun: tuple[str, DatasetSnapshot] | None = None
 
     async def page(self, row: VersionRow, start: int, size: int) -> tuple[list[ModelVersionInput], int]:
         """Return the inputs from one place on, and how many there are in all.
@@ -55,8 +57,10 @@ class VersionInputs:
                 f"{row.name} has no list of its inputs: it came trained, was trained before such lists were kept, or "
                 "on more inputs than one holds",
             )
-        snapshot = await self._read(row)
+        begun = self._begun
+        snapshot = begun[1] if begun is not None and begun[0] == row.dataset_snapshot else await self._read(row)
         places = range(start, min(start + size, len(snapshot)))
+        self._begun = (row.dataset_snapshot, snapshot) if places.stop < len(snapshot) else None
         uids = [snapshot.ids[place] for place in places]
         named = await self._training_data.NameInputs(NameInputsRequest(app_id=row.app_id, input_uids=uids))
         return _page(row, snapshot, places, named.input_ids), len(snapshot)

@@ -98,18 +98,17 @@ def take(
     ids: list[str] = []
     hashes: list[str] = []
     places: list[int] = []
-    known: dict[tuple[tuple[str, bool | float, type], ...], int] = {}
+    # Inputs share a few sets of labels, which mostly are one object each; kept, or another one might take its name.
+    seen: dict[int, tuple[Labels, int]] = {}
     texts: dict[str, int] = {}
     for uid, sha256, labels in inputs:
         ids.append(uid)
         hashes.append(sha256)
-        # `True` and `1.0` are equal, and are not the same label.
-        key = tuple((name, value, type(value)) for name, value in labels.items() if name in wanted)
-        place = known.get(key)
-        if place is None:
-            text = json.dumps({name: value for name, value, _ in key}, sort_keys=True)
-            place = known[key] = texts.setdefault(text, len(texts))
-        places.append(place)
+        known = seen.get(id(labels))
+        if known is None:
+            text = json.dumps({name: value for name, value in labels.items() if name in wanted}, sort_keys=True)
+            known = seen[id(labels)] = labels, texts.setdefault(text, len(texts))
+        places.append(known[1])
     return DatasetSnapshot(
         tuple(ids),
         np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(ids), _HASH_BYTES),

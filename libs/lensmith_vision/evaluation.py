@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import cast, get_args
 
 from lensmith_vision.bootstrap import Interval
@@ -133,7 +133,8 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Write it as plain JSON; None where a figure does not exist, never NaN."""
-        return json.dumps({"schema": SCHEMA_VERSION, **asdict(self)}, allow_nan=False, ensure_ascii=False)
+        # Its parts, of which there may be thousands, are written from where they stand.
+        return json.dumps({"schema": SCHEMA_VERSION, **vars(self)}, default=vars, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Evaluation:

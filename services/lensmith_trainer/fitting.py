@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -97,21 +98,24 @@ def _handed_in(
 ) -> tuple[CompleteModelVersionRequest, DatasetSnapshot]:
     scores = fitted.out_of_fold
     folds = dict(zip(scores.ids, scores.folds.tolist(), strict=True)) if scores.method == "out_of_fold" else {}
-    request = CompleteModelVersionRequest(
-        app_id=job.app_id,
-        version_uid=job.version_uid,
-        lease=job.lease,
-        head=heads.save(fitted.head),
-        evaluation_json=fitted.evaluation.to_json().encode(),
-        concepts=fitted.head.concepts,
-        thresholds=fitted.head.thresholds.tolist(),
-        input_count=fitted.input_count,
-        findings=findings_to_proto(fitted.findings),
-        summary=EvaluationSummary(**fitted.evaluation.summary()),
-        out_of_fold=out_of_fold.save(scores),
-    )
-    snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, folds)
-    take_down(request, snapshot)
+    with ThreadPoolExecutor(1) as executor:
+        # Of very many scores the most is done outside the interpreter.
+        written = executor.submit(out_of_fold.save, scores)
+        request = CompleteModelVersionRequest(
+            app_id=job.app_id,
+            version_uid=job.version_uid,
+            lease=job.lease,
+            head=heads.save(fitted.head),
+            evaluation_json=fitted.evaluation.to_json().encode(),
+            concepts=fitted.head.concepts,
+            thresholds=fitted.head.thresholds.tolist(),
+            input_count=fitted.input_count,
+            findings=findings_to_proto(fitted.findings),
+            summary=EvaluationSummary(**fitted.evaluation.summary()),
+        )
+        snapshot = snapshot_of(job.model, taken.rows, fitted.left_out, folds)
+        take_down(request, snapshot)
+        request.out_of_fold = written.result()
     return request, snapshot
 
 

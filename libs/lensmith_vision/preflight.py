@@ -137,7 +137,8 @@ def _check_numbers(counts: Sequence[ConceptCount]) -> list[Finding]:
         return [_error("ONE_CONCEPT_NEEDED", f"a regression model measures exactly one concept, not {len(counts)}")]
     name, numbers = counts[0].concept, counts[0].numbers
     if numbers < MIN_NUMBERS:
-        return [_error("TOO_FEW_IMAGES", f"{numbers} images carry a number for {name}; at least 2 are needed", name)]
+        carried = ("no image carries", "only one image carries")[numbers]
+        return [_error("TOO_FEW_IMAGES", f"{carried} a number for {name}; at least 2 are needed", name)]
     if numbers < FEW_POSITIVES:
         text = f"only {numbers} images carry a number for {name}; expect little below {FEW_POSITIVES}"
         return [Finding("FEW_IMAGES", Severity.WARNING, text, name)]

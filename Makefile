@@ -66,7 +66,7 @@ chart: setup ## Lint and render the Helm chart, lint the Dockerfile
 fine-tune: setup ## Install PyTorch (large) and run what needs it: its types, its tests
 	@$(BIN)/python -c "import lightning" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[finetune]'
 	@$(BIN)/mypy -p lensmith_vision.fine_tune
-	@$(BIN)/pytest -n $(WORKERS) tests/lensmith_vision/fine_tune tests/lensmith_trainer/fine_tune $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) tests/lensmith_vision/fine_tune tests/lensmith_trainer/fine_tune tests/e2e/test_fine_tuning.py $(ARGS)
 
 check: lint types protos chart ## What CI checks besides the tests
 

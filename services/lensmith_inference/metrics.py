@@ -68,6 +68,11 @@ class Metrics:
         self.network_bytes = Gauge(
             "lensmith_inference_network_bytes", "Memory of these networks, estimated.", registry=registry
         )
+        self.network_drops = Counter(
+            "lensmith_inference_network_drops",
+            "Networks of versions that left memory for others; each is loaded again when it is asked.",
+            registry=registry,
+        )
         self.network_load_seconds = Histogram(
             "lensmith_inference_network_load_seconds",
             "Seconds of fetching and loading the network of a version.",

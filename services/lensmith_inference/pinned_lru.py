@@ -1,7 +1,7 @@
 """A cache of things that are expensive to load and must not be dropped while somebody uses them."""
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ V = TypeVar("V")
 @dataclass(eq=False)
 class _Entry(Generic[V]):
     loading: "asyncio.Task[V]"
+    owner: str
     users: int = 0
     cost: int = 0
     apart: bool = False
@@ -39,6 +40,9 @@ class Apart(Generic[V]):
 class PinnedLru(Generic[K, V]):
     """Keeps the most recently used values within a budget; those in use may exceed it for as long as they are used.
 
+    Whoever owns values has a right to an equal share of the budget: what is over it leaves, of the owner who has most
+    the longest unused first, and what others load never pushes out what is within the share.
+
     Each key is loaded once, however many ask for it at the same time, and loading goes on when one of them gives up.
 
     Args:
@@ -57,7 +61,7 @@ class PinnedLru(Generic[K, V]):
         apart: Apart[V] | None = None,
     ) -> None:
         self._budgets = {False: budget, True: apart.budget if apart else 0}
-        self._totals = {False: 0, True: 0}
+        self._totals: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
         self._apart = apart
         self._cost = cost
         self._drop = drop
@@ -66,7 +70,7 @@ class PinnedLru(Generic[K, V]):
     @property
     def total(self) -> int:
         """Cost of everything kept."""
-        return sum(self._totals.values())
+        return sum(total.total() for total in self._totals.values())
 
     def __contains__(self, key: K) -> bool:
         return key in self._entries
@@ -75,15 +79,20 @@ class PinnedLru(Generic[K, V]):
         return len(self._entries)
 
     @asynccontextmanager
-    async def use(self, key: K, load: Callable[[], Awaitable[V]]) -> AsyncIterator[V]:
+    async def use(self, key: K, load: Callable[[], Awaitable[V]], owner: str = "") -> AsyncIterator[V]:
         """Give the value of a key, loaded if need be, and keep it until the block ends.
+
+        Args:
+            key: Of the value.
+            load: Loads it.
+            owner: Whose it is, the same each time.
 
         Raises:
             Exception: What `load` raised; the next user tries again.
         """
         entry = self._entries.get(key)
         if entry is None:
-            entry = _Entry(start_shared(load))
+            entry = _Entry(start_shared(load), owner)
             entry.loading.add_done_callback(lambda task: self._loaded(key, entry, task))
             self._entries[key] = entry
         self._entries.move_to_end(key)
@@ -100,16 +109,27 @@ class PinnedLru(Generic[K, V]):
             return
         entry.cost = self._cost(task.result())
         entry.apart = self._apart is not None and self._apart.holds(task.result())
-        self._totals[entry.apart] += entry.cost
+        self._totals[entry.apart][entry.owner] += entry.cost
         self._shrink(entry.apart)
 
     def _shrink(self, apart: bool) -> None:
-        if self._totals[apart] <= self._budgets[apart]:
-            return
-        for key, entry in list(self._entries.items()):
-            if self._totals[apart] <= self._budgets[apart]:
+        totals, budget = self._totals[apart], self._budgets[apart]
+        while totals.total() > budget:
+            key = self._least_deserved(totals, budget / len(totals), apart)
+            if key is None:
                 return
-            if entry.apart == apart and entry.users == 0 and entry.loading.done():
-                del self._entries[key]
-                self._totals[apart] -= entry.cost
-                self._drop(key, entry.loading.result())
+            entry = self._entries.pop(key)
+            totals[entry.owner] -= entry.cost
+            if not totals[entry.owner]:
+                del totals[entry.owner]
+            self._drop(key, entry.loading.result())
+
+    def _least_deserved(self, totals: Counter[str], share: float, apart: bool) -> K | None:
+        """Of the owner who has most of all over their share, the longest unused value that is not in use."""
+        unused = [
+            (key, entry)
+            for key, entry in self._entries.items()
+            if entry.apart == apart and entry.users == 0 and entry.loading.done() and totals[entry.owner] > share
+        ]
+        # Of equals the first, which is the longest unused.
+        return max(unused, key=lambda one: totals[one[1].owner], default=(None, None))[0]

@@ -86,8 +86,9 @@ class InferenceSettings(ServiceSettings, BusSettings):
     """Base networks held in memory at once; the longest unused ones are dropped first."""
 
     network_cache_bytes: int = Field(default=1024 * _MIB, ge=1)
-    """Memory for the networks of fine-tuned versions, each counted as eight times its file; the longest unused ones are
-    dropped first. They never push out base networks."""
+    """Memory for the networks of fine-tuned versions, each counted as eight times its file; the longest unused ones of
+    the app that has most are dropped first. They never push out base networks, nor those of apps that have less than an
+    equal share."""
 
     network_disk_bytes: int = Field(default=8192 * _MIB, ge=1)
     """Room in `cache_dir` for the networks of fine-tuned versions; the longest unused ones are removed first, and all

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -27,7 +28,8 @@ MEMORY_OF_BYTES = 8
 for the processor, and what lies between its layers (measured: 6 times for the starter, 10 times for a MobileNetV2)."""
 
 _AT_ONCE = 2
-"""Networks of versions being loaded: after a start all of them are wanted at the same time, and predictions go on."""
+"""Networks of versions being loaded: after a start all of them are wanted at the same time, and predictions go on. One
+of each app at a time, so that an app with many of them keeps the others waiting for one."""
 
 _ANSWER_SECONDS = 0.25
 
@@ -41,7 +43,8 @@ _LOG = structlog.get_logger(__name__)
 class Spaces:
     """Loads networks into an engine and unloads the longest unused.
 
-    Networks of fine-tuned versions have a budget of their own: however many of them are asked, base networks stay.
+    Networks of fine-tuned versions have a budget of their own, of which apps have equal shares: however many of them
+    are asked, base networks stay, and so do the networks of other apps that are within their share.
 
     Args:
         engine: Where they run.
@@ -56,6 +59,7 @@ class Spaces:
         self._artefacts = artefacts
         self._metrics = metrics
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns_of_apps: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._unusable: dict[str, tuple[float, str]] = {}
         self._loaded: PinnedLru[str, Card] = PinnedLru(
             most,
@@ -86,7 +90,8 @@ class Spaces:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout_at(until):
-                    card = await stack.enter_async_context(self._loaded.use(base_model.space, load))
+                    owner = _app_of(base_model) if network else ""
+                    card = await stack.enter_async_context(self._loaded.use(base_model.space, load, owner))
             except TimeoutError:
                 raise DependencyUnavailableError(
                     "NETWORK_LOADING",
@@ -122,8 +127,9 @@ class Spaces:
         self._unusable = {space: known for space, known in self._unusable.items() if known[0] > start}
         if base_model.space in self._unusable:
             raise _unusable(base_model, self._unusable[base_model.space][1])
+        turn = self._turns_of_apps.setdefault(_app_of(base_model), asyncio.Lock())
         try:
-            async with self._turns:
+            async with turn, self._turns:
                 card = await self._load_base(base_model, network)
         except InternalError as error:
             _LOG.error("network_unusable", network=base_model.name, reason=error.reason, error=error.message)
@@ -145,6 +151,12 @@ class Spaces:
         if is_network_id(card.id):
             self._metrics.networks.dec()
             self._metrics.network_bytes.dec(_memory_of(card))
+            self._metrics.network_drops.inc()
+
+
+def _app_of(version: BaseModel) -> str:
+    """Whose network it is: that of `apps/{app}/models/{model}/versions/{version}`."""
+    return version.name.split("/")[1]
 
 
 def _memory_of(card: Card) -> int:

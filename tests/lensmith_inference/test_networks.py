@@ -30,7 +30,7 @@ from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.heads import Head
 from lensmith_vision.networks import network_id
 from lensmith_vision.pack import builtin_pack, load_card, space_of
-from tests.lensmith_inference.conftest import APP_A, Rig, make_head, rig_of
+from tests.lensmith_inference.conftest import APP_A, APP_B, OTHER_SECRET, Rig, make_head, rig_of
 from tests.lensmith_inference.test_predict import ask, queries, refusal, values
 from tests.pictures import picture
 from tests.polling import until
@@ -65,11 +65,13 @@ async def rig(tmp_path: Path, nats_url: str) -> AsyncIterator[Rig]:
         yield running_rig
 
 
-def add(rig: Rig, model: str, folder: Path, seed: int = 5) -> Head:
-    """Add a version with a network of its own to a model of app a."""
+def add(rig: Rig, model: str, folder: Path, seed: int = 5, app: str = "a") -> Head:
+    """Add a version with a network of its own to a model."""
     card = load_card(folder)
     head = make_head(space_of(card).id, card.feature_dim, CONCEPTS, seed=seed)
-    rig.registry.add_network(rig.registry.add_version(APP_A, "a", model, rig.base_model, head), folder)
+    rig.registry.add_network(
+        rig.registry.add_version({"a": APP_A, "b": APP_B}[app], app, model, rig.base_model, head), folder
+    )
     return head
 
 
@@ -135,6 +137,7 @@ async def test_both_answer_when_there_is_room_for_one_network_only(
         assert counted["lensmith_inference_networks"] == 1.0
         assert counted["lensmith_inference_network_bytes"] == room
         assert counted["lensmith_inference_network_load_seconds_count"] == 4.0
+        assert counted["lensmith_inference_network_drops_total"] == 3.0
         both = [ask(rig, picture(4), model=f"apps/a/models/tuned-{network}") for network in range(2)]
         for network, response in enumerate(await asyncio.gather(*both)):
             truth = expected(starter, heads[network], network, picture(4))
@@ -142,6 +145,25 @@ async def test_both_answer_when_there_is_room_for_one_network_only(
         await ask(rig, picture(1), model="apps/a/models/common")
         assert rig.registry.calls["pack"] == packs, "the base network was never pushed out"
         assert rig.registry.calls["network"] == 2 * 3, "both are still on disk"
+
+
+async def test_networks_of_others_stay_when_an_app_asks_for_many(
+    tmp_path: Path, nats_url: str, tuned: list[Path]
+) -> None:
+    room = 2 * MEMORY_OF_BYTES * load_card(tuned[0]).bytes
+    async with rig_of(tmp_path, nats_url, [STARTER], warm_models=False, network_cache_bytes=room) as rig:
+        add(rig, "theirs", tuned[0], app="b")
+        request = PredictRequest(model="apps/b/models/theirs", inputs=queries(picture(1)))
+        for network in (1, 2):
+            add(rig, f"tuned-{network}", tuned[network])
+        await rig.stub.Predict(request, metadata=rig.key(OTHER_SECRET))
+        for network in (1, 2, 1, 2):
+            await ask(rig, picture(1), model=f"apps/a/models/tuned-{network}")
+        loads = (await metrics(rig))["lensmith_inference_network_load_seconds_count"]
+        await rig.stub.Predict(request, metadata=rig.key(OTHER_SECRET))
+        counted = await metrics(rig)
+        assert counted["lensmith_inference_network_load_seconds_count"] == loads, "it never left"
+        assert counted["lensmith_inference_network_drops_total"] == 3.0
 
 
 async def test_network_is_taken_from_disk_when_inference_starts_again(

@@ -98,3 +98,40 @@ async def test_value_leaves_at_the_end_when_it_alone_exceeds_the_budget() -> Non
     assert await touch(lru, loads, "a") == "a" * 10
     assert loads.dropped == ["a"]
     assert lru.total == 0
+
+
+async def _own(lru: PinnedLru[str, str], loads: Loads, *keys: str) -> None:
+    """Use values that belong to whom their first letter names."""
+    for key in keys:
+        async with lru.use(key, loads.of(key), key[0]):
+            pass
+
+
+async def test_greedy_owner_pushes_out_its_own_only() -> None:
+    loads = Loads()
+    lru = loads.lru(80)
+    await _own(lru, loads, "a1", "b1", *(f"z{number}" for number in range(9)))
+    assert loads.dropped == [f"z{number}" for number in range(7)]
+    assert {"a1", "b1", "z7", "z8"} == {key for key in (*loads.loaded,) if key in lru}
+
+
+async def test_share_shrinks_when_another_owner_comes() -> None:
+    loads = Loads()
+    lru = loads.lru(80)
+    await _own(lru, loads, "a1", "a2", "a3", "a4", "b1", "b2", "b3", "c1")
+    # Half for two, a third for three: from who has most, and of equals the longest unused first.
+    assert loads.dropped == ["a1", "a2", "b1", "a3"]
+    assert lru.total == 80
+    await _own(lru, loads, "b3", "b2")
+    assert loads.dropped == ["a1", "a2", "b1", "a3"]
+
+
+async def test_what_is_within_a_share_stays_when_a_greedy_owner_uses_all_of_its_own() -> None:
+    loads = Loads()
+    lru = loads.lru(40)
+    await _own(lru, loads, "a1")
+    async with lru.use("z1", loads.of("z1"), "z"), lru.use("z2", loads.of("z2"), "z"):
+        assert "a1" in lru
+        assert loads.dropped == []
+    assert loads.dropped == ["z2"], "the first that is not used any more"
+    assert "a1" in lru

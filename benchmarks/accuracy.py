@@ -220,16 +220,6 @@ def measure(
     return cells
 
 
-def debiased_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
-    """Calibration error, less what a perfectly calibrated model shows on as many predictions."""
-    generator = np.random.default_rng(0)
-    perfect = [
-        metrics.expected_calibration_error(confidence, generator.random(len(confidence)) < confidence)
-        for _ in range(20)
-    ]
-    return max(0.0, metrics.expected_calibration_error(confidence, right) - statistics.mean(perfect))
-
-
 def report(cells: dict[str, dict[str, Cell]]) -> dict[str, object]:
     """Means, spreads and calibration errors, and the gain that counts."""
     names = list(next(iter(cells.values())))
@@ -248,7 +238,7 @@ def report(cells: dict[str, dict[str, Cell]]) -> dict[str, object]:
     gains = {key: row[DEFAULT]["accuracy"] - row[LR_CROP]["accuracy"] for key, row in table.items()}
     errors = {
         str(shots or "all"): {
-            name: debiased_error(*(np.concatenate(parts) for parts in _pooled(cells, shots, name)))
+            name: metrics.debiased_calibration_error(*(np.concatenate(parts) for parts in _pooled(cells, shots, name)))
             for name in names
             if name in WITH_PROBABILITIES
         }

@@ -9,7 +9,7 @@ counted as often as in training: another mixture of concepts is another question
 - accuracy, and how often the 95 % interval holds what is found, once allowing for the chance that lies in the test half
   itself, which has a few hundred pictures; and how often less is found than the lower end of the interval: a promise
   that is broken. What is trained on all pictures is a little better than what was held out for the promise;
-- the precision of what is predicted, where thresholds were asked to keep 80, 90 or 95 %;
+- the precision of what is predicted, where thresholds were asked to keep 80, 90 or 95 %, and how much that finds;
 - the calibration error on the test half, debiased;
 - the same with pictures `in order`: neighbours in the order in which they were taken, as somebody makes a training set
   in one sitting, instead of pictures drawn at random.
@@ -55,7 +55,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass
 class Kept:
-    """What was promised and found, draw by draw; precisions as hits and predictions."""
+    """What was promised and found, draw by draw; precisions as hits, predictions and what there was to find."""
 
     promised: list[float] = field(default_factory=list)
     found: list[float] = field(default_factory=list)
@@ -66,6 +66,7 @@ class Kept:
     found_error: list[float] = field(default_factory=list)
     hits: dict[float, float] = field(default_factory=lambda: dict.fromkeys(PRECISIONS, 0.0))
     predictions: dict[float, float] = field(default_factory=lambda: dict.fromkeys(PRECISIONS, 0.0))
+    pictures: float = 0.0
 
 
 def neighbours(classes: Ints, shots: int, count: int) -> Iterator[Ints]:
@@ -102,28 +103,19 @@ def hold(one: LabelledSet, rows: Ints, kept: Kept) -> None:
     reach = promised - low if beyond > 0 else high - promised
     kept.held_with_chance.append(abs(beyond) <= math.hypot(reach, chance))
     kept.promised_error.append(evaluation.expected_calibration_error or 0.0)
-    kept.found_error.append(debiased_error(scores.max(axis=1).astype(np.float64), right))
+    kept.found_error.append(metrics.debiased_calibration_error(scores.max(axis=1).astype(np.float64), right))
     precisions(fitted, scores, one.test_classes, weights, kept)
 
 
 def precisions(fitted: Fitted, scores: npt.NDArray[np.float32], classes: Ints, weights: Doubles, kept: Kept) -> None:
     """Count what is predicted, and what of it is right, at thresholds that should keep a precision."""
     known = fitted.out_of_fold
+    kept.pictures += float(weights.sum())
     for precision in PRECISIONS:
         decisions = Decisions(known.scores, known.folds, labels=known.labels)
         predicted = scores >= thresholds_of(decisions, ThresholdAim(least_precision=precision))
         kept.predictions[precision] += float((predicted * weights[:, None]).sum())
         kept.hits[precision] += float((predicted[np.arange(len(classes)), classes] * weights).sum())
-
-
-def debiased_error(confidence: Doubles, right: npt.NDArray[np.bool_]) -> float:
-    """Calibration error, less what a perfectly calibrated model shows on as many predictions."""
-    generator = np.random.default_rng(0)
-    perfect = [
-        metrics.expected_calibration_error(confidence, generator.random(len(confidence)) < confidence)
-        for _ in range(20)
-    ]
-    return max(0.0, metrics.expected_calibration_error(confidence, right) - statistics.mean(perfect))
 
 
 def summary(kept: Kept) -> dict[str, object]:
@@ -142,6 +134,7 @@ def summary(kept: Kept) -> dict[str, object]:
             for precision in PRECISIONS
             if kept.predictions[precision]
         },
+        "found_recall": {str(precision): kept.hits[precision] / kept.pictures for precision in PRECISIONS},
         "draws": len(kept.promised),
     }
 
@@ -150,16 +143,16 @@ def show(result: dict[str, dict[str, object]]) -> None:
     """Print for people."""
     table = Table(title="What evaluations out of fold promise, and what is found on the test halves, %")
     columns = ["", "promised", "found", "less", "interval holds", "with chance", "broken", "calibration error"]
-    for name in (*columns, *(f"precision of {100 * precision:.0f}" for precision in PRECISIONS)):
+    for name in (*columns, *(f"{100 * precision:.0f} asked" for precision in PRECISIONS)):
         table.add_column(name, justify="right" if name else "left")
     for key, row in result.items():
-        found = [row["found_precision"].get(str(precision)) for precision in PRECISIONS]
+        found = [(row["found_precision"].get(str(one)), row["found_recall"][str(one)]) for one in PRECISIONS]
         table.add_row(
             key,
             *(f"{100 * row[name]:.1f}" for name in ("promised_accuracy", "found_accuracy", "kept_back")),
             *(f"{100 * row[name]:.0f}" for name in ("coverage", "coverage_with_chance", "broken")),
             f"{100 * row['found_calibration_error']:.1f}",
-            *("" if value is None else f"{100 * value:.1f}" for value in found),
+            *("" if value is None else f"{100 * value:.1f} of {100 * recall:.0f}" for value, recall in found),
         )
     Console(width=max(150, Console().width)).print(table)
 

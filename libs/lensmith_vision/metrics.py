@@ -22,6 +22,7 @@ __all__ = [
     "best_f1_threshold",
     "binary",
     "confusion_matrix",
+    "debiased_calibration_error",
     "expected_calibration_error",
     "in_top_k",
     "mean_absolute_error",
@@ -37,6 +38,12 @@ Ints = npt.NDArray[np.integer]
 Bools = npt.NDArray[np.bool_]
 
 _ROWS = 512
+
+_CHANCES = 20
+"""How often a perfect model is drawn; more move the error by less than a thousandth."""
+
+_SCORES_WEIGH = 20
+"""Pictures. How many predictions it takes for their being right to count as much as the scores that they have."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +137,10 @@ class Ranking:
     Args:
         ordered: [n], all scores from low to high.
         found: [p], those of the positives from low to high.
+        for_precision: Whether `threshold_of_precision` will be asked, which needs sums of scores.
     """
 
-    def __init__(self, ordered: Floats, found: Floats) -> None:
+    def __init__(self, ordered: Floats, found: Floats, *, for_precision: bool = False) -> None:
         self.rows, self.positives = len(ordered), len(found)
         descending = found[::-1]
         # Of each distinct score of a positive, from the top: nothing changes for the better between them.
@@ -143,11 +151,16 @@ class Ranking:
         self._below = np.searchsorted(ordered, self._values, side="left")
         self._through = np.searchsorted(ordered, self._values, side="right")
         self._lower = np.where(self._below > 0, ordered[np.maximum(self._below, 1) - 1], 0)
+        self._sums: npt.NDArray[np.float64] | None = None
+        if for_precision and len(found):
+            # From each distinct score of a positive up.
+            between = np.add.reduceat(ordered, self._below[::-1], dtype=np.float64)
+            self._sums = np.cumsum(between[::-1])
 
     @classmethod
-    def of(cls, truth: Bools, scores: Floats) -> Ranking:
+    def of(cls, truth: Bools, scores: Floats, *, for_precision: bool = False) -> Ranking:
         """Rank scores [n], of which some are positives'."""
-        return cls(np.sort(scores), np.sort(scores[truth]))
+        return cls(np.sort(scores), np.sort(scores[truth]), for_precision=for_precision)
 
     def negatives_above(self) -> npt.NDArray[np.float64]:
         """How many negatives score above each distinct score of a positive, ties counted half."""
@@ -183,12 +196,24 @@ class Ranking:
         return 0.5 if lower < 0.5 <= upper else (upper + lower) / 2
 
     def threshold_of_precision(self, least: float) -> float:
-        """The lowest threshold from which on the precision is at least so much; the most precise one if none is."""
+        """The lowest threshold from which on a precision is to be expected of new pictures.
+
+        Of a handful of predictions all may be right by chance, and the threshold where they are is found by looking for
+        it. So what is expected is what was right together with what the scores, which are probabilities, say would be:
+        they count as much as `_SCORES_WEIGH` predictions. Of hundreds of predictions, what was right alone decides.
+        Where it is expected nowhere, only what promises it itself passes: few pictures, or none.
+
+        Raises:
+            ValueError: It was not made `for_precision`.
+        """
         if self.positives in (0, self.rows):
             return 0.5
-        precision = self.hits / np.maximum(self.rows - self._below, 1)
+        if self._sums is None:
+            raise ValueError("a ranking for precision needs sums of scores")
+        predicted = self.rows - self._below
+        precision = (self.hits + _SCORES_WEIGH * self._sums / predicted) / (predicted + _SCORES_WEIGH)
         good = np.flatnonzero(precision >= least - 1e-9)
-        return float(self._values[good[-1] if len(good) else int(np.argmax(precision))])
+        return float(self._values[good[-1]]) if len(good) else max(float(self._values[np.argmax(precision)]), least)
 
     def threshold_of_recall(self, least: float) -> float:
         """The highest threshold that finds at least so much of the positives."""
@@ -220,6 +245,21 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 1
     sums = np.bincount(index, weights=confidence, minlength=bins)
     right = np.bincount(index, weights=correct.astype(np.float64), minlength=bins)
     return float(np.abs(sums - right).sum() / len(confidence))
+
+
+def debiased_calibration_error(confidence: Floats, correct: Bools, seed: int = 0) -> float:
+    """Calibration error less what a perfectly calibrated model shows by chance on as many predictions; never below 0.
+
+    For predictions of several trainings together: on few it is biased, both ways. A perfect model reads as 0.017 in the
+    mean on 60 predictions, 0.005 on 300 and 0.001 on 5,000, for what would be below 0 is cut off. A confidence that is
+    0.05 too high reads as 0.024, 0.018 and 0.034, for errors and chance do not add up. The error of the predictions as
+    they are is too high in turn (0.15, 0.08, 0.05): the truth lies between the two.
+    """
+    generator = np.random.default_rng(seed)
+    chance = [
+        expected_calibration_error(confidence, generator.random(len(confidence)) < confidence) for _ in range(_CHANCES)
+    ]
+    return max(0.0, expected_calibration_error(confidence, correct) - sum(chance) / len(chance))
 
 
 def r_squared(truth: Floats, predicted: Floats) -> float:

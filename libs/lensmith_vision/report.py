@@ -17,8 +17,8 @@ from lensmith_vision.bootstrap import Interval, RankIntervals, Resamples, interv
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import ConceptEvaluation, ConfusionCell, CooccurrenceCell, Evaluation, defined
 from lensmith_vision.figures import Cells, calibration_bins, count_intervals, regression_intervals, residual_bins
-from lensmith_vision.fitting import log_loss
 from lensmith_vision.heads import Head, HeadType
+from lensmith_vision.losses import log_loss
 from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.threads import in_threads
 
@@ -71,7 +71,9 @@ class Decisions:
         return best
 
 
-def rank_concepts(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = None) -> list[metrics.Ranking]:
+def rank_concepts(
+    decisions: Decisions, rows: npt.NDArray[np.bool_] | None = None, *, for_precision: bool = False
+) -> list[metrics.Ranking]:
     """Rank the pictures by each concept's scores, over all rows or some."""
     labels, scores, classes = decisions.labels, decisions.scores, decisions.classes
     members = None if classes is None or rows is not None else _members(classes, scores.shape[1])
@@ -82,13 +84,16 @@ def rank_concepts(decisions: Decisions, rows: npt.NDArray[np.bool_] | None = Non
             some = members[start : start + _COLUMNS]
             found = [np.sort(own[shown]) for own, shown in zip(scored, some, strict=True)]
             scored.sort(axis=1)
-            return [metrics.Ranking(own, positives) for own, positives in zip(scored, found, strict=True)]
+            return [
+                metrics.Ranking(own, positives, for_precision=for_precision)
+                for own, positives in zip(scored, found, strict=True)
+            ]
         rankings = []
         if labels is None:
             raise ValueError("concepts are ranked by labels or classes")
         for own, truth in zip(scored, _columns_of(labels, start), strict=True):
             known = np.isfinite(truth) if rows is None else rows & np.isfinite(truth)
-            rankings.append(metrics.Ranking.of(truth[known] == 1, own[known]))
+            rankings.append(metrics.Ranking.of(truth[known] == 1, own[known], for_precision=for_precision))
         return rankings
 
     return [ranking for some in in_threads(rank_some, range(0, scores.shape[1], _COLUMNS)) for ranking in some]
@@ -112,7 +117,7 @@ class ThresholdAim:
     """What thresholds are chosen for: the best F1, or the most recall (precision) at so much precision (recall).
 
     Attributes:
-        least_precision: Precision to keep, 0 to 1.
+        least_precision: Precision to keep on new pictures, 0 to 1.
         least_recall: Recall to keep, 0 to 1; not together with the other.
     """
 
@@ -142,10 +147,12 @@ def thresholds_of(
     decisions: Decisions, aim: ThresholdAim, rows: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.float32]:
     """Choose a threshold for each concept, over all rows or some."""
-    rankings = decisions.rankings if rows is None else rank_concepts(decisions, rows)
     if aim.least_precision is not None:
+        rankings = rank_concepts(decisions, rows, for_precision=True)
         found = [ranking.threshold_of_precision(aim.least_precision) for ranking in rankings]
-    elif aim.least_recall is not None:
+        return np.asarray(found, dtype=np.float32)
+    rankings = decisions.rankings if rows is None else rank_concepts(decisions, rows)
+    if aim.least_recall is not None:
         found = [ranking.threshold_of_recall(aim.least_recall) for ranking in rankings]
     else:
         found = [ranking.best_f1_threshold() for ranking in rankings]

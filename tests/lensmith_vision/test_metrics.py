@@ -70,6 +70,53 @@ def test_calibration_error_is_the_mean_gap_when_binned() -> None:
     assert metrics.expected_calibration_error(np.ones(3), flags("111")) == 0.0
 
 
+def test_debiased_error_is_near_the_truth_when_there_are_many_predictions() -> None:
+    generator = np.random.default_rng(0)
+    confidence = 0.1 + 0.8 * generator.beta(4, 2, 20_000)
+    for over, low, high in ((0.0, 0.0, 0.005), (0.1, 0.09, 0.101)):
+        right = generator.random(20_000) < confidence - over
+        assert low <= metrics.debiased_calibration_error(confidence, right) <= high
+    # On few, chance looks like an error.
+    few = confidence[:60]
+    right = generator.random(60) < few
+    assert metrics.debiased_calibration_error(few, right) < metrics.expected_calibration_error(few, right)
+
+
+def _found_at(asked: float, pictures: int, draws: int = 300) -> tuple[float, float]:
+    """Precision and recall on new pictures of a concept that a fifth of the pictures show, with true probabilities."""
+    generator = np.random.default_rng(0)
+    hits = predictions = positives = 0
+    for _ in range(draws):
+        seen, new = generator.beta(0.8, 3.2, pictures), generator.beta(0.8, 3.2, 2000)
+        shown, truth = generator.random(pictures) < seen, generator.random(2000) < new
+        predicted = new >= metrics.Ranking.of(shown, seen, for_precision=True).threshold_of_precision(asked)
+        hits, predictions, positives = (
+            hits + (truth & predicted).sum(),
+            predictions + predicted.sum(),
+            positives + truth.sum(),
+        )
+    return hits / predictions, hits / positives
+
+
+def test_precision_is_kept_on_new_pictures_however_few_were_seen() -> None:
+    # What looks best of few would keep 0.53, 0.61 and 0.66.
+    kept = {pictures: _found_at(0.7, pictures) for pictures in (50, 200, 1000)}
+    assert all(precision > 0.67 for precision, _ in kept.values()), kept
+    assert kept[1000][0] < 0.75
+    assert all(recall > 0.05 for _, recall in kept.values()), kept
+
+
+def test_what_was_right_decides_when_there_is_much_of_it() -> None:
+    # Scores that promise much too little: of 2,000 predictions all are right, whatever they say.
+    scores = np.concatenate([np.linspace(0.3, 0.4, 2000), np.linspace(0.0, 0.2, 2000)])
+    shown = np.arange(4000) < 2000
+    assert metrics.Ranking.of(shown, scores, for_precision=True).threshold_of_precision(0.95) == pytest.approx(
+        0.3, abs=0.01
+    )
+    with pytest.raises(ValueError, match="sums of scores"):
+        metrics.Ranking.of(shown, scores).threshold_of_precision(0.95)
+
+
 def test_regression_figures_when_worked_out_by_hand() -> None:
     truth, predicted = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 4.0, 2.0])
     assert metrics.mean_absolute_error(truth, predicted) == 0.75

@@ -7,9 +7,10 @@ as the platform computes them, one view. A part of the training labels is turned
 What is flagged follows from the training pictures alone, as in the platform: scores out of fold and the most alike
 pictures, both asked once more without the labels that are most in doubt. Accuracies are those on the test split,
 which nothing is chosen by, of heads trained on: the labels as they came; with turned labels; after following in one
-call every suggestion, right or wrong, or only the sure ones, which is what `lensmith fix --accept-all` does; after
-taking the sure ones away (`--accept-all --remove`); and after somebody has looked at what is flagged, following what
-is right and dismissing what is not. For both tiers of heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra
+call the sure suggestions, right or wrong, which is what `lensmith fix --accept-all` does; after taking those labels
+away (`--accept-all --remove`); and after somebody has looked at what is flagged, following what is right and
+dismissing what is not. The part won back is (accuracy then - with turned labels) / (as they came - with turned
+labels), a ratio of means over seeds. For both tiers of heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra
 `benchmarks`.
 """
 
@@ -30,11 +31,12 @@ from rich.table import Table
 from lensmith_vision.classes import Tier
 from lensmith_vision.curation.neighbours import directions, find_neighbours
 from lensmith_vision.curation.suggestion import Curated
-from lensmith_vision.curation.wrong_labels import LEAST_SCORE, SURE_SCORE, Doubt, doubted_labels
+from lensmith_vision.curation.wrong_labels import SURE_SCORES, Doubt, doubted_labels
 from lensmith_vision.folds import groups_of
 from lensmith_vision.training import Fitted, TrainOptions, fit
 
 FLAGGED_TARGET, CLEAN_TARGET = 0.80, 0.08
+SURE_SCORE = SURE_SCORES["multi_class"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -44,7 +46,6 @@ TIERS: tuple[Tier, ...] = ("linear", "auto")
 STATES = {
     "clean": "labels as they came",
     "flipped": "labels turned",
-    "accepted": f"all accepted (score ≥ {LEAST_SCORE})",
     "accepted_sure": f"sure ones accepted (score ≥ {SURE_SCORE})",
     "removed_sure": f"sure ones taken away (score ≥ {SURE_SCORE})",
     "reviewed": "flagged ones looked at",
@@ -89,8 +90,7 @@ def doubted(data: LabelledSet, classes: Ints, fitted: Fitted) -> Doubt:
         scores=fitted.out_of_fold.scores,
         labels=given.labels,
     )
-    tier: Tier = "linear" if fitted.head.kernel is None else "kernel"
-    return doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups), tier)
+    return doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups))
 
 
 def measure(data: LabelledSet, noise: float, seed: int) -> Run:
@@ -116,7 +116,6 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
         reviewed[flagged] = truth[flagged]
         accuracy[tier] = {
             "flipped": at_first,
-            "accepted": trained(data, accepted, tier)[1],
             "accepted_sure": trained(data, accepted_sure, tier)[1],
             "removed_sure": trained(data, classes, tier, np.setdiff1d(np.arange(rows), doubt.rows[sure]))[1],
             "reviewed": trained(data, reviewed, tier)[1],
@@ -154,6 +153,7 @@ def summary(name: str, runs: list[Run], clean: dict[str, float], noise: float) -
                 result[f"gain_{state}_{tier}"] = statistics.mean(gains)
                 result[f"gain_error_{state}_{tier}"] = spread(gains) / len(gains) ** 0.5
                 result[f"won_back_{state}_{tier}"] = statistics.mean(gains) / lost if lost > 0 else None
+                result[f"won_back_interval_{state}_{tier}"] = won_back_interval(runs, clean[tier], tier, state)
     reached = result["flips_flagged"] >= FLAGGED_TARGET and result["clean_flagged"] <= CLEAN_TARGET
     return {
         **result,
@@ -164,6 +164,16 @@ def summary(name: str, runs: list[Run], clean: dict[str, float], noise: float) -
         "reached": reached,
         "runs": [vars(run) for run in runs],
     }
+
+
+def won_back_interval(runs: list[Run], clean: float, tier: Tier, state: str) -> tuple[float, float]:
+    """95 % interval of the part won back, a ratio of means over seeds, by drawing the seeds anew."""
+    flipped = np.array([run.accuracy[tier]["flipped"] for run in runs])
+    gains = np.array([run.accuracy[tier][state] for run in runs]) - flipped
+    drawn = np.random.default_rng(0).integers(0, len(runs), (2000, len(runs)))
+    parts = gains[drawn].mean(axis=1) / np.maximum(clean - flipped[drawn].mean(axis=1), 1e-9)
+    low, high = np.quantile(parts, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def show(result: dict[str, object]) -> None:
@@ -185,7 +195,9 @@ def show(result: dict[str, object]) -> None:
     for key, text in texts.items():
         shown.add_row(text, f"{100 * result[key]:.1f} ± {100 * result['spreads'][key]:.1f}")
     console.print(shown)
-    table = Table(title="Accuracy on the test split, %; gain over turned labels ± its standard error; part won back")
+    table = Table(
+        title="Accuracy on the test split, %; gain over turned labels ± its standard error; part won back [95 %]"
+    )
     table.add_column("")
     for tier in TIERS:
         table.add_column(f"tier {tier}", justify="right")
@@ -200,8 +212,9 @@ def _accuracy(result: dict[str, object], state: str, tier: str) -> str:
     text = f"{100 * result[f'accuracy_{state}_{tier}']:.1f}"
     if f"gain_{state}_{tier}" in result:
         gain, error = result[f"gain_{state}_{tier}"], result[f"gain_error_{state}_{tier}"]
-        won = result[f"won_back_{state}_{tier}"]
-        text += f" ({100 * gain:+.1f} ± {100 * error:.1f}{'' if won is None else f', {won:.0%}'})"
+        won, (low, high) = result[f"won_back_{state}_{tier}"], result[f"won_back_interval_{state}_{tier}"]
+        part = "" if won is None else f", {won:.0%} [{low:.0%}, {high:.0%}]"
+        text += f" ({100 * gain:+.1f} ± {100 * error:.1f}{part})"
     return text
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.training_data_service_pb2 import NameInputsRequest
 from lensmith_api.v1 import suggestion_service_pb2_grpc
+from lensmith_api.v1.model_pb2 import Model, ModelType
 from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionState
 from lensmith_api.v1.suggestion_service_pb2 import (
     AcceptedSuggestion,
@@ -27,7 +28,8 @@ from lensmith_registry.converters import message_from_json
 from lensmith_registry.suggestion_decisions import Action, Decision, Decisions, actions_of, missing
 from lensmith_registry.suggestion_store import Filter, SuggestionRow
 from lensmith_registry.version_store import VersionRow
-from lensmith_vision.curation.wrong_labels import SURE_SCORE
+from lensmith_vision.curation.wrong_labels import SURE_SCORES
+from lensmith_vision.heads import HeadType
 
 if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
     from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceAsyncStub
@@ -38,6 +40,11 @@ __all__ = ["SuggestionServicer"]
 _VERSION = "apps/{app}/models/{model}/versions/{version}"
 _MOST_AT_ONCE = 10_000
 _MERGE_SCOPE = "Models:Add"
+_TYPES: dict[int, HeadType] = {
+    ModelType.MODEL_TYPE_MULTI_CLASS: "multi_class",
+    ModelType.MODEL_TYPE_MULTI_LABEL: "multi_label",
+    ModelType.MODEL_TYPE_REGRESSION: "regression",
+}
 _ACTIONS: dict[int, Action] = {
     SuggestionAction.SUGGESTION_ACTION_UNSPECIFIED: "APPLY",
     SuggestionAction.SUGGESTION_ACTION_APPLY: "APPLY",
@@ -203,7 +210,9 @@ async def _all_open(
 ) -> dict[int, SuggestionRow]:
     kind = _kind(request.all.kind)
     # A wrong label put right without a look must be one indeed; to say that all are right takes no certainty.
-    usual = SURE_SCORE if kind == "WRONG_LABEL" and _ACTIONS[request.action] != "DISMISS" else 0.0
+    blind = kind == "WRONG_LABEL" and _ACTIONS[request.action] != "DISMISS"
+    model = message_from_json(version.model_snapshot, Model())
+    usual = SURE_SCORES[_TYPES[model.type]] if blind else 0.0
     least = request.all.min_score if request.all.HasField("min_score") else usual
     wanted = Filter(kind, request.all.concept, "OPEN", least)
     rows = await suggestion_store.list_page(connection, version, wanted, 0, _MOST_AT_ONCE)

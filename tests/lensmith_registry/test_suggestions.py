@@ -17,7 +17,7 @@ from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, Rig
 WRONG = SuggestionKind.SUGGESTION_KIND_WRONG_LABEL
 REMOVE, DISMISS = SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS, SuggestionAction.SUGGESTION_ACTION_DISMISS
 FIXER = "key-of-a-fixer"
-SCORES = {"sure": 0.97, "likely": 0.91, "doubtful": 0.85}
+SCORES = {"sure": 0.97, "likely": 0.8, "doubtful": 0.4}
 
 
 def _wrong(uid: str, score: float) -> Suggestion:

@@ -71,7 +71,7 @@ async def test_turned_labels_are_found_and_made_right_in_one_call(farm: Farm):
 
         # The peer names inputs as dataset would.
         assert {one.input for one in wrong} == {f"apps/trash/inputs/own-{uid}" for uid in FLIPPED}
-        assert all(one.concept == "metal" and one.other_concept == "glass" and one.score >= 0.8 for one in wrong)
+        assert all(one.concept == "metal" and one.other_concept == "glass" and one.score >= 0.5 for one in wrong)
         counts = {count.kind: (count.open, count.total) for count in found.counts}
         assert counts[WRONG] == (3, 3)
         assert counts[SuggestionKind.SUGGESTION_KIND_LABEL_NEXT][0] > 0

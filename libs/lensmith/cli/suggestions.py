@@ -47,7 +47,7 @@ def fix(
     accept_all: Annotated[bool, typer.Option("--accept-all", help="The same for all open ones of --kind.")] = False,
     min_score: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="With --accept-all: only those so sure; 0.9 of wrong labels by default."),
+        typer.Option(min=0, max=1, help="With --accept-all: only those so sure; by default what needs no look."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the labels in doubt away instead.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Say that all is right as it is instead.")] = False,

@@ -224,7 +224,9 @@ class Suggestion(_message.Message):
     message: _builtins.str
     """One sentence for people."""
     score: _builtins.float
-    """How sure it is, or how much it would help, 0 to 1; to be compared within one kind."""
+    """How sure it is, or how much it would help, 0 to 1; to be compared within one kind. Of a wrong label where concepts
+    exclude each other: how likely it is wrong.
+    """
     concept: _builtins.str
     """Own id of the concept that it is about."""
     other_concept: _builtins.str

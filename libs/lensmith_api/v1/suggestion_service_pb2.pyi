@@ -144,8 +144,9 @@ class AllSuggestions(_message.Message):
     concept: _builtins.str
     """Only those about this concept (own id), as either of the two; empty: all."""
     min_score: _builtins.float
-    """Only those whose score is at least so high. Unset: wrong labels are followed from 0.9 on, the others and whatever
-    is not followed but dismissed from 0 on. What is less sure deserves a look.
+    """Only those whose score is at least so high. Unset: wrong labels are followed from 0.65 on where concepts exclude each
+    other, else from 0.9 on; the other kinds, and whatever is not followed but dismissed, from 0 on. What is less sure
+    deserves a look.
     """
     def __init__(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lensmith_vision.classes import Tier
 from lensmith_vision.curation.asked import with_asked
 from lensmith_vision.curation.concepts import confused_concepts, few_images
 from lensmith_vision.curation.duplicates import conflicting_copies, tested_copies
@@ -46,8 +45,7 @@ def suggest(
         if data.type == "regression":
             found = wrong_numbers(data)
         else:
-            tier: Tier = "linear" if head.kernel is None else "kernel"
-            doubt = doubted_labels(data, find_neighbours(units, data.groups, seed=seed), tier, seed)
+            doubt = doubted_labels(data, find_neighbours(units, data.groups, seed=seed), seed)
             doubted = doubt.of(len(data.ids))
             found = wrong_labels(data, doubt)
         found += confused_concepts(data, doubted)

@@ -12,7 +12,7 @@ from lensmith_vision.training import TrainingSet, TrainOptions, fit
 
 __all__ = ["scores_without"]
 
-_MOST_ROWS = 20_000
+_MOST_ROWS: dict[Tier, int] = {"linear": 20_000, "auto": 20_000, "kernel": 10_000}
 """Larger sets are looked at once: there are enough right labels in them to outvote the wrong ones."""
 
 
@@ -28,7 +28,7 @@ def scores_without(data: Curated, doubted: Bools, tier: Tier, seed: int) -> Floa
     Returns:
         Scores [n, c], none by a model that saw the picture; None where too little is left to train on, or too much.
     """
-    if not doubted.any() or len(doubted) > _MOST_ROWS:
+    if not doubted.any() or len(doubted) > _MOST_ROWS[tier]:
         return None
     kept = data.rows(~doubted)
     if ((kept.truth == 1).sum(axis=0) < MIN_POSITIVES).any():

@@ -1,34 +1,47 @@
 """Which labels are likely wrong: confident learning on opinions that have not seen the label.
 
-One opinion is the model's, out of fold; the other is that of the most alike pictures, near copies aside. A label is
-doubted where their mean holds another concept to be several times as likely, and about as likely as it is for pictures
-that do carry that concept, so that concepts which the model knows badly raise no alarm (Northcutt et al. 2021).
+One opinion is the model's, out of fold; the other is that of the most alike pictures, near copies aside. Where concepts
+exclude each other, both are asked once more without the labels that are most in doubt, which had a say the first time;
+the second time, models of both tiers are asked: they err on different pictures. All opinions count, and what comes of
+them is a chance that the label is wrong (`noise.py`).
 
-Where concepts exclude each other, both are asked once more without the labels that are most in doubt, which had a say
-the first time: all four opinions count.
+Where concepts overlap, a label is doubted where the mean of the opinions holds the other side of it to be four times as
+likely, and about as likely as it is for pictures that do carry that side, so that concepts which the model knows badly
+raise no alarm (Northcutt et al. 2021).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.classes import Tier
 from lensmith_vision.curation.neighbours import Neighbours
+from lensmith_vision.curation.noise import chances_of_wrong
 from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Bools, Curated, Floats, Ints, Suggestion
+from lensmith_vision.heads import HeadType
 
-__all__ = ["LEAST_SCORE", "SURE_SCORE", "Doubt", "doubted_labels", "wrong_labels", "wrong_numbers"]
+__all__ = ["LEAST_SCORE", "LEAST_SIDE_SCORE", "SURE_SCORES", "Doubt", "doubted_labels", "wrong_labels", "wrong_numbers"]
 
-LEAST_SCORE = 0.8
-"""A label is doubted when the other answer is four times as likely."""
+LEAST_SCORE = 0.3
+"""Labels are doubted that are wrong with this chance."""
 
-SURE_SCORE = 0.9
+LEAST_SIDE_SCORE = 0.8
+"""The same where concepts overlap: the other side is four times as likely."""
+
+SURE_SCORES: Mapping[HeadType, float] = MappingProxyType({"multi_class": 0.65, "multi_label": 0.9, "regression": 0.9})
 """Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are
 the very pictures that a model should learn from."""
 
+_MOST_DOUBTED = 0.9
+"""What has a say no more when opinions are asked again: labels against which another one is nine times as likely."""
+
+_TIERS: tuple[Tier, ...] = ("linear", "kernel")
 _OF_USUAL = 0.5
 """Part of a concept's usual likelihood among its own pictures that the other answer must reach."""
 
@@ -48,7 +61,7 @@ class Doubt:
     Attributes:
         rows: [m] pictures, the surest doubts first.
         columns: [m] concepts that should change: the one to carry (multi_class), or the one to turn over.
-        scores: [m] how likely the other answer is against the given one, 0.8 to 1.
+        scores: [m] how likely the given answer is wrong, 0.3 to 1 (multi_class), or how likely the other one is.
     """
 
     rows: Ints
@@ -62,22 +75,24 @@ class Doubt:
         return mask
 
 
-def doubted_labels(data: Curated, near: Neighbours, tier: Tier = "linear", seed: int = 0) -> Doubt:
+def doubted_labels(data: Curated, near: Neighbours, seed: int = 0) -> Doubt:
     """Find the labels of a classification that are likely wrong.
 
     Args:
         data: What the model was trained on, with its scores out of fold.
         near: The most alike pictures of each.
-        tier: Of the head that is asked a second time.
-        seed: Of its folds.
+        seed: Of the folds of what is asked a second time.
     """
     chances = _chances(data, near)
     if data.type == "multi_class":
         classes = data.truth.argmax(axis=1)
-        again = _chances_again(data, near, chances, tier, seed)
-        if again is not None:
-            chances = ((chances + again) / 2).astype(np.float32)
-        rows, columns, scores = _doubted_classes(chances, classes)
+        again = _chances_again(data, near, chances, seed)
+        for opinion in again:
+            chances += opinion
+        chances /= np.float32(1 + len(again))
+        wrong = chances_of_wrong(chances, classes)
+        rows = np.flatnonzero(wrong >= LEAST_SCORE)
+        columns, scores = _best_others(chances, classes)[rows], wrong[rows]
     else:
         parts = [_doubted_sides(chances[:, column], data.truth[:, column]) for column in range(len(data.concepts))]
         rows = np.concatenate([rows for rows, _ in parts])
@@ -131,15 +146,12 @@ def wrong_numbers(data: Curated) -> list[Suggestion]:
     return found
 
 
-def _chances_again(data: Curated, near: Neighbours, chances: Floats, tier: Tier, seed: int) -> Floats | None:
-    """Ask both once more, without the labels that are most in doubt; None where that cannot be done."""
-    rows, _, scores = _doubted_classes(chances, data.truth.argmax(axis=1))
-    doubted = np.zeros(len(chances), dtype=np.bool_)
-    doubted[rows[scores >= SURE_SCORE]] = True
-    scored = scores_without(data, doubted, tier, seed)
-    if scored is None:
-        return None
-    return _chances(replace(data, scores=scored), Neighbours(near.rows, near.weights * ~doubted[near.rows]))
+def _chances_again(data: Curated, near: Neighbours, chances: Floats, seed: int) -> list[Floats]:
+    """Ask both once more, without the labels that are most in doubt: once for each tier that can be asked."""
+    doubted = _most_doubted(chances, data.truth.argmax(axis=1))
+    others = Neighbours(near.rows, near.weights * ~doubted[near.rows])
+    looks = [scores_without(data, doubted, tier, seed) for tier in _TIERS]
+    return [_chances(replace(data, scores=scored), others) for scored in looks if scored is not None]
 
 
 def _chances(data: Curated, near: Neighbours) -> Floats:
@@ -168,18 +180,24 @@ def _chances(data: Curated, near: Neighbours) -> Floats:
     return chances
 
 
-def _doubted_classes(chances: Floats, classes: Ints) -> tuple[Ints, Ints, Floats]:
+def _best_others(chances: Floats, classes: Ints) -> Ints:
+    """The likeliest concepts [n] but for the given ones."""
+    rest = chances.copy()
+    rest[np.arange(len(classes)), classes] = -1
+    best: Ints = rest.argmax(axis=1)
+    return best
+
+
+def _most_doubted(chances: Floats, classes: Ints) -> Bools:
+    """Mark the pictures [n] of which another concept is many times as likely, and about as likely as it usually is."""
     every = np.arange(len(classes))
     own = chances[every, classes]
     counts = np.bincount(classes, minlength=chances.shape[1])
     usual = np.bincount(classes, weights=own, minlength=chances.shape[1]) / np.maximum(counts, 1)
-    rest = chances.copy()
-    rest[every, classes] = -1
-    best = rest.argmax(axis=1)
-    other = rest[every, best]
-    scores = other / np.maximum(other + own, np.float32(1e-12))
-    rows = np.flatnonzero((scores >= LEAST_SCORE) & (other >= _OF_USUAL * usual[best]))
-    return rows, best[rows], scores[rows].astype(np.float32)
+    best = _best_others(chances, classes)
+    other = chances[every, best]
+    sure = other / np.maximum(other + own, np.float32(1e-12)) >= _MOST_DOUBTED
+    return np.asarray(sure & (other >= _OF_USUAL * usual[best]), dtype=np.bool_)
 
 
 def _doubted_sides(chances: npt.NDArray[np.float32], labels: npt.NDArray[np.float32]) -> tuple[Ints, Floats]:
@@ -190,5 +208,5 @@ def _doubted_sides(chances: npt.NDArray[np.float32], labels: npt.NDArray[np.floa
     usual = float(chances[positive].mean()), float((1 - chances[negative]).mean())
     doubtful = np.where(positive, 1 - chances, chances)
     bar = np.where(positive, usual[1], usual[0]) * _OF_USUAL
-    rows = np.flatnonzero((positive | negative) & (doubtful >= np.maximum(bar, LEAST_SCORE)))
+    rows = np.flatnonzero((positive | negative) & (doubtful >= np.maximum(bar, LEAST_SIDE_SCORE)))
     return rows, doubtful[rows].astype(np.float32)

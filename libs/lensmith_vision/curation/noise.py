@@ -1,0 +1,41 @@
+"""How likely a given label is wrong, from what a picture looks like and from how many labels of the set are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lensmith_vision.curation.suggestion import Floats, Ints
+
+__all__ = ["chances_of_wrong"]
+
+_ROUNDS = 30
+_FIRST_RATE = 0.05
+_LEAST_RATE, _MOST_RATE = 0.002, 0.45
+_SHARPER = 5.5
+"""Opinions are averaged, so what is clear looks less so. With odds so much higher, of the labels that are wrong with a
+chance of one half, one half is wrong: measured with turned labels of sets of 6, 22 and 99 concepts."""
+_TINY = 1e-12
+
+
+def chances_of_wrong(chances: Floats, classes: Ints) -> Floats:
+    """Say how likely each label is wrong, [n], where concepts exclude each other.
+
+    A wrong label may be any of the others. So where there are many concepts, one that hardly fits is more likely the
+    right one of a picture that is hard to tell, than one that somebody happened to choose; a mere comparison of two
+    concepts cannot see that. How many labels are wrong is found from the set itself, by expectation maximisation.
+
+    Args:
+        chances: [n, c] how likely each concept is, by opinions that have not seen the label.
+        classes: [n] the concept that is given.
+    """
+    rows, width = chances.shape
+    own = chances[np.arange(rows), classes].astype(np.float64)
+    rate = _FIRST_RATE
+    wrong = np.zeros(rows)
+    for _ in range(_ROUNDS):
+        turned = (1 - own) * rate / max(width - 1, 1)
+        wrong = turned / np.maximum(turned + own * (1 - rate), _TINY)
+        rate = float(np.clip(wrong.mean(), _LEAST_RATE, _MOST_RATE))
+    sharper = _SHARPER * wrong
+    result: Floats = (sharper / np.maximum(sharper + 1 - wrong, _TINY)).astype(np.float32)
+    return result

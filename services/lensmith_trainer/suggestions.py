@@ -17,7 +17,7 @@ from lensmith_api.internal.v1.suggestion_job_service_pb2 import (
     SuggestionJob,
 )
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingInput
-from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionKind, SuggestionLabel
+from lensmith_api.v1.suggestion_pb2 import InputToLabel, Suggestion, SuggestionKind, SuggestionLabel
 from lensmith_platform.errors import NotFoundError, PreconditionError
 from lensmith_platform.service_auth import service_call_app
 from lensmith_trainer.holding import TrainingRows
@@ -215,6 +215,12 @@ def _suggestion_to_proto(one: curation.Suggestion) -> Suggestion:
         related_inputs=one.related,
         current=_labels_to_proto(one.current),
         desired=_labels_to_proto(one.desired),
+        inputs_to_label=[
+            InputToLabel(
+                input=asked.picture, label=_labels_to_proto({asked.concept: asked.value})[0], score=asked.score
+            )
+            for asked in one.asked
+        ],
     )
 
 

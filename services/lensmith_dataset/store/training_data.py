@@ -1,6 +1,6 @@
 """What there is to train on: counted for preflight, and streamed as it changes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -103,11 +103,38 @@ async def count_pending(connection: Connection, app_id: int, space: str) -> int:
 
 
 async def states(connection: Connection, app_id: int, space: str, ids: Sequence[int]) -> list[TrainingState]:
-    """Return the states of inputs of the change feed, of those that are gone too; vectors only of what has labels."""
+    """Return the states of inputs of the change feed, of those that are gone too; vectors only of what has labels.
+
+    Each table is asked by itself, in a transaction with one snapshot: a join of lists as long as these is planned as if
+    few rows were found, and looks at each list again for each row.
+    """
+    labels = await _labels(connection, app_id, ids)
+    # Nothing is learnt from what nobody has labelled, and it comes again with its first label.
+    vectors: dict[int, bytes] = dict(
+        await connection.fetch(
+            "SELECT input_id, vector FROM embeddings WHERE app_id = $1 AND space = $2 AND input_id = ANY($3::bigint[])",
+            app_id,
+            space,
+            list(labels),
+        )
+    )
+    rows = await connection.fetch(
+        "SELECT id, uid, sha256, test FROM inputs WHERE app_id = $1 AND id = ANY($2::bigint[]) ORDER BY id", app_id, ids
+    )
+    found = [
+        TrainingState(uid, False, sha256, test, vectors.get(number, b""), labels.get(number, ()))
+        for number, uid, sha256, test in rows
+    ]
+    if len(found) < len(ids):
+        found += await _gone(connection, app_id, set(ids).difference(row["id"] for row in rows))
+    return found
+
+
+async def _labels(connection: Connection, app_id: int, ids: Sequence[int]) -> dict[int, list[Label]]:
     labels: dict[int, list[Label]] = {}
-    for row in await connection.fetch(
+    for number, concept, positive, value in await connection.fetch(
         """
-        SELECT label.input_id, concept.own_id AS concept, label.positive, label.number
+        SELECT label.input_id, concept.own_id, label.positive, label.number
         FROM annotations AS label
         JOIN concepts AS concept ON concept.app_id = label.app_id AND concept.id = label.concept_id
         WHERE label.app_id = $1 AND label.input_id = ANY($2::bigint[]) ORDER BY concept.own_id
@@ -115,32 +142,20 @@ async def states(connection: Connection, app_id: int, space: str, ids: Sequence[
         app_id,
         ids,
     ):
-        labels.setdefault(row["input_id"], []).append(Label(row["concept"], row["positive"], row["number"]))
+        labels.setdefault(number, []).append(Label(concept, positive, value))
+    return labels
+
+
+async def _gone(connection: Connection, app_id: int, ids: Collection[int]) -> list[TrainingState]:
     rows = await connection.fetch(
         """
-        SELECT change.input_id, coalesce(input.uid, change.deleted_uid) AS uid, input.id IS NULL AS deleted,
-               coalesce(input.sha256, '') AS sha256, coalesce(input.test, false) AS test,
-               vector.vector
-        FROM input_changes AS change
-        LEFT JOIN inputs AS input
-            ON input.app_id = $1 AND input.id = change.input_id AND input.id = ANY($2::bigint[])
-        LEFT JOIN embeddings AS vector
-            ON vector.app_id = $1 AND vector.space = $3 AND vector.input_id = change.input_id
-                AND vector.input_id = ANY($4::bigint[])
-        WHERE change.app_id = $1 AND change.input_id = ANY($2::bigint[])
-            AND coalesce(input.uid, change.deleted_uid) IS NOT NULL
-        ORDER BY change.input_id
+        SELECT deleted_uid FROM input_changes
+        WHERE app_id = $1 AND input_id = ANY($2::bigint[]) AND deleted_uid IS NOT NULL ORDER BY input_id
         """,
         app_id,
-        ids,
-        space,
-        # Nothing is learnt from what nobody has labelled, and it comes again with its first label.
-        list(labels),
+        list(ids),
     )
-    return [
-        TrainingState(uid, deleted, sha256, test, vector or b"", labels.get(number, []))
-        for number, uid, deleted, sha256, test, vector in rows
-    ]
+    return [TrainingState(row["deleted_uid"], True, b"", False, b"", ()) for row in rows]
 
 
 async def file_hashes(connection: Connection, app_id: int, uids: Sequence[UUID]) -> dict[UUID, bytes]:

@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from lensmith_api.internal.v1.training_data_service_pb2 import StreamTrainingDataResponse
-from lensmith_trainer.holding import Holding, Row, Written
+from lensmith_trainer.holding import Holding, Row, TrainingRows, Written
 from lensmith_trainer.received import Labels, Received
 
 __all__ = ["Replica", "ReplicaDamagedError", "ReplicaUpdate", "files_of"]
 
 _FORMAT = "4"
 _BUSY_SECONDS = 30.0
+_TRIES = 5
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 
@@ -144,21 +145,60 @@ class Replica:
                 raise ReplicaDamagedError(f"a row of {self._path} is not what was written")
             return holding
 
+    def read(self, concepts: Iterable[str], *, tests: bool = False) -> TrainingRows:
+        """Read the inputs that carry a label of any of the concepts, while others may go on with the files.
+
+        What is read is copied first and held against its checksum then: meanwhile a vector may have left its place to
+        another one. The files are never made here.
+
+        Raises:
+            ReplicaDamagedError: A file is damaged, gone, or of something else, or changes faster than it can be read.
+        """
+        wanted = tuple(concepts)
+        for _ in range(_TRIES):
+            taken = self._read_once(wanted, tests=tests)
+            if taken is not None:
+                return taken
+        raise ReplicaDamagedError(f"{self._path} is not what was written, or changes faster than it can be read")
+
+    def _read_once(self, concepts: Iterable[str], *, tests: bool) -> TrainingRows | None:
+        """Read; None: somebody wrote meanwhile."""
+        with self._open(make=False) as database:
+            database.execute("BEGIN")
+            try:
+                found = {row.uid: (row, place, text, checksum) for row, place, text, checksum in _rows(database)}
+                rows = [(row, place) for row, place, _, _ in found.values()]
+                holding = Holding(self._vectors, int(_meta(database, "dim") or 0), rows, _meta(database, "cursor"))
+                taken = holding.take(concepts, tests=tests)
+            except (ValueError, IndexError):
+                return None
+            for row, vector in zip(taken.rows, taken.features, strict=True):
+                _, _, text, checksum = found[row.uid]
+                if _checksum(row, vector.tobytes(), text) != checksum:
+                    return None
+            return taken
+
     def discard(self) -> None:
         """Delete the files."""
         for file in files_of(self._path):
             file.unlink(missing_ok=True)
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, *, make: bool = True) -> Iterator[sqlite3.Connection]:
+        address = f"{self._path.absolute().as_uri()}?mode={'rwc' if make else 'rw'}"
         try:
             # Calls come from one thread after the other.
-            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)) as database:
-                self._prepare(database)
+            with closing(
+                sqlite3.connect(address, timeout=_BUSY_SECONDS, check_same_thread=False, uri=True)
+            ) as database:
+                if make:
+                    self._prepare(database)
+                if _meta(database, "identity") != self._identity:
+                    raise ReplicaDamagedError(f"{self._path} is of another app, space, format or start of the machine")
                 yield database
         except sqlite3.Error as error:
             # A full disk or a lock is no damage, and making the files anew would not help.
-            if error.sqlite_errorcode not in _DAMAGE:
+            if error.sqlite_errorcode not in _DAMAGE and (make or error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN):
                 raise
             raise ReplicaDamagedError(f"{self._path} is no replica: {error}") from error
 
@@ -178,8 +218,6 @@ class Replica:
                     "INSERT INTO meta (name, value) VALUES (?, ?)",
                     [("identity", self._identity), ("cursor", ""), ("dim", "0")],
                 )
-        if _meta(database, "identity") != self._identity:
-            raise ReplicaDamagedError(f"{self._path} is of another app, space, format or start of the machine")
 
 
 def _boot() -> str:

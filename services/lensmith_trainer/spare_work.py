@@ -15,9 +15,8 @@ from google.protobuf.message import Message
 from lensmith_api.internal.v1.curation_service_pb2 import StreamUnlabelledInputsResponse
 from lensmith_api.internal.v1.learning_curve_job_service_pb2 import LearningCurveJob
 from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest, SuggestionJob
-from lensmith_trainer.holding import Holding
 from lensmith_trainer.learning_curves import curve_of
-from lensmith_trainer.replica import Replica
+from lensmith_trainer.replica import Replica, ReplicaDamagedError
 from lensmith_trainer.spare_process import Task, read_frames, write_frame
 from lensmith_trainer.suggestions import suggestions_of
 from lensmith_trainer.training_set import labels_needed
@@ -37,11 +36,13 @@ def main() -> int:
     head, *parts = read_frames(sys.stdin.buffer)
     threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
     task = Task.from_bytes(head)
-    if not Path(task.replica).exists():
-        sys.exit("the replica is gone; the work comes again")
-    holding = Replica(Path(task.replica), task.app_id, task.space).hold()
+    replica = Replica(Path(task.replica), task.app_id, task.space)
     work = _suggest if task.work == "suggest" else _learning_curve
-    write_frame(answers, work(holding, parts).SerializeToString())
+    try:
+        answer = work(replica, parts)
+    except ReplicaDamagedError as error:
+        sys.exit(f"the work comes again: {error}")
+    write_frame(answers, answer.SerializeToString())
     return 0
 
 
@@ -59,16 +60,16 @@ def _end_with(trainer: BinaryIO) -> None:
     os._exit(1)
 
 
-def _suggest(holding: Holding, parts: Sequence[bytes]) -> Message:
+def _suggest(replica: Replica, parts: Sequence[bytes]) -> Message:
     job = SuggestionJob.FromString(parts[0])
     unlabelled = [one for part in parts[1:] for one in StreamUnlabelledInputsResponse.FromString(part).inputs]
-    rows = holding.take(labels_needed(job.model), tests=True)
+    rows = replica.read(labels_needed(job.model), tests=True)
     return PutSuggestionsRequest(suggestions=suggestions_of(job, rows, unlabelled))
 
 
-def _learning_curve(holding: Holding, parts: Sequence[bytes]) -> Message:
+def _learning_curve(replica: Replica, parts: Sequence[bytes]) -> Message:
     job = LearningCurveJob.FromString(parts[0])
-    return curve_of(job, holding.take(labels_needed(job.model)))
+    return curve_of(job, replica.read(labels_needed(job.model)))
 
 
 if __name__ == "__main__":

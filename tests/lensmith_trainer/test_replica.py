@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,48 @@ def test_places_are_used_again_when_inputs_are_gone(replica: Replica):
         new = [_input(f"input-{step}-{index}") for index in range(200)]
         _write(replica, *new, *(_input(f"input-{step - 1}-{index}", deleted=True) for index in range(200)))
     assert replica.hold().nbytes == 1024 * 8
+
+
+def _generation(step: int) -> list[TrainingInput]:
+    """Two hundred inputs whose vectors tell which they are, instead of those of the step before."""
+    vector = np.full(4, step % 1000, "<f2").tobytes()
+    gone = [_input(f"{step - 1}-{index}", deleted=True) for index in range(200)]
+    return [*(_input(f"{step}-{index}", vector=vector) for index in range(200)), *gone]
+
+
+def test_vectors_are_those_of_their_inputs_when_places_change_hands_while_they_are_read(replica: Replica):
+    _write(replica, *_generation(0))
+    before = replica.hold()
+    for step in range(1, 5):
+        _write(replica, *_generation(step))
+    # Whoever holds and takes later finds other vectors in the places that it knows of.
+    assert before.take(["glass"]).features.max() > 0
+    done = threading.Event()
+
+    def go_on() -> None:
+        for later in range(5, 65):
+            _write(replica, *_generation(later))
+        done.set()
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    reads = 0
+    while not done.is_set() or reads < 3:
+        try:
+            taken = replica.read(["glass"])
+        except ReplicaDamagedError:
+            continue  # it was written faster than it was read, and that was told
+        steps = [float(row.uid.partition("-")[0]) for row in taken.rows]
+        assert len(steps) == 200
+        assert taken.features[:, 0].tolist() == steps
+        reads += 1
+    writer.join()
+
+
+def test_reading_makes_no_replica_when_there_is_none(replica: Replica, tmp_path: Path):
+    with pytest.raises(ReplicaDamagedError):
+        replica.read(["glass"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["head", "middle", "cut", "text"])

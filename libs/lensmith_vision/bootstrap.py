@@ -58,7 +58,7 @@ class Resamples:
         self.cluster = float((sizes**2).sum() / max(1.0, sizes.sum()))
         self._seed = seed
         table = _poisson_table()
-        self._weights = np.empty((self.group_count, self.count), np.float32)
+        self._weights = np.empty((self.group_count, self.count), np.uint8)
 
         # Four places in the table from each number of 64 bits.
         def draw(start: int) -> None:
@@ -72,11 +72,14 @@ class Resamples:
     def sums(self, columns: scipy.sparse.csr_array) -> Doubles:
         """Sum columns [n, k] over each draw; gives [k, draws]."""
         cells = columns.tocoo()
-        members = scipy.sparse.csr_array(
+        members = scipy.sparse.csc_array(
             (cells.data.astype(np.float32), (cells.col, self._groups[cells.row])),
             shape=(columns.shape[1], self.group_count),
         )
-        summed: Doubles = np.asarray(members @ self._weights, dtype=np.float64)
+        summed = np.zeros((columns.shape[1], self.count))
+        for start in range(0, self.group_count, _ROWS):
+            some = slice(start, start + _ROWS)
+            summed += members[:, some] @ self._weights[some].astype(np.float32)
         return summed
 
     def normals(self, rows: int, columns: int, first: int) -> Floats:
@@ -223,8 +226,8 @@ def _moved(interval: Interval | None, by: float, trials: int) -> Interval | None
 
 
 @cache
-def _poisson_table() -> Floats:
+def _poisson_table() -> npt.NDArray[np.uint8]:
     """Poisson counts of mean 1 for each of 65,536 equally likely numbers: much faster than drawing them one by one."""
     chances = np.array([math.exp(-1) / math.factorial(count) for count in range(9)])
     edges = np.rint(np.cumsum(chances) / chances.sum() * _TABLE).astype(np.int64)
-    return np.searchsorted(edges, np.arange(_TABLE), side="right").astype(np.float32)
+    return np.searchsorted(edges, np.arange(_TABLE), side="right").astype(np.uint8)

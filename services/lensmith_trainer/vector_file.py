@@ -105,15 +105,27 @@ class VectorFile:
     def halves(self, places: Ints) -> Halves:
         """Copy vectors out as they are stored, [n, d], in the order of the places."""
         taken = np.empty((len(places), self.dim), np.float16)
+        # From the file's beginning to its end: what was copied has no need to stay in the memory of this process too.
+        order = np.argsort(places, kind="stable")
 
         def fill(start: int) -> None:
-            taken[start : start + _BLOCK] = self._vectors[places[start : start + _BLOCK]]
+            rows = order[start : start + _BLOCK]
+            found = places[rows]
+            taken[rows] = self._vectors[found]
+            self._let_go(int(found[0]), int(found[-1]))
 
         if len(places) <= _BLOCK:
-            fill(0)
+            taken[:] = self._vectors[places]
         else:
             in_threads(fill, range(0, len(places), _BLOCK))
         return taken
+
+    def _let_go(self, first: int, last: int) -> None:
+        """Let the system have the pages of some places back."""
+        row, page = self.dim * _ITEM, mmap.PAGESIZE
+        start, end = -(-first * row // page) * page, last * row // page * page
+        if self._map is not None and end > start and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def release(self) -> None:
         """Let the system have the pages back; they come again when they are read."""

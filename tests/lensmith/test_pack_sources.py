@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from lensmith.cli.base_models import Consent, installable
 from lensmith.errors import AlreadyExistsError, InvalidInputError, PreconditionError
-from lensmith.packs.conversion import own_id, settle_version
+from lensmith.packs.conversion import Wishes, own_id, settle_version
 from lensmith.packs.sources import local_folder, without_suffix
+from lensmith.packs.starts import timm_network
 from lensmith.packs.summary import is_permissive, summary_of
 from lensmith.types import BaseModel
 from lensmith_vision.pack import Card, builtin_pack, load_card, space_of
@@ -83,6 +85,24 @@ def test_a_folder_is_refused_when_its_card_is_none(card: str, pack: Path) -> Non
     with pytest.raises(InvalidInputError) as refused:
         summary_of(installable(pack, pack.parent / "made"))
     assert refused.value.reason == "PACK_INVALID"
+
+
+def test_a_pack_is_made_when_a_folder_has_weights_to_learn_on_from(shared: Path, tmp_path: Path) -> None:
+    made = summary_of(installable(shared / "models" / "mobilenetv2-trainable", tmp_path / "made"))
+    assert (made.id, made.dimensions, made.input_size) == ("mobilenetv2-trainable", 1280, (224, 224))
+    assert made.licence == "Apache-2.0"
+
+
+def test_a_network_of_timm_is_refused_when_it_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"a pickle")
+    for source in ("timm:", f"timm:test_resnet:{tmp_path}/weights.bin", f"timm:test_resnet:{tmp_path}/no.safetensors"):
+        with pytest.raises(InvalidInputError) as refused:
+            timm_network(source, tmp_path / "made", "", Wishes())
+        assert refused.value.reason == "SOURCE_INVALID"
+    if find_spec("timm") is None:
+        with pytest.raises(InvalidInputError, match=r'pip install "lensmith\[finetune\]" timm') as refused:
+            timm_network("timm:test_resnet", tmp_path / "made", "", Wishes())
+        assert refused.value.reason == "EXTRA_MISSING"
 
 
 def test_a_demanded_checksum_is_that_of_the_graph_in_a_folder(pack: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lensmith.packs import hub
 from lensmith.packs.conversion import VIEWS, Wishes, convert, is_ready, own_id, settle_version, shipped, with_views
 from lensmith.packs.download import Report
 from lensmith.packs.sources import DownloadFolder, fetch_url, is_hub_name, is_url, local_folder, without_suffix
+from lensmith.packs.starts import is_timm_name, timm_network
 from lensmith.packs.summary import PackSummary, is_permissive, summary_of
 from lensmith.types import BaseModel
 
@@ -106,8 +107,8 @@ def import_base_model(
         str,
         typer.Argument(
             help="Folder or archive of a model pack or of a network; URL of an archive or of a pack's card.json; "
-            "the name of a published network: hf:OWNER/NAME[@REVISION][:FILE.onnx]; or of one that ships with "
-            "Lensmith: starter."
+            "the name of a published network: hf:OWNER/NAME[@REVISION][:FILE.onnx]; of one of timm: "
+            "timm:NAME[:FILE.safetensors]; or of one that ships with Lensmith: starter."
         ),
     ],
     sha256: Annotated[
@@ -138,7 +139,8 @@ def import_base_model(
         folder, wishes = _obtain(source, kept, Path(scratch), sha256, Wishes(name, rank, views=views), consent)
         pack = _as_pack(folder, Path(scratch) / "made", wishes)
         known = installed.get(summary_of(pack).id)
-        if pack == folder or settle_version(pack, known):
+        # One that was made here, from whatever, counts its versions here.
+        if (pack == folder and not is_timm_name(source)) or settle_version(pack, known):
             _ask(summary_of(pack), consent, described=not as_json)
             result = client.base_models.import_pack(pack)
         else:
@@ -230,6 +232,11 @@ def _obtain(
             source=publication.source,
             graph=publication.graph,
         )
+    if is_timm_name(source):
+        if wishes.views > 1:
+            # Id and rank are those of the pack that is made of it.
+            return timm_network(source, scratch / "timm", sha256, Wishes()), wishes
+        return timm_network(source, scratch / "timm", sha256, wishes), Wishes()
     if is_url(source):
         with _downloading(source) as report:
             folder = fetch_url(source, kept.path, scratch / "unpacked", sha256, report)

@@ -66,6 +66,7 @@ def convert(folder: Path, scratch: Path, wishes: Wishes) -> Path:
     """
     try:
         from lensmith_vision.errors import PackError
+        from lensmith_vision.fine_tune.starts import MOBILENET_V2_WEIGHTS, mobilenet_v2_pack
         from lensmith_vision.pack_builder import DEFAULT_RANK, build_pack, read_source
         from lensmith_vision.published import Provenance, read_published
     except ImportError as error:
@@ -74,6 +75,10 @@ def convert(folder: Path, scratch: Path, wishes: Wishes) -> Path:
             f"{folder} is a network but no model pack; making one of it needs: pip install 'lensmith[packs]'",
         ) from error
     try:
+        if (folder / MOBILENET_V2_WEIGHTS).is_file():
+            pack = scratch / "trainable"
+            mobilenet_v2_pack(folder, pack, id=wishes.id, rank=wishes.rank)
+            return pack
         if (folder / PREPROCESSOR).is_file():
             provenance = Provenance(
                 id=wishes.id or own_id(wishes.called),
@@ -160,7 +165,7 @@ def settle_version(pack: Path, installed: BaseModel | None) -> bool:
 
 def _origin(source: str) -> str:
     """Where a network comes from, whichever of its revisions it is."""
-    return re.sub(r"^(hf:[^@:]+).*", r"\1", source)
+    return re.sub(r"^(hf:[^@:]+|timm:[^ ]+).*", r"\1", source)
 
 
 def _invalid(folder: Path, error: "VisionError") -> LensmithError:

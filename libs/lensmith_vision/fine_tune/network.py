@@ -242,19 +242,22 @@ def _pad(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
 
 
 def _max_pool(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
-    if attributes.get("ceil_mode"):
-        raise TrainingError("NETWORK_NOT_TRAINABLE", "poolings that round up are not known here")
+    ceil = bool(attributes.get("ceil_mode", 0))
+    if ceil and any(_ints(attributes, "pads", [0])):
+        raise TrainingError("NETWORK_NOT_TRAINABLE", "poolings that round up over borders are not known here")
     padded = _padded(_given(inputs[0]), attributes, -torch.inf)
-    return functional.max_pool2d(padded, _ints(attributes, "kernel_shape", []), _ints(attributes, "strides", [1, 1]))
+    kernel, strides = _ints(attributes, "kernel_shape", []), _ints(attributes, "strides", [1, 1])
+    return functional.max_pool2d(padded, kernel, strides, ceil_mode=ceil)
 
 
 def _average_pool(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
     pads = _ints(attributes, "pads", [0, 0, 0, 0])
-    if attributes.get("ceil_mode") or pads[:2] != pads[2:]:
+    if pads[:2] != pads[2:]:
         raise TrainingError("NETWORK_NOT_TRAINABLE", "poolings with uneven borders are not known here")
     kernel, strides = _ints(attributes, "kernel_shape", []), _ints(attributes, "strides", [1, 1])
     whole = bool(attributes.get("count_include_pad", 0))
-    return functional.avg_pool2d(_given(inputs[0]), kernel, strides, pads[:2], False, whole)
+    ceil = bool(attributes.get("ceil_mode", 0))
+    return functional.avg_pool2d(_given(inputs[0]), kernel, strides, pads[:2], ceil, whole)
 
 
 def _flatten(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks to begin from that are no packs yet: published MobileNetV2 weights, and what `timm` has.
+"""Networks to begin from that are no packs yet: published MobileNetV2 weights, and networks of torch.
 
 Any pack whose graph is a convolutional network is a start as it is. These make packs of the others.
 """
@@ -23,12 +23,15 @@ from lensmith_vision.errors import PackError
 from lensmith_vision.pack_builder import DEFAULT_RANK, PackSource, build_pack, parse_normalisation
 from lensmith_vision.resize import ResizePolicy
 
-if TYPE_CHECKING:  # torch is needed for networks of timm only
+if TYPE_CHECKING:  # torch is needed for its own networks only
     from torch import nn
 
-__all__ = ["mobilenet_v2_pack", "timm_pack", "torch_pack"]
+__all__ = ["MOBILENET_V2_WEIGHTS", "mobilenet_v2_pack", "torch_pack"]
 
 Floats = npt.NDArray[np.float32]
+
+MOBILENET_V2_WEIGHTS = "weights.npz"
+"""What the folder of `mobilenet_v2_pack` has where a pack has a graph."""
 
 _STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 """Of the seventeen bottlenecks of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381)."""
@@ -37,7 +40,7 @@ _EPSILON = 1e-5
 _OPSET = 17
 
 
-def mobilenet_v2_pack(source: Path, destination: Path) -> Card:
+def mobilenet_v2_pack(source: Path, destination: Path, *, id: str = "", rank: int | None = None) -> Card:
     """Make a pack of a folder with `weights.npz`: MobileNetV2 1.0 with ReLU and batch normalisation, no classifier.
 
     Batch normalisation is folded: what is learnt on a few hundred pictures should not depend on the statistics of
@@ -46,6 +49,8 @@ def mobilenet_v2_pack(source: Path, destination: Path) -> Card:
     Args:
         source: The folder, with a `card.json` that names its normalisation.
         destination: The folder to make.
+        id: Of the pack; empty: the name in the card.
+        rank: Of the pack; None: as imported networks have it.
 
     Raises:
         PackError: The folder holds something else.
@@ -67,13 +72,13 @@ def mobilenet_v2_pack(source: Path, destination: Path) -> Card:
         onnx.save(graph, model)
         return build_pack(
             PackSource(
-                id=name,
+                id=id or name,
                 version=1,
                 display_name=name,
                 description=str(document.get("architecture", "")),
                 licence=str(document.get("licence", "unknown")),
                 source=str(document.get("source", "unknown")),
-                rank=DEFAULT_RANK,
+                rank=DEFAULT_RANK if rank is None else rank,
                 model=model,
                 resize=ResizePolicy("squash", height, width),
                 scale=scale,
@@ -81,37 +86,6 @@ def mobilenet_v2_pack(source: Path, destination: Path) -> Card:
             ),
             destination,
         )
-
-
-def timm_pack(name: str, destination: Path) -> Card:
-    """Make a pack of a convolutional network of `timm` with its weights, which timm fetches, without its classifier.
-
-    Args:
-        name: As timm calls it, such as ``resnet18.a1_in1k``.
-        destination: The folder to make.
-
-    Raises:
-        PackError: timm is not installed, does not know the network, or the network is none that packs can hold.
-    """
-    try:
-        import timm
-    except ImportError as error:
-        raise PackError("TIMM_NOT_INSTALLED", "this start needs `pip install timm`") from error
-    try:
-        network = timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
-    except (RuntimeError, ValueError, OSError) as error:
-        raise PackError("PACK_SOURCE_INVALID", f"timm has no network {name!r} that can be had: {error}") from error
-    known = network.pretrained_cfg
-    return torch_pack(
-        network,
-        destination,
-        name=f"timm-{name}",
-        size=(int(known["input_size"][1]), int(known["input_size"][2])),
-        mean=known["mean"],
-        deviation=known["std"],
-        licence=str(known.get("license") or "unknown"),
-        source=f"timm {timm.__version__}, {known.get('hf_hub_id') or name}",
-    )
 
 
 def torch_pack(
@@ -124,6 +98,8 @@ def torch_pack(
     deviation: Sequence[float],
     licence: str,
     source: str,
+    id: str = "",
+    rank: int | None = None,
 ) -> Card:
     """Make a pack of a convolutional torch network; its batch normalisation is folded.
 
@@ -136,6 +112,8 @@ def torch_pack(
         deviation: Of each channel, which they are divided by.
         licence: Of its weights.
         source: Where they come from.
+        id: Of the pack; empty: made of the name.
+        rank: Of the pack; None: as imported networks have it.
 
     Raises:
         PackError: The network is none that packs can hold.
@@ -147,13 +125,13 @@ def torch_pack(
         offsets = [-m / s for m, s in zip(mean, deviation, strict=True)]
         return build_pack(
             PackSource(
-                id=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63],
+                id=id or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-"),
                 version=1,
                 display_name=name,
                 description=f"{name}, features only",
                 licence=licence,
                 source=source,
-                rank=DEFAULT_RANK,
+                rank=DEFAULT_RANK if rank is None else rank,
                 model=model,
                 resize=ResizePolicy("squash", *size),
                 scale=(scales[0], scales[1], scales[2]),
@@ -176,6 +154,10 @@ def _trace(network: nn.Module, size: tuple[int, int], path: Path) -> None:
             maps = self.network(pictures)
             return maps.mean((2, 3)), maps
 
+    with torch.inference_mode():
+        shape = network.eval()(torch.zeros(1, 3, *size)).shape
+    if len(shape) != 4:
+        raise PackError("PACK_SOURCE_INVALID", f"the network gives {tuple(shape[1:])} for a picture, and no map of it")
     names = ["features", "feature_map"]
     with warnings.catch_warnings():
         # The exporter that follows by tracing; the newer one needs a package more and comes to the same here.

@@ -9,8 +9,9 @@ from lensmith_vision.curation.suggestion import Floats, Ints
 __all__ = ["chances_of_wrong"]
 
 _ROUNDS = 30
-_FIRST_RATE = 0.05
-_LEAST_RATE, _MOST_RATE = 0.002, 0.45
+_USUAL_RATE, _USUAL_ROWS = 0.05, 100.0
+"""What is expected of a set before a look at it, and how many labels that weighs as much as."""
+_MOST_RATE = 0.45
 _SHARPER = 5.5
 """Opinions are averaged, so what is clear looks less so. With odds so much higher, of the labels that are wrong with a
 chance of one half, one half is wrong: measured with turned labels of sets of 6, 22 and 99 concepts."""
@@ -30,12 +31,12 @@ def chances_of_wrong(chances: Floats, classes: Ints) -> Floats:
     """
     rows, width = chances.shape
     own = chances[np.arange(rows), classes].astype(np.float64)
-    rate = _FIRST_RATE
+    rate = _USUAL_RATE
     wrong = np.zeros(rows)
     for _ in range(_ROUNDS):
         turned = (1 - own) * rate / max(width - 1, 1)
         wrong = turned / np.maximum(turned + own * (1 - rate), _TINY)
-        rate = float(np.clip(wrong.mean(), _LEAST_RATE, _MOST_RATE))
+        rate = min((float(wrong.sum()) + _USUAL_RATE * _USUAL_ROWS) / (rows + _USUAL_ROWS), _MOST_RATE)
     sharper = _SHARPER * wrong
     result: Floats = (sharper / np.maximum(sharper + 1 - wrong, _TINY)).astype(np.float32)
     return result

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar, cast
 
-from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.message import Message
+from google.protobuf.json_format import MessageToDict, ParseDict, SerializeToJsonError
+from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
 from lensmith_api.v1.base_model_pb2 import BaseModel
@@ -22,6 +22,7 @@ from lensmith_api.v1.model_version_pb2 import (
 from lensmith_api.v1.training_settings_pb2 import HeadTier, ThresholdAim, TrainingSettings
 from lensmith_api.v1.upgrade_pb2 import ModelUpgrade, ModelUpgradeOutcome, Upgrade, UpgradeState
 from lensmith_platform import timestamps
+from lensmith_platform.errors import InvalidInputError
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.model_upgrade_store import ModelUpgradeRow
 from lensmith_registry.store import ModelRow
@@ -190,8 +191,15 @@ def finding_to_proto(finding: vision_preflight.Finding) -> Finding:
 
 
 def json_from_message(message: Message) -> Json:
-    """Turn a message into what a jsonb column keeps."""
-    return cast(Json, MessageToDict(message, preserving_proto_field_name=True))
+    """Turn a message into what a jsonb column keeps.
+
+    Raises:
+        InvalidInputError: MESSAGE_INVALID: it holds details of a type that nobody knows, or what JSON cannot say.
+    """
+    try:
+        return cast(Json, MessageToDict(message, preserving_proto_field_name=True))
+    except (TypeError, DecodeError, SerializeToJsonError) as error:
+        raise InvalidInputError("MESSAGE_INVALID", f"{message.DESCRIPTOR.name} cannot be kept: {error}") from error
 
 
 def json_from_messages(messages: Sequence[Message]) -> Json:

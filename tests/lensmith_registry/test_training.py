@@ -209,8 +209,10 @@ async def _claimed_or_none(rig: Rig, version) -> job_pb.TrainingJob | None:
         return None
 
 
-async def _fail(rig: Rig, job: job_pb.TrainingJob):
+async def _fail(rig: Rig, job: job_pb.TrainingJob, **details: object):
     error = to_status(PreconditionError("TRAINING_ONE_CLASS", "there is one class only"))
+    if details:
+        error.details.add(**details)
     request = job_pb.FailModelVersionRequest(
         app_id=job.app_id, version_uid=job.version_uid, lease=job.lease, error=error
     )
@@ -256,6 +258,8 @@ async def test_head_is_refused_when_serving_could_not_use_it(rig: Rig):
 async def test_failed_version_says_why(rig: Rig):
     version = await rig.queued()
     job = await rig.claim(version)
+    for details in ({"type_url": "nobody/knows.this"}, {"type_url": "x/google.rpc.ErrorInfo", "value": b"\xff"}):
+        assert (await refusal(_fail(rig, job, **details))).reason == "MESSAGE_INVALID"
     await _fail(rig, job)
     assert (await _fail(rig, job)).state == FAILED
     failed = await rig.version(version.name)

@@ -142,12 +142,8 @@ def _print_hints(model: str, found: list[Suggestion]) -> None:
         return
     name = safe(model)
     console.print(f"[dim]lensmith fix {name} --accept {first.number}[/]  does what a suggestion says")
-    if first.kind is SuggestionKind.WRONG_LABEL:
-        # Without a look, no label is better than one that may be as wrong.
-        every, what = "--accept-all --remove", "takes the labels away that are wrong for all one can tell"
-    else:
-        every, what = "--accept-all", "does all of a kind"
-    console.print(f"[dim]lensmith fix {name} --kind {first.kind} {every}[/]  {what}")
+    what = "does all that are sure" if first.kind is SuggestionKind.WRONG_LABEL else "does all of a kind"
+    console.print(f"[dim]lensmith fix {name} --kind {first.kind} --accept-all[/]  {what}")
     console.print(f"[dim]lensmith fix {name} --accept {first.number} --dismiss[/]  says that it is right as it is")
 
 

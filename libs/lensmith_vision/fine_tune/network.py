@@ -32,7 +32,7 @@ Operator = Callable[[list[Tensor | None], Attributes], Tensor]
 _PREPROCESSING = "lensmith."
 """What a pack puts in front of a network is no part of what learns."""
 
-_LEARNING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul"})
+_LEARNING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "LayerNormalization"})
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,13 @@ def _clip(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
     return result if high is None else torch.minimum(result, high.to(result.dtype))
 
 
+def _layer_norm(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
+    tensor, scale = _given(inputs[0]), _given(inputs[1])
+    axis = int(_number(attributes, "axis", -1)) % tensor.ndim
+    bias = inputs[2] if len(inputs) > 2 else None
+    return functional.layer_norm(tensor, tensor.shape[axis:], scale, bias, _number(attributes, "epsilon", 1e-5))
+
+
 def _mean(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
     axes = inputs[1].tolist() if len(inputs) > 1 and inputs[1] is not None else _ints(attributes, "axes", [])
     return _given(inputs[0]).mean(tuple(axes), keepdim=bool(attributes.get("keepdims", 1)))
@@ -308,6 +315,7 @@ _OPERATORS: dict[str, Operator] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _of_one(functional.hardswish),
     "Identity": _of_one(lambda tensor: tensor),
+    "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda inputs, attributes: functional.leaky_relu(
         _given(inputs[0]), _number(attributes, "alpha", 0.01)
     ),

@@ -32,7 +32,7 @@ def _drawn(name: str, folder: Path) -> Path:
     return folder / "drawn.safetensors"
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
 def test_network_of_timm_is_a_start_when_its_weights_lie_in_a_file(name: str, tmp_path: Path) -> None:
     weights = _drawn(name, tmp_path)
     card = timm_pack(name, tmp_path / "start", weights=weights, id="mine", rank=7)

@@ -105,6 +105,8 @@ async def test_bad_item_fails_alone_when_others_are_good(labelled: Rig) -> None:
 async def test_nothing_changes_when_the_same_is_said_again(labelled: Rig) -> None:
     query = """SELECT updated_at, annotations.xid, input_changes.xid AS change
         FROM annotations JOIN input_changes USING (app_id, input_id)"""
+    # That an input is ready is a change of its own.
+    await labelled.indexed()
     before = await labelled.sql(query)
 
     await _annotate(labelled, ("x", SET, [Annotation(concept="a")]))

@@ -29,7 +29,8 @@ _DRAWS = 3
 _FOLDS = 5
 _EIGHTHS = (1, 2, 4, 8)
 _AHEAD = (2, 4)
-_MOST_ROWS = 8000
+_FEWEST_ROWS, _MOST_ROWS, _MOST_CELLS = 8000, 40_000, 40_000_000
+_OF_EACH = 16
 _FLOORS = 20
 _FEWEST_POINTS = 3
 _FASTEST_FALL = 1.0
@@ -85,7 +86,7 @@ class _Trial:
 def learning_curve(
     data: TrainingSet, options: TrainOptions, cancelled: Callable[[], bool] | None = None
 ) -> LearningCurve:
-    """Compute a learning curve from at most twelve fits of at most 8,000 pictures.
+    """Compute a learning curve from at most twelve fits of at most 40,000 pictures, fewer of very many concepts.
 
     Args:
         data: The labelled features.
@@ -96,8 +97,8 @@ def learning_curve(
         TrainingError: ``TOO_FEW_IMAGES_FOR_A_CURVE``, or ``TRAINING_CANCELLED``.
     """
     linear = replace(options, tier="linear")
-    taken, _ = take_part(data, linear)
-    taken = _bounded(taken, options.seed)
+    whole, _ = take_part(data, linear)
+    taken = _bounded(whole, options.seed)
     by_size: dict[int, list[_Trial]] = {}
     if len(taken.ids):
         folds = deal_folds(taken, group_copies(taken), replace(linear, folds=_FOLDS))
@@ -116,21 +117,47 @@ def learning_curve(
         if options.type == "regression"
         else [
             _concept(name, column, count, sizes)
-            for column, (name, count) in enumerate(zip(taken.concepts, _positives(taken).tolist(), strict=True))
+            for column, (name, count) in enumerate(zip(whole.concepts, _positives(whole).tolist(), strict=True))
         ]
     )
     concepts.sort(key=lambda one: one.points[-1].value - one.expected[0].value if one.expected else 0.0)
-    ahead = [factor * len(taken.ids) for factor in _AHEAD]
+    ahead = [factor * len(whole.ids) for factor in _AHEAD]
     expected = _continued(points, ahead, share=figure != "mean_absolute_error")
     return LearningCurve(figure, points, expected, tuple(concepts))
 
 
 def _bounded(data: TrainingSet, seed: int) -> TrainingSet:
-    if len(data.ids) <= _MOST_ROWS:
+    """Take as many pictures as twelve fits may cost; rare concepts keep theirs, or parts could not be learnt from."""
+    width = len(data.concepts)
+    most = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_CELLS // max(1, width)))
+    if len(data.ids) <= most:
         return data
+    order = np.random.default_rng(seed).permutation(len(data.ids))
+    if data.classes is not None:
+        order = order[np.argsort(np.minimum(_turns(data.classes, seed)[order], _OF_EACH), kind="stable")]
     chosen = np.zeros(len(data.ids), np.bool_)
-    chosen[np.random.default_rng(seed).permutation(len(data.ids))[:_MOST_ROWS]] = True
+    chosen[order[:most]] = True
     return data.rows(chosen)
+
+
+def _turns(classes: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Count off the pictures of each class in random order, [n]."""
+    order = np.random.default_rng(seed).permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    turns = np.empty(len(classes), np.int64)
+    turns[order] = np.arange(len(order)) - np.searchsorted(classes[order], classes[order])
+    return turns
+
+
+def _eighths(data: TrainingSet, options: TrainOptions) -> npt.NDArray[np.int64]:
+    """Deal pictures to eighths [n], each with its share of every class; near copies may part, they all are learnt from.
+
+    Raises:
+        TrainingError: There are too few of them.
+    """
+    if data.classes is not None:
+        return _turns(data.classes, options.seed) % max(_EIGHTHS)
+    return deal_folds(data, group_copies(data), replace(options, folds=max(_EIGHTHS)))
 
 
 def _trials(
@@ -139,7 +166,7 @@ def _trials(
     """Fit growing parts of the pictures that are not held out; parts too small to learn from are passed over."""
     rest, tests = data.rows(~held_out), data.rows(held_out)
     try:
-        parts = deal_folds(rest, group_copies(rest), replace(options, folds=max(_EIGHTHS)))
+        parts = _eighths(rest, options)
     except TrainingError:
         return []
     done = []
@@ -186,6 +213,8 @@ def _sides(data: TrainingSet) -> tuple[Bools, Bools]:
 
 def _positives(data: TrainingSet) -> npt.NDArray[np.int64]:
     """How many positives each concept has, [c]."""
+    if data.shown is not None:
+        return np.bincount(data.shown, minlength=len(data.concepts))
     positives: npt.NDArray[np.int64] = _sides(data)[0].sum(axis=0)
     return positives
 

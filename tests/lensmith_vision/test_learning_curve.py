@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensmith_vision.errors import TrainingError
-from lensmith_vision.learning_curve import learning_curve
+from lensmith_vision.learning_curve import _bounded, _eighths, learning_curve
 from lensmith_vision.training import TrainingSet, TrainOptions, fit
 
 DIM, WIDTH = 48, 4
@@ -49,3 +49,17 @@ def test_reason_is_given_when_there_are_too_few_pictures() -> None:
     with pytest.raises(TrainingError) as caught:
         learning_curve(_set(8), TrainOptions("multi_class"))
     assert caught.value.reason == "TOO_FEW_IMAGES_FOR_A_CURVE"
+
+
+def test_rare_concepts_keep_their_pictures_when_there_are_very_many() -> None:
+    width, rows = 1000, 60_000
+    classes = np.where(np.arange(rows) < 16 * width, np.arange(rows) % width, 0)
+    ids = tuple(map(str, range(rows)))
+    features = np.zeros((rows, 1), np.float32)
+    whole = TrainingSet("space", tuple(map(str, range(width))), ids, features, ids, shown=classes)
+    bounded = _bounded(whole, 0)
+    assert (len(bounded.ids), bounded.shown is not None and np.bincount(bounded.shown).min()) == (40_000, 16)
+    eighths = _eighths(bounded, TrainOptions("multi_class"))
+    counts = np.zeros((width, 8), np.int64)
+    np.add.at(counts, (bounded.classes, eighths), 1)
+    assert (counts[1:] == 2).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from lensmith_api.v1.evaluation_pb2 import EvaluatedInput, Evaluation, Interval
@@ -155,12 +154,11 @@ def _confusion(evaluation: Evaluation, concepts: Iterable[str], names: Mapping[s
     if not evaluation.confusion:
         return None
     counts = {(cell.actual, cell.predicted): cell.count for cell in evaluation.confusion}
-    totals: Counter[str] = Counter()
-    for (actual, _), count in counts.items():
-        totals[actual] += count
+    # Of very many concepts only the highest cells are told, whose sum is less than there are pictures.
+    totals = {one.concept: one.positives for one in evaluation.concepts}
     mistakes = sorted(((count, pair) for pair, count in counts.items() if pair[0] != pair[1]), key=lambda one: -one[0])
     pairs = tuple(
-        ConfusionPair(names.get(actual) or actual, names.get(predicted) or predicted, count, totals[actual])
+        ConfusionPair(names.get(actual) or actual, names.get(predicted) or predicted, count, totals.get(actual, count))
         for count, (actual, predicted) in mistakes[:_PAIRS]
     )
     order = list(concepts)

@@ -92,7 +92,8 @@ def single_verdict(accuracy: float, interval: Range | None, base: float, examine
     sentences = [_LEVEL_WORDS[level]]
     if interval is not None:
         low, high = round(100 * interval.low), round(100 * interval.high)
-        sentences.append(f"With other pictures of the same kind, it could have come out between {low} and {high}.")
+        between = f"could have come out between {low} and {high}" if low < high else "would have come out much the same"
+        sentences.append(f"With other pictures of the same kind, it {between}.")
     sentences.append(f"Always saying the most frequent thing would be right on {of_hundred(base)}.")
     return Verdict(level, f"Right on {share(accuracy, examined)} pictures", tuple(sentences))
 

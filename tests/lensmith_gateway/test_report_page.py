@@ -1,0 +1,61 @@
+"""The page of a report on very many concepts: readable, and right about what it leaves out."""
+
+from lensmith_api.v1.evaluation_pb2 import ConceptEvaluation, ConfusionCell, Evaluation
+from lensmith_gateway.report.composition import _confusion
+from lensmith_gateway.report.content import ConceptRow, Report, Verdict
+from lensmith_gateway.report.page import as_html
+
+MANY = 200
+
+
+def test_worst_concepts_stand_first_and_the_others_are_folded_when_there_are_very_many() -> None:
+    rows = tuple(
+        ConceptRow(f"c{place:03}", f"c{place:03}", 10, 0.5, 0.5, place / MANY, 0.5, "", "") for place in range(MANY)
+    )
+    page = as_html(_report(rows[::-1]))
+    shown, folded = page.split("<summary>The other 170</summary>")
+    assert shown.index("c000") < shown.index("c029")
+    assert "c030" not in shown
+    assert folded.index("c030") < folded.index("c199")
+    assert "<summary>" not in as_html(_report(rows[:60]))
+
+
+def test_mistakes_are_told_of_all_pictures_when_only_the_highest_cells_are_there() -> None:
+    evaluation = Evaluation(
+        concepts=[ConceptEvaluation(concept="a", positives=200)],
+        confusion=[
+            ConfusionCell(actual="a", predicted="a", count=120),
+            ConfusionCell(actual="a", predicted="b", count=9),
+        ],
+    )
+    found = _confusion(evaluation, ["a", "b"], {})
+    assert found is not None
+    assert [(pair.predicted, pair.count, pair.of) for pair in found.pairs] == [("b", 9, 200)]
+
+
+def _report(rows: tuple[ConceptRow, ...]) -> Report:
+    return Report(
+        name="apps/a/models/m/versions/1",
+        title="m",
+        description="",
+        type="multi-class",
+        what="",
+        version=1,
+        production=True,
+        created="",
+        verdict=Verdict("useful", "", ()),
+        method="",
+        figures=(),
+        concepts=rows,
+        confusion=None,
+        calibration=None,
+        residuals=(),
+        learning=None,
+        advice=(),
+        wrong=(),
+        right=(),
+        cautions=(),
+        facts={},
+        licence="",
+        notes=(),
+    )

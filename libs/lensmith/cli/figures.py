@@ -17,6 +17,7 @@ from lensmith.types import Evaluation
 FEW_CONCEPTS = 10
 MOST_CONFUSED = 5
 MOST_CONCEPTS = 20
+READABLE = 60
 FIGURES = {"accuracy": "accuracy", "macro_f1": "mean F1", "mean_absolute_error": "mean absolute error"}
 
 
@@ -47,11 +48,17 @@ def print_evaluation(evaluation: Evaluation) -> None:
     rows = [(name, value, ranged(evaluation.intervals.get(key))) for name, value, key in figures if value is not None]
     print_table(title, ["", "#", "95 %"] if evaluation.intervals else ["", "#", ""], rows)
     if evaluation.concepts:
+        concepts = evaluation.concepts
+        heading = "at other thresholds than those of the training" if evaluation.other_thresholds else ""
+        if len(concepts) > READABLE:
+            concepts = tuple(sorted(concepts, key=lambda one: one.f1)[:MOST_CONCEPTS])
+            heading = (
+                f"{heading}\n".lstrip() + f"the {MOST_CONCEPTS} concepts of {len(evaluation.concepts)} it tells worst"
+            )
         table = [
             (c.concept, c.positives, c.precision, c.recall, c.f1, ranged(c.intervals.get("f1")), c.threshold)
-            for c in evaluation.concepts
+            for c in concepts
         ]
-        heading = "at other thresholds than those of the training" if evaluation.other_thresholds else ""
         columns = ["concept", "#pictures", "#precision", "#recall", "#F1", "F1 95 %", "#threshold"]
         print_table(heading, columns, table)
     confused = sorted((c for c in evaluation.confusion if c.actual != c.predicted), key=lambda c: -c.count)

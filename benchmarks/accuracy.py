@@ -14,6 +14,8 @@ platform's own embedding: what the head alone wins. Calibration errors are poole
 perfect model would show on as many predictions taken off. `--views 8` adds rows of the same heads on eight views of
 each picture, training and test, and says how many pictures a second that leaves.
 
+All of it takes about half an hour on two cores, nearly all of that the peers; `--draws 2` some minutes.
+
 With `--cache` a run that was broken off goes on: features, and the scores of every cell, draw and method, are kept
 there; those of Lensmith until its library changes. Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
 """

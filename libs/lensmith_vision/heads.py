@@ -130,7 +130,7 @@ class Head:
         logits = inputs @ self.weights + self.bias
         return self.activate(logits if self.kernel is None else logits + self.kernel.logits(inputs))
 
-    def unfamiliar(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    def unfamiliar(self, features: Features) -> npt.NDArray[np.float32] | None:
         """Say how unlike the training pictures features [n, d] are, 0 to 1; None for heads of old."""
         return self.familiarity.unfamiliar(transformed(features, self.transform)) if self.familiarity else None
 

@@ -57,7 +57,7 @@ class _Labels:
             return None
         given: npt.NDArray[np.float32] | None = vars(one).get("_labels")
         if given is None and one.classes is not None:
-            given = np.zeros(one.scores.shape, np.float32)
+            given = vars(one)["_labels"] = np.zeros(one.scores.shape, np.float32)
             given[np.arange(len(given)), one.classes] = 1
         return given
 
@@ -247,7 +247,8 @@ def _loaded(metadata: dict[str, object], tensors: dict[str, npt.NDArray[np.gener
         scores=_scores(tensors, shape),
         folds=tensors["folds"].astype(np.int64),
         groups=tensors["groups"].astype(np.int64),
-        labels=None if regression else _labels(tensors, shape),
+        labels=None if regression or "classes" in tensors else _labels(tensors, shape),
+        classes=_classes(tensors["classes"], shape) if "classes" in tensors and not regression else None,
         targets=tensors["targets"].astype(np.float32) if regression else None,
         floor=_number(metadata["floor"]),
         evaluated=int(_number(metadata["evaluated"])),
@@ -342,21 +343,20 @@ def _label_tensors(predictions: OutOfFoldPredictions) -> dict[str, npt.NDArray[n
 def _check_labels(tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]) -> None:
     """Hold the labels against the format without laying them out."""
     if "classes" in tensors:
-        classes = tensors["classes"].astype(np.int64)
-        if classes.shape != shape[:1] or classes.min() < 0 or classes.max() >= shape[1]:
-            raise ValueError("classes must be one of the concepts for each picture")
+        _classes(tensors["classes"], shape)
     elif any(tensors[name].shape != (-(-shape[0] * shape[1] // 8),) for name in ("known", "positive")):
         raise ValueError("labels must be one bit for each picture and concept")
 
 
+def _classes(tensor: npt.NDArray[np.generic], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+    classes = tensor.astype(np.int64)
+    if classes.shape != shape[:1] or classes.min() < 0 or classes.max() >= shape[1]:
+        raise ValueError("classes must be one of the concepts for each picture")
+    return classes
+
+
 def _labels(tensors: dict[str, npt.NDArray[np.generic]], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     labels = np.zeros(shape, np.float32)
-    if "classes" in tensors:
-        classes = tensors["classes"].astype(np.int64)
-        if classes.shape != (shape[0],) or (classes < 0).any():
-            raise ValueError("classes must be one for each picture")
-        labels[np.arange(shape[0]), classes] = 1
-        return labels
     cells = shape[0] * shape[1]
     for name, value in (("known", np.nan), ("positive", 1.0)):
         bits = np.unpackbits(tensors[name].astype(np.uint8), count=cells).astype(np.bool_).reshape(shape)

@@ -31,7 +31,6 @@ from lensmith_vision.curation.curate import suggest
 from lensmith_vision.curation.next_labels import MOST_CANDIDATES
 from lensmith_vision.curation.suggestion import Curated, Pictures
 from lensmith_vision.folds import groups_of
-from lensmith_vision.halves import floats
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.training import TrainingSet
 
@@ -128,7 +127,7 @@ def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[Tra
     scores = out_of_fold.load(job.out_of_fold)
     tested = np.asarray([row.test for row in taken.rows], dtype=np.bool_)
     fitted, tests = _chosen(taken, ~tested), _chosen(taken, tested)
-    data = training_set_of(job.model, job.space, fitted, labelled=True)
+    data = training_set_of(job.model, job.space, fitted)
     curated = _curated(data, fitted, scores, job.model.negative_concept, closed=job.model.closed_environment)
     if len(curated.ids) == 0:
         return []
@@ -137,7 +136,7 @@ def suggestions_of(job: SuggestionJob, taken: TrainingRows, unlabelled: list[Tra
         curated,
         head,
         unlabelled=_unlabelled(head, data, unlabelled),
-        tests=Pictures([row.uid for row in tests.rows], floats(tests.features), [row.sha256 for row in tests.rows]),
+        tests=Pictures([row.uid for row in tests.rows], tests.features, [row.sha256 for row in tests.rows]),
         seed=job.seed,
     )
     return [_suggestion_to_proto(one) for one in found]
@@ -157,25 +156,18 @@ def _curated(
     place = {uid: row for row, uid in enumerate(scores.ids)}
     rows = np.asarray([place.get(uid, -1) for uid in data.ids], dtype=np.int64)
     held_out = rows >= 0
-    values = np.full((len(rows), len(data.concepts)), np.nan, np.float32)
-    values[held_out] = scores.scores[rows[held_out]]
-    labels = data.labels
-    if labels is not None and (scores.type == "multi_class" or closed):
-        labels = np.nan_to_num(labels, nan=0.0)
-    now, then = (labels, scores.labels) if labels is not None else (data.targets, scores.targets)
-    if now is None or then is None:
-        raise ValueError("data and scores are of different types of models")
-    same = np.ones(len(rows), dtype=np.bool_)
-    same[held_out] = _equal(now[held_out], then[rows[held_out]])
-    if scores.type == "multi_class":
-        same &= (now == 1).sum(axis=1) == 1
-    else:
-        same &= np.isfinite(now.reshape(len(now), -1)).any(axis=1)
+    values = scores.scores
+    # A hundred megabytes are copied only where they are in another order.
+    if len(rows) != len(values) or not np.array_equal(rows, np.arange(len(values))):
+        values = np.full((len(rows), len(data.concepts)), np.nan, np.float32)
+        values[held_out] = scores.scores[rows[held_out]]
+    labels = _labels(data, closed=closed)
+    same = _unchanged(data, labels, scores, rows)
     curated = Curated(
         type=scores.type,
         concepts=data.concepts,
         ids=data.ids,
-        features=floats(data.features),
+        features=data.features,
         group_ids=data.group_ids,
         groups=groups_of(data.features, data.group_ids) if len(rows) else np.empty(0, np.int64),
         given=[row.labels for row in taken.rows],
@@ -185,6 +177,33 @@ def _curated(
         negative=negative,
     )
     return curated.rows(same)
+
+
+def _unchanged(
+    data: TrainingSet, labels: npt.NDArray[np.float32] | None, scores: OutOfFoldPredictions, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Which pictures have labels [n], the same as when they were held out in these rows; -1: they were not."""
+    held_out = rows >= 0
+    if data.shown is not None and scores.classes is not None:
+        same: npt.NDArray[np.bool_] = data.shown >= 0
+        same[held_out] &= data.shown[held_out] == scores.classes[rows[held_out]]
+        return same
+    now, then = (labels, scores.labels) if labels is not None else (data.targets, scores.targets)
+    if now is None or then is None:
+        raise ValueError("data and scores are of different types of models")
+    same = np.asarray(np.isfinite(now.reshape(len(now), -1)).any(axis=1))
+    same[held_out] &= _equal(now[held_out], then[rows[held_out]])
+    return same
+
+
+def _labels(data: TrainingSet, *, closed: bool) -> npt.NDArray[np.float32] | None:
+    """Labels [n, c], those laid out that follow: of concepts that exclude each other, or of a closed environment."""
+    if data.shown is not None:
+        laid_out = np.zeros((len(data.ids), len(data.concepts)), np.float32)
+        known = np.flatnonzero(data.shown >= 0)
+        laid_out[known, data.shown[known]] = 1
+        return laid_out
+    return np.nan_to_num(data.labels, nan=0.0) if data.labels is not None and closed else data.labels
 
 
 def _equal(now: npt.NDArray[np.float32], then: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -85,18 +85,11 @@ def _aim_of(settings: TrainingSettings) -> ThresholdAim:
     )
 
 
-def training_set_of(model: Model, space: str, taken: TrainingRows, *, labelled: bool = False) -> TrainingSet:
-    """Lay out inputs, which stand in order of uid, as matrices; so equal data gives equal heads.
-
-    Args:
-        model: To be trained.
-        space: Of the vectors.
-        taken: The inputs.
-        labelled: Whether labels are wanted where the one concept of each input says enough for a fit.
-    """
+def training_set_of(model: Model, space: str, taken: TrainingRows) -> TrainingSet:
+    """Lay out inputs, which stand in order of uid, as matrices; so equal data gives equal heads."""
     rows = taken.rows
     regression = model.type == ModelType.MODEL_TYPE_REGRESSION
-    exclusive = model.type == ModelType.MODEL_TYPE_MULTI_CLASS and not labelled
+    exclusive = model.type == ModelType.MODEL_TYPE_MULTI_CLASS
     return TrainingSet(
         space=space,
         concepts=tuple(model.concepts),

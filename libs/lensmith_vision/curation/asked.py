@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lensmith_vision.curation.suggestion import Asked, Floats, Ints, Pictures, Suggestion
+from lensmith_vision.halves import Features
 from lensmith_vision.heads import Head
 
 __all__ = ["with_asked"]
@@ -65,7 +66,7 @@ def _alike(head: Head, scores: Floats, *concepts: str) -> Ints:
     return chosen
 
 
-def _unfamiliar(head: Head, features: Floats) -> Ints:
+def _unfamiliar(head: Head, features: Features) -> Ints:
     """Rows that are least like what is measured already."""
     unlike = head.unfamiliar(features)
     order: Ints = np.arange(len(features)) if unlike is None else np.argsort(-unlike, kind="stable")

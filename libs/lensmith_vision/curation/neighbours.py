@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lensmith_vision.halves import Features
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import transformed
 
@@ -18,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 NEAREST = 10
 """How many are looked at."""
 
-_BLOCK = 1024
+_BLOCK, _LOOKED_AT = 1024, 128
 _EXACT_ROWS = 4096
 _SKETCH_DIM = 128
 _MOST_REFERENCES = 20_000
@@ -40,7 +41,7 @@ class Neighbours:
     weights: Floats
 
 
-def directions(features: Floats) -> Floats:
+def directions(features: Features) -> Floats:
     """Turn features [n, d] into directions whose products are cosines; of large sets fewer numbers are kept."""
     if len(features) > _EXACT_ROWS and features.shape[1] > _SKETCH_DIM:
         # A random projection keeps cosines within a few hundredths, and bounds the cost of comparing all with all.
@@ -70,15 +71,15 @@ def find_neighbours(units: Floats, groups: Ints, count: int = NEAREST, seed: int
     among = np.arange(rows)
     if rows > _MOST_REFERENCES:
         among = np.sort(np.random.default_rng(seed).permutation(rows)[:_MOST_REFERENCES])
-    count = min(count, len(among))
+    count, others = min(count, len(among)), units[among].T
 
     def look(start: int) -> tuple[Ints, Floats]:
-        block = slice(start, start + _BLOCK)
-        likeness = units[block] @ units[among].T
+        block = slice(start, start + _LOOKED_AT)
+        likeness = units[block] @ others
         likeness[groups[block][:, None] == groups[among][None, :]] = -np.inf
         nearest = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
         found = np.exp(np.take_along_axis(likeness, nearest, axis=1) / np.float32(_BLURRED))
         return among[nearest], found.astype(np.float32)
 
-    parts = in_threads(look, range(0, rows, _BLOCK))
+    parts = in_threads(look, range(0, rows, _LOOKED_AT))
     return Neighbours(np.concatenate([rows for rows, _ in parts]), np.concatenate([found for _, found in parts]))

@@ -6,6 +6,7 @@ import numpy as np
 
 from lensmith_vision.curation.neighbours import directions
 from lensmith_vision.curation.suggestion import Curated, Floats, Pictures, Suggestion
+from lensmith_vision.halves import Features
 from lensmith_vision.heads import Head
 
 __all__ = ["MOST_CANDIDATES", "label_next"]
@@ -49,7 +50,7 @@ def label_next(data: Curated, head: Head, candidates: Pictures, most: int = _MOS
     return found
 
 
-def _unsure(head: Head, scores: Floats, features: Floats) -> Floats:
+def _unsure(head: Head, scores: Floats, features: Features) -> Floats:
     """How unsure a head is of each picture, 0 to 1."""
     if head.type == "multi_class":
         best = np.partition(scores, -2, axis=1)

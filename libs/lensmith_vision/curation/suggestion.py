@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.errors import TrainingError
+from lensmith_vision.halves import Features
 from lensmith_vision.heads import HeadType
 
 __all__ = ["Asked", "Curated", "Kind", "Labels", "Pictures", "Suggestion"]
@@ -74,12 +75,12 @@ class Pictures:
 
     Attributes:
         ids: Id of each.
-        features: [n, d].
+        features: [n, d], in half precision where memory counts.
         group_ids: Equal for pictures of equal bytes.
     """
 
     ids: Sequence[str]
-    features: Floats
+    features: Features
     group_ids: Sequence[str]
 
 
@@ -91,7 +92,7 @@ class Curated:
         type: Of the model.
         concepts: Ids of the concepts, in the order of the columns.
         ids: Id of each picture that took part.
-        features: [n, d].
+        features: [n, d], in half precision where memory counts.
         group_ids: Equal for pictures of equal bytes.
         groups: [n], equal for copies and near copies.
         given: What was said about each picture, of any concept; the labels that a suggestion may change.
@@ -107,7 +108,7 @@ class Curated:
     type: HeadType
     concepts: tuple[str, ...]
     ids: tuple[str, ...]
-    features: Floats
+    features: Features
     group_ids: tuple[str, ...]
     groups: Ints
     given: Sequence[Labels]

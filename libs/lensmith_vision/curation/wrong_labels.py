@@ -158,10 +158,11 @@ def _chances(data: Curated, near: Neighbours) -> Floats:
     """Mean [n, c] of the two opinions; where a picture was never held out, the second alone."""
     truth = data.truth
     known = np.isfinite(truth)
-    labels = np.where(known, truth, 0).astype(np.float32)
     everywhere = bool(known.all())
+    # Of many pictures and concepts, a copy is a hundred megabytes.
+    labels = truth if everywhere else np.where(known, truth, 0).astype(np.float32)
     usual = labels.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    chances = np.empty_like(data.scores)
+    chances, held_out = np.empty_like(data.scores), data.held_out
     for start in range(0, len(chances), _BLOCK):
         block = slice(start, start + _BLOCK)
         rows, weights = near.rows[block], near.weights[block]
@@ -174,9 +175,9 @@ def _chances(data: Curated, near: Neighbours) -> Floats:
                 asked += weight * known[rows[:, turn]]
         # Where no neighbour has a say, the concept is as likely as anywhere.
         prior = np.float32(_PRIOR) * np.maximum(asked, np.float32(_PRIOR))
-        chances[block] = (votes + prior * usual) / (asked + prior)
-    held_out = data.held_out
-    chances[held_out] = (chances[held_out] + data.scores[held_out]) / 2
+        own, both = (votes + prior * usual) / (asked + prior), held_out[block]
+        own[both] = (own[both] + data.scores[block][both]) / 2
+        chances[block] = own
     return chances
 
 

@@ -229,7 +229,7 @@ def _layer_norm(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:
     tensor, scale = _given(inputs[0]), _given(inputs[1])
     axis = int(_number(attributes, "axis", -1)) % tensor.ndim
     bias = inputs[2] if len(inputs) > 2 else None
-    return functional.layer_norm(tensor, tensor.shape[axis:], scale, bias, _number(attributes, "epsilon", 1e-5))
+    return functional.layer_norm(tensor, list(tensor.shape[axis:]), scale, bias, _number(attributes, "epsilon", 1e-5))
 
 
 def _mean(inputs: list[Tensor | None], attributes: Attributes) -> Tensor:

@@ -22,7 +22,7 @@ from lensmith_registry.store import ModelDefinition
 from lensmith_registry.version_store import NewVersion
 
 DEFINITION = ModelDefinition("", "", "multi_class", ("a", "b"), False, "", None, None)
-BASE = BaseModelRow("base", 1, "space-1", "", "", "", "", 4, 32, "0" * 64, 10, "1" * 64, ("card.json",), 5, "")
+BASE = BaseModelRow("base", 1, "space-1", "", "", "", "", 4, 32, 1, "0" * 64, 10, "1" * 64, ("card.json",), 5, "")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.polling import until
 torch = pytest.importorskip("torch", reason="needs the extra lensmith[finetune]: run `make fine-tune`")
 pytestmark = pytest.mark.timeout(300)
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 async def _epochs_told(rig: Rig, version: ModelVersion, fraction: float) -> ModelVersion | None:

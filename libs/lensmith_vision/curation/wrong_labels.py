@@ -26,20 +26,31 @@ from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Bools, Curated, Floats, Ints, Suggestion
 from lensmith_vision.heads import HeadType
 
-__all__ = ["LEAST_SCORE", "LEAST_SIDE_SCORE", "SURE_SCORES", "Doubt", "doubted_labels", "wrong_labels", "wrong_numbers"]
+__all__ = [
+    "LEAST_CLEAR_SCORE",
+    "LEAST_SCORE",
+    "LEAST_SIDE_SCORE",
+    "SURE_SCORES",
+    "Doubt",
+    "doubted_labels",
+    "wrong_labels",
+    "wrong_numbers",
+]
 
 LEAST_SCORE = 0.3
 """Labels are doubted that are wrong with this chance."""
 
+LEAST_CLEAR_SCORE = 0.1
+"""Or with this one where another concept is four times as likely: how many are wrong of a small set is a guess."""
+
 LEAST_SIDE_SCORE = 0.8
-"""The same where concepts overlap: the other side is four times as likely."""
+"""Where concepts overlap: the other side is four times as likely."""
 
 SURE_SCORES: Mapping[HeadType, float] = MappingProxyType({"multi_class": 0.65, "multi_label": 0.9, "regression": 0.9})
 """Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are
 the very pictures that a model should learn from."""
 
-_MOST_DOUBTED = 0.9
-"""What has a say no more when opinions are asked again: labels against which another one is nine times as likely."""
+_FOUR_TIMES, _NINE_TIMES = 0.8, 0.9
 
 _TIERS: tuple[Tier, ...] = ("linear", "kernel")
 _OF_USUAL = 0.5
@@ -61,7 +72,7 @@ class Doubt:
     Attributes:
         rows: [m] pictures, the surest doubts first.
         columns: [m] concepts that should change: the one to carry (multi_class), or the one to turn over.
-        scores: [m] how likely the given answer is wrong, 0.3 to 1 (multi_class), or how likely the other one is.
+        scores: [m] how likely the given answer is wrong, 0.1 to 1 (multi_class), or how likely the other one is.
     """
 
     rows: Ints
@@ -91,7 +102,8 @@ def doubted_labels(data: Curated, near: Neighbours, seed: int = 0) -> Doubt:
             chances += opinion
         chances /= np.float32(1 + len(again))
         wrong = chances_of_wrong(chances, classes)
-        rows = np.flatnonzero(wrong >= LEAST_SCORE)
+        clear = _outweighed(chances, classes, _FOUR_TIMES) & (wrong >= LEAST_CLEAR_SCORE)
+        rows = np.flatnonzero((wrong >= LEAST_SCORE) | clear)
         columns, scores = _best_others(chances, classes)[rows], wrong[rows]
     else:
         parts = [_doubted_sides(chances[:, column], data.truth[:, column]) for column in range(len(data.concepts))]
@@ -148,7 +160,7 @@ def wrong_numbers(data: Curated) -> list[Suggestion]:
 
 def _chances_again(data: Curated, near: Neighbours, chances: Floats, seed: int) -> list[Floats]:
     """Ask both once more, without the labels that are most in doubt: once for each tier that can be asked."""
-    doubted = _most_doubted(chances, data.truth.argmax(axis=1))
+    doubted = _outweighed(chances, data.truth.argmax(axis=1), _NINE_TIMES)
     others = Neighbours(near.rows, near.weights * ~doubted[near.rows])
     looks = [scores_without(data, doubted, tier, seed) for tier in _TIERS]
     return [_chances(replace(data, scores=scored), others) for scored in looks if scored is not None]
@@ -189,7 +201,7 @@ def _best_others(chances: Floats, classes: Ints) -> Ints:
     return best
 
 
-def _most_doubted(chances: Floats, classes: Ints) -> Bools:
+def _outweighed(chances: Floats, classes: Ints, least: float) -> Bools:
     """Mark the pictures [n] of which another concept is many times as likely, and about as likely as it usually is."""
     every = np.arange(len(classes))
     own = chances[every, classes]
@@ -197,7 +209,7 @@ def _most_doubted(chances: Floats, classes: Ints) -> Bools:
     usual = np.bincount(classes, weights=own, minlength=chances.shape[1]) / np.maximum(counts, 1)
     best = _best_others(chances, classes)
     other = chances[every, best]
-    sure = other / np.maximum(other + own, np.float32(1e-12)) >= _MOST_DOUBTED
+    sure = other / np.maximum(other + own, np.float32(1e-12)) >= least
     return np.asarray(sure & (other >= _OF_USUAL * usual[best]), dtype=np.bool_)
 
 

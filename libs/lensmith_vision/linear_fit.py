@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_LARGE_SHRINKAGES = (0.3, 1.0, 3.0)
+_LARGE_SHRINKAGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 _ROWS_TO_SUM, _ROWS_AT_ONCE = 5120, 1024
 _ORIGIN_ROWS = 1024
 _SCALED_ROWS = 512
@@ -152,11 +153,16 @@ def _refined(
         logits += fitted.bias.astype(np.float32)
         return calibrate(logits, classes[rows], USUAL_LINEAR, CERTAINTY, prior).loss, fitted
 
-    less, usual, more = _LARGE_SHRINKAGES
-    tried = dict(zip((usual, more), in_threads(judged, (usual, more)), strict=True))
+    less, usual, *more = _LARGE_SHRINKAGES
+    tried = dict(zip((usual, more[0]), in_threads(judged, (usual, more[0])), strict=True))
     # The loss has one valley: where more is better, less is not.
-    if tried[more][0] >= tried[usual][0]:
+    if tried[more[0]][0] >= tried[usual][0]:
         tried[less] = judged(less)
+    else:
+        for before, shrinkage in pairwise(more):
+            tried[shrinkage] = judged(shrinkage)
+            if tried[shrinkage][0] >= tried[before][0]:
+                break
     best = min(tried, key=lambda shrinkage: tried[shrinkage][0])
     return best, tried[best][1]
 

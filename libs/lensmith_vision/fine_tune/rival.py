@@ -69,12 +69,16 @@ def _together(chosen: OutOfFoldPredictions, tests: OutOfFoldPredictions) -> OutO
     ) -> npt.NDArray[np.float32] | None:
         return None if one is None or other is None else np.concatenate([one, other])
 
+    classes = None
+    if chosen.classes is not None and tests.classes is not None:
+        classes = np.concatenate([chosen.classes, tests.classes])
     return replace(
         tests,
         ids=(*chosen.ids, *tests.ids),
         scores=np.concatenate([chosen.scores, tests.scores]),
         folds=np.concatenate([chosen.folds, np.full(len(tests.ids), TESTED)]),
         groups=np.concatenate([chosen.groups, tests.groups + chosen.groups.max(initial=-1) + 1]),
-        labels=both(chosen.labels, tests.labels),
+        labels=both(chosen.labels, tests.labels) if classes is None else None,
         targets=both(chosen.targets, tests.targets),
+        classes=classes,
     )

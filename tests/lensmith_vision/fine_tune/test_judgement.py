@@ -33,6 +33,8 @@ def _data(kind: str) -> TrainingSet:
     labels, targets, concepts = np.eye(3, dtype=np.float32)[truth], None, ("a", "b", "c")
     if kind == "regression":
         labels, targets, concepts = None, truth.astype(np.float32), ("a",)
+    if kind == "multi_class":
+        return TrainingSet("base", concepts, ids, features, ids, shown=truth)
     return TrainingSet("base", concepts, ids, features, ids, labels, targets)
 
 

@@ -57,8 +57,8 @@ class ConceptMerging:
         async with self._database.transaction(version.app_id) as connection:
             row = await store.lock_model(connection, version.app_id, version.model)
             users = await store.models_that_learn(connection, version.app_id, into)
-        left = _concepts_left(version, row, gone)
-        _check(row, left, into, [user for user in users if user != row.model])
+        _check_others(into, [user for user in users if user != row.model])
+        _concepts_left(version, row, gone, into)
         more = True
         while more:
             answer = await self._curation.CopyLabels(
@@ -67,21 +67,24 @@ class ConceptMerging:
             more = answer.more
         async with self._database.transaction(version.app_id) as connection:
             row = await store.lock_model(connection, version.app_id, version.model)
-            definition = with_changes(row.definition, Model(concepts=_concepts_left(version, row, gone)), ["concepts"])
+            # Once more: meanwhile the model may have forgotten the concept that stays, in a merge the other way round.
+            left = _concepts_left(version, row, gone, into)
+            definition = with_changes(row.definition, Model(concepts=left), ["concepts"])
             await store.update_model(connection, row, definition, row.production_version, row.pinned)
 
 
-def _concepts_left(version: VersionRow, row: ModelRow, gone: str) -> list[str]:
+def _concepts_left(version: VersionRow, row: ModelRow, gone: str, into: str) -> list[str]:
     """What the model learns after it; of one that learns all concepts of its app, those that the version knows."""
     concepts = row.definition.concepts or tuple(message_from_json(version.model_snapshot, Model()).concepts)
-    return [concept for concept in concepts if concept != gone]
-
-
-def _check(row: ModelRow, left: list[str], into: str, others: list[str]) -> None:
+    left = [concept for concept in concepts if concept != gone]
     if into not in left:
         raise PreconditionError("MODEL_LACKS_CONCEPT", f"{row.name} does not learn {into!r} any more")
     if row.definition.type == "multi_class" and len(left) < 2:
         raise PreconditionError("MODEL_NEEDS_CONCEPTS", f"{row.name} would have nothing left to tell {into!r} from")
+    return left
+
+
+def _check_others(into: str, others: list[str]) -> None:
     if others:
         raise PreconditionError(
             "CONCEPT_IN_USE",

@@ -93,9 +93,9 @@ class Decisions:
             LensmithError: dataset is away; what was done is found done by the next call. Or concepts cannot be merged.
         """
         decisions = [_judged(row, action) for row in rows]
-        # What was followed by asking for labels may be merged as well; to merge again changes nothing.
+        # What was followed by asking for labels may be merged as well; to merge or to ask again changes nothing.
         merge = action == "MERGE_CONCEPTS"
-        todo = [one for one in decisions if one.error is None and (merge or one.row.state != one.state)]
+        todo = [one for one in decisions if one.error is None and (merge or one.row.state != one.state or _asks(one))]
         for start in range(0, len(todo), _BATCH):
             batch = todo[start : start + _BATCH]
             if merge:
@@ -127,12 +127,32 @@ class Decisions:
             await suggestion_store.decide(connection, version, decided, actor)
             await suggestion_store.dismiss(connection, version, dismissed, actor)
             await standing_suggestion_store.forget_standing(connection, version, dismissed)
-            standing = [one for one in batch if action == "APPLY" and one.row.kind in ASKING_KINDS]
+            asking = [one for one in batch if action == "APPLY" and _asks(one)]
+            rows = await suggestion_store.by_numbers(connection, version, [one.row.number for one in asking])
+            for one in asking:
+                _settle(one, rows[one.row.number])
+            standing = [one for one in asking if one.error is None]
             await standing_suggestion_store.put_standing(
                 connection, version, [one.row.fingerprint for one in standing], actor
             )
             for one in standing:
                 one.label_next = await ask_for_labels(connection, version, one.row)
+
+
+def _asks(decision: Decision) -> bool:
+    """Whether it is followed by asking for labels."""
+    return decision.state == "ACCEPTED" and decision.row.kind in ASKING_KINDS
+
+
+def _settle(decision: Decision, row: SuggestionRow) -> None:
+    """Hold a decision against what is stored: somebody may have decided otherwise meanwhile."""
+    if row.state != decision.state:
+        decision.state, decision.error = row.state, _decided(row)
+
+
+def _decided(row: SuggestionRow) -> PreconditionError:
+    why = f"it is {row.state} already"
+    return PreconditionError("SUGGESTION_DECIDED", why, metadata={"state": row.state, "actor": row.actor})
 
 
 def _judged(row: SuggestionRow, action: Action) -> Decision:
@@ -145,13 +165,7 @@ def _judged(row: SuggestionRow, action: Action) -> Decision:
     ended = row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")
     if row.state in ("OPEN", outcome) or ended:
         return Decision(row, outcome)
-    return Decision(
-        row,
-        row.state,
-        PreconditionError(
-            "SUGGESTION_DECIDED", f"it is {row.state} already", metadata={"state": row.state, "actor": row.actor}
-        ),
-    )
+    return Decision(row, row.state, _decided(row))
 
 
 def _swap_of(model: Model, suggestion: Suggestion, action: Action) -> LabelSwap:

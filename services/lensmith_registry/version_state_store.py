@@ -180,7 +180,7 @@ async def fail(connection: Connection, app_id: int, uid: UUID, lease: int, error
     return await changed(
         connection,
         """UPDATE model_versions SET state = 'FAILED', error = $4, ended_at = now(), lease_expires_at = NULL,
-             revision = revision + 1
+             progress_message = '', revision = revision + 1
            WHERE app_id = $1 AND uid = $2 AND lease = $3 AND state IN ('QUEUED', 'TRAINING')
              AND completed_at IS NULL AND deleted_at IS NULL""",
         app_id,
@@ -195,7 +195,7 @@ async def cancel(connection: Connection, app_id: int, uid: UUID) -> bool:
     return await changed(
         connection,
         """UPDATE model_versions SET state = 'CANCELLED', ended_at = now(), lease_expires_at = NULL,
-             revision = revision + 1
+             progress_message = '', revision = revision + 1
            WHERE app_id = $1 AND uid = $2 AND state IN ('QUEUED', 'TRAINING') AND completed_at IS NULL
              AND deleted_at IS NULL""",
         app_id,

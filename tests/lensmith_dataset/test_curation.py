@@ -107,6 +107,7 @@ async def test_labels_are_copied_and_kept_when_concepts_become_one(labelled: Rig
     await labelled.create(
         new_input(picture(5), "v", annotations=[Annotation(concept="a"), Annotation(concept="b", positive=False)]),
         new_input(picture(6), "w", annotations=[Annotation(concept="a", positive=False)]),
+        new_input(picture(8), "u", annotations=[Annotation(concept="a"), Annotation(concept="b", number=3)]),
     )
 
     async def copy(source: str, target: str) -> pb.CopyLabelsResponse:
@@ -120,6 +121,8 @@ async def test_labels_are_copied_and_kept_when_concepts_become_one(labelled: Rig
         found = await _labels(labelled, key)
         assert found.keys() == {"a", "b"}
         assert found["b"] == (True, ACTOR)
+    # A number says more than that something is shown.
+    assert (await _labels(labelled, "u"))["b"] != (True, ACTOR)
     # What does not show the one says nothing of the other.
     assert (await _labels(labelled, "w")).keys() == {"a"}
     for source, target, code in (

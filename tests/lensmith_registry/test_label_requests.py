@@ -1,5 +1,6 @@
 """Following what is said about whole concepts: pictures are asked for, or two concepts become one."""
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,6 +105,7 @@ async def test_pictures_are_asked_for_in_this_and_later_versions_when_few_images
     names = [f"{version.name}/suggestions/{number}" for number in (2, 3, 4)]
     assert list(answer.results[0].label_next_suggestions) == names
     assert again.accepted_count == 1
+    assert list(again.results[0].label_next_suggestions) == names
     assert len(await _list(rig, version, kind=NEXT)) == len(names)
     listed = await _list(rig, version, kind=NEXT, concept="paper")
     assert [one.input for one in listed] == [_own(uid) for uid in uids[1:3]]
@@ -155,3 +157,14 @@ async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) 
     await _put(rig, later, Suggestion(kind=CONFUSED, concept="glass", other_concept="paper", score=0.2))
     asked["merge_into"] = "glass"
     assert (await refusal(_accept(rig, later, **asked))).reason == "MODEL_NEEDS_CONCEPTS"
+
+
+async def test_one_of_two_concepts_stays_when_they_are_merged_both_ways_at_once(rig: Rig) -> None:
+    version = await _version(rig)
+    await _put(rig, version, _confused())
+    merges = [_accept(rig, version, suggestions=["1"], action=MERGE, merge_into=into) for into in ("glass", "metal")]
+
+    answers = await asyncio.gather(*merges, return_exceptions=True)
+
+    assert sum(isinstance(answer, pb.AcceptSuggestionsResponse) for answer in answers) == 1
+    assert list((await rig.model("sorter")).concepts) in (["glass", "paper"], ["metal", "paper"])

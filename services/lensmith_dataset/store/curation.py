@@ -145,7 +145,10 @@ async def copy_labels(
 async def _shown_alone(
     connection: Connection, app_id: int, source: int, target: int, limit: int
 ) -> list[tuple[str, int]]:
-    """Return inputs (uid, id) that show one concept and are not said to show another one, the lowest ids first."""
+    """Return inputs (uid, id) that show one concept and are not said to show another one, the lowest ids first.
+
+    A number that says how much of it they show is not replaced either.
+    """
     rows = await connection.fetch(
         """
         SELECT input.uid, input.id FROM annotations AS label
@@ -153,7 +156,7 @@ async def _shown_alone(
         WHERE label.app_id = $1 AND label.concept_id = $2 AND label.positive
           AND NOT EXISTS (SELECT FROM annotations AS other
                           WHERE other.app_id = $1 AND other.input_id = label.input_id AND other.concept_id = $3
-                            AND other.positive)
+                            AND (other.positive OR other.number IS NOT NULL))
         ORDER BY label.input_id LIMIT $4
         """,
         app_id,

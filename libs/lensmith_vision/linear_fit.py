@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lensmith_vision.calibration import calibrate
 from lensmith_vision.class_choice import ALL_PAIRS, CERTAINTY, SAMPLE, USUAL_LINEAR, Choice
 from lensmith_vision.discriminant import Discriminant, Scatter, solve, within_variance
-from lensmith_vision.folds import blocks_of_fold, blocks_of_folds
+from lensmith_vision.folds import blocks_of_fold
 from lensmith_vision.halves import Features
 from lensmith_vision.kernel import KernelPart
 from lensmith_vision.refit import ClassSums
@@ -176,13 +176,22 @@ def statistics_of(
     # Pictures of one class beside each other: a block has few of them.
     order = np.argsort(classes, kind="stable")
 
-    def sum_up(rows: Ints) -> None:
+    def sum_up(block: tuple[int, int, Ints]) -> None:
+        fold, place, rows = block
         own = order[rows]
         parts = np.array_split(own, -(-len(own) // _ROWS_AT_ONCE))
         blocks = ((gathered(features, part, transform, origin), classes[part]) for part in parts)
-        statistics.add_classes(blocks, int(folds[own[0]]))
+        statistics.add_classes(blocks, fold, place)
 
-    in_threads(sum_up, blocks_of_folds(folds[order], _ROWS_TO_SUM))
+    dealt = folds[order]
+    in_threads(
+        sum_up,
+        (
+            (fold, place, rows)
+            for fold in range(int(folds.max()) + 1)
+            for place, rows in enumerate(blocks_of_fold(dealt, fold, _ROWS_TO_SUM))
+        ),
+    )
     return statistics
 
 

@@ -104,6 +104,15 @@ class Moments:
                 join(self.sums[side], own, out=self.sums[side])
 
 
+@dataclass(frozen=True, eq=False)
+class _ClassSums:
+    """Of some pictures that have one class each: products [d, d], sums [c, d] and counts [c] of classes."""
+
+    gram: Floats
+    sums: Floats
+    counts: Doubles
+
+
 class SufficientStatistics:
     """The moments of a training set, fold by fold; a fit without a fold is a subtraction.
 
@@ -124,6 +133,9 @@ class SufficientStatistics:
         self._single = single
         self._shape = len(origin), max(sides, 1), concepts
         self._folds = [Moments.zero(*self._shape, single=single) for _ in range(folds)]
+        # What came before its turn, and whose turn it is.
+        self._early: list[dict[int, _ClassSums]] = [{} for _ in range(folds)]
+        self._added = [0] * folds
 
     def __len__(self) -> int:
         """How many pictures are in it."""
@@ -138,26 +150,36 @@ class SufficientStatistics:
         """Take in pictures: features [n, d], labels [n, c] or targets [n, 1], and the fold of each."""
         self._absorb(features, values, folds, 1)
 
-    def add_classes(self, blocks: Iterable[tuple[Floats, Ints]], fold: int) -> None:
-        """Take in pictures of one fold that have one class each: features [n, d] about the origin, classes [n]."""
+    def add_classes(self, blocks: Iterable[tuple[Floats, Ints]], fold: int, place: int) -> None:
+        """Take in pictures of one fold that have one class each.
+
+        Args:
+            blocks: Features [n, d] about the origin, and classes [n].
+            fold: Of all of them.
+            place: Counts off what is taken in of a fold, from 0. It is added up in that order, whichever thread is done
+                first: rounded otherwise, the same pictures would give another head.
+        """
         dim, _, concepts = self._shape
-        gram, sums, counts = np.zeros((dim, dim), np.float32), np.zeros((concepts, dim), np.float32), np.zeros(concepts)
+        part = _ClassSums(np.zeros((dim, dim), np.float32), np.zeros((concepts, dim), np.float32), np.zeros(concepts))
         for features, classes in blocks:
             present, own = np.unique(classes, return_inverse=True)
             shape = len(features), len(present)
             ones = np.ones(len(features), np.float32)
             member = scipy.sparse.csr_array((ones, own, np.arange(len(features) + 1)), shape=shape)
-            sums[present] += member.T @ features
-            counts += np.bincount(classes, minlength=concepts)
-            add_products(gram, features)
-        mirror(gram)
-        moments = self._folds[fold]
+            part.sums[present] += member.T @ features
+            part.counts[:] += np.bincount(classes, minlength=concepts)
+            add_products(part.gram, features)
+        mirror(part.gram)
+        moments, early = self._folds[fold], self._early[fold]
         with self._lock:
-            moments.rows += int(counts.sum())
-            moments.total += sums.sum(axis=0, dtype=np.float64)
-            moments.gram += gram
-            moments.counts[0] += counts
-            moments.sums[0] += sums
+            early[place] = part
+            while (due := early.pop(self._added[fold], None)) is not None:
+                self._added[fold] += 1
+                moments.rows += int(due.counts.sum())
+                moments.total += due.sums.sum(axis=0, dtype=np.float64)
+                moments.gram += due.gram
+                moments.counts[0] += due.counts
+                moments.sums[0] += due.sums
 
     def remove(self, features: Floats, values: Floats, folds: Ints) -> None:
         """Take out pictures that were added before, with the same values and folds."""

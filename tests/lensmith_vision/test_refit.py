@@ -83,6 +83,21 @@ def _moments(data: TrainingSet, fitted: Fitted) -> Moments:
     return statistics.total()
 
 
+def test_sums_are_the_same_to_the_last_bit_when_threads_finish_in_another_order() -> None:
+    random = np.random.default_rng(0)
+    features, classes = random.standard_normal((ROWS, DIM)).astype(np.float32), np.arange(ROWS) % WIDTH
+    blocks = np.array_split(np.arange(ROWS), 5)
+    found = []
+    for order in ((0, 1, 2, 3, 4), (3, 1, 4, 0, 2)):
+        statistics = SufficientStatistics(np.zeros(DIM, np.float32), WIDTH, 1, sides=1, single=True)
+        for place in order:
+            statistics.add_classes([(features[blocks[place]], classes[blocks[place]])], 0, place)
+        found.append(statistics.fold(0))
+    assert found[0].rows == found[1].rows == ROWS
+    for one, other in zip(found[0].sums_of_all(), found[1].sums_of_all(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_new_pictures_are_scored_by_a_fit_that_has_not_seen_their_near_copies(before: Fitted) -> None:
     known = before.memory.pictures
     data = pictures(ROWS)

@@ -21,6 +21,11 @@ MAX_BYTES = (1 << 31) - 1
 """What protobuf can hold."""
 
 MAX_NODES = 100_000
+"""And functions."""
+
+MAX_NAME_BYTES = 512
+"""Of an operator, and of its domain."""
+
 MAX_DEPTH = 16
 """Of graphs inside nodes."""
 
@@ -47,6 +52,9 @@ _INSIDE: dict[str, dict[int, str]] = {
     "tensor": {},
     "sparse": {1: "tensor", 2: "tensor"},
 }
+_ONCE = {"model": {7}, "training": {1, 2}, "attribute": {5, 6, 22}, "sparse": {1, 2}}
+"""Messages that protobuf makes one of where there are several: each small enough, and together of any shape."""
+
 _DIMS = {"tensor": 1, "sparse": 3}
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _NAME_AND_DOMAIN = {"node": (4, 7), "function": (1, 10)}
@@ -95,9 +103,13 @@ class _Walk:
         if len(self._data) > MAX_BYTES:
             raise self._too_large(f"has more than {MAX_BYTES} bytes")
         # Not by recursion: how deep messages lie in each other is for the file to say.
-        messages: list[_Message] = [("model", 0, len(self._data), 0)]
-        while messages:
-            messages.extend(self._inside(*messages.pop()))
+        ways = [self._inside("model", 0, len(self._data), 0)]
+        while ways:
+            message = next(ways[-1], None)
+            if message is None:
+                ways.pop()
+            else:
+                ways.append(self._inside(*message))
         unknown = {call for call in self._called if call[1] not in _DOMAINS} - self._defined
         if unknown:
             operator, domain = min(unknown)
@@ -114,33 +126,44 @@ class _Walk:
             depth += 1
             if depth > MAX_DEPTH:
                 raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
-        inside, texts, dims = _INSIDE[kind], {0: ""}, list[int]()
+        inside, texts, dims, seen = _INSIDE[kind], {0: ""}, list[int](), set[int]()
         for number, wire, first, last in self._walked(start, end):
             if kind == "tensor":
                 self._check_place(number, first)
             if number == _DIMS.get(kind):
                 dims.extend([first] if wire == _VARINT else self._packed(first, last))
+                self._check_rank(dims)
             elif wire == _BYTES and number in inside:
+                self._check_once(kind, number, seen)
                 yield inside[number], first, last, depth
             elif wire == _BYTES and number in _NAME_AND_DOMAIN.get(kind, ()):
-                texts[number] = self._data[first:last].decode("utf-8", "replace")
+                texts[number] = self._name_at(first, last)
         if kind in _NAME_AND_DOMAIN:
             self._note(kind, *(texts.get(number, "") for number in _NAME_AND_DOMAIN[kind]))
         elif kind in _DIMS:
             self._measure(kind, dims, end - start)
 
+    def _check_once(self, kind: str, number: int, seen: set[int]) -> None:
+        if number in seen and number in _ONCE.get(kind, ()):
+            raise self._invalid(f"has a part in several pieces, of which a {kind} has one")
+        seen.add(number)
+
+    def _name_at(self, start: int, end: int) -> str:
+        if end - start > MAX_NAME_BYTES:
+            raise self._too_large(f"has a name of more than {MAX_NAME_BYTES} bytes")
+        return self._data[start:end].decode("utf-8", "replace")
+
     def _note(self, kind: str, name: str, domain: str) -> None:
-        if kind == "function":
-            self._defined.add((name, domain))
-            return
-        self._called.add((name, domain))
+        (self._defined if kind == "function" else self._called).add((name, domain))
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise self._too_large(f"has more than {MAX_NODES} nodes")
+            raise self._too_large(f"has more than {MAX_NODES} nodes and functions")
 
-    def _measure(self, kind: str, dims: list[int], size: int) -> None:
+    def _check_rank(self, dims: list[int]) -> None:
         if len(dims) > MAX_RANK:
             raise self._too_large(f"has a tensor of more than {MAX_RANK} dimensions")
+
+    def _measure(self, kind: str, dims: list[int], size: int) -> None:
         elements = math.prod(dims)
         if kind == "sparse" and elements > MAX_SPARSE_ELEMENTS:
             raise self._too_large(f"has a sparse tensor of more than {MAX_SPARSE_ELEMENTS} elements")
@@ -152,6 +175,7 @@ class _Walk:
         if end - start > 10 * MAX_RANK:
             raise self._too_large(f"has a tensor of more than {MAX_RANK} dimensions")
         while start < end:
+            self._count_field()
             value, start = self._varint(start, end)
             yield value
 
@@ -159,9 +183,7 @@ class _Walk:
         """The fields of a message: number, kind, and its value, or where its bytes begin and end."""
         at = start
         while at < end:
-            self._fields += 1
-            if self._fields > MAX_FIELDS:
-                raise self._too_large(f"has more than {MAX_FIELDS} parts")
+            self._count_field()
             tag, at = self._varint(at, end)
             number, wire = tag >> 3, tag & 7
             if not number:
@@ -180,6 +202,11 @@ class _Walk:
                 raise self._invalid("is cut off, or no ONNX graph")
             yield number, wire, at, at + length
             at += length
+
+    def _count_field(self) -> None:
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            raise self._too_large(f"has more than {MAX_FIELDS} parts")
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         value = shift = 0

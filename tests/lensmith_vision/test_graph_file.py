@@ -190,7 +190,9 @@ def test_graph_is_refused_when_it_is_larger_than_graphs_are() -> None:
     sparse.graph.sparse_initializer.append(_sparse([1 << 16, 1 << 16]))
     ranked.graph.initializer.append(TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1] * 65))
     parts.graph.node[0].input.extend([""] * 4_000_000)
-    for model in (many, nested, sparse, ranked, parts):
+    named, defined = _model(helper.make_node("n" * 513, ["x"], ["y"])), _model()
+    defined.functions.extend([onnx.FunctionProto(name="f")] * 100_000)
+    for model in (many, nested, sparse, ranked, parts, named, defined):
         assert _refusal(model) == "PACK_GRAPH_TOO_LARGE"
 
 
@@ -203,6 +205,22 @@ def test_graph_is_refused_when_a_tensor_has_fewer_bytes_than_its_shape_needs() -
             check_graph_bytes(model.SerializeToString(), "model.onnx")
         else:
             assert _refusal(model) == "PACK_GRAPH_INVALID", dims
+
+
+def test_graph_is_refused_when_a_tensor_comes_in_pieces_that_are_small_each() -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[4], raw_data=bytes(16))
+    content = AttributeProto(name="v", t=tensor).SerializeToString()
+    models = []
+    for pieces in (1, 2):
+        model = content * pieces
+        for number in (5, 1, 7):
+            model = bytes([number << 3 | 2, len(model)]) + model
+        # Whoever reads it makes one of them.
+        assert list(ModelProto.FromString(model).graph.node[0].attribute[0].t.dims) == [4] * pieces
+        models.append(model)
+    check_graph_bytes(models[0], "model.onnx")
+    with pytest.raises(PackError, match="several pieces"):
+        check_graph_bytes(models[1], "model.onnx")
 
 
 def test_file_is_refused_when_it_is_no_graph(tmp_path: Path) -> None:

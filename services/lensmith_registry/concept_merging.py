@@ -11,7 +11,7 @@ from lensmith_platform.errors import InvalidInputError, PreconditionError
 from lensmith_registry import store
 from lensmith_registry.converters import message_from_json
 from lensmith_registry.definitions import with_changes
-from lensmith_registry.store import ModelRow
+from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.version_store import VersionRow
 
 if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
@@ -58,7 +58,7 @@ class ConceptMerging:
             row = await store.lock_model(connection, version.app_id, version.model)
             users = await store.models_that_learn(connection, version.app_id, into)
         _check_others(into, [user for user in users if user != row.model])
-        _concepts_left(version, row, gone, into)
+        _without(version, row, gone, into)
         more = True
         while more:
             answer = await self._curation.CopyLabels(
@@ -68,20 +68,19 @@ class ConceptMerging:
         async with self._database.transaction(version.app_id) as connection:
             row = await store.lock_model(connection, version.app_id, version.model)
             # Once more: meanwhile the model may have forgotten the concept that stays, in a merge the other way round.
-            left = _concepts_left(version, row, gone, into)
-            definition = with_changes(row.definition, Model(concepts=left), ["concepts"])
+            definition = _without(version, row, gone, into)
             await store.update_model(connection, row, definition, row.production_version, row.pinned)
 
 
-def _concepts_left(version: VersionRow, row: ModelRow, gone: str, into: str) -> list[str]:
-    """What the model learns after it; of one that learns all concepts of its app, those that the version knows."""
+def _without(version: VersionRow, row: ModelRow, gone: str, into: str) -> ModelDefinition:
+    """The model after it; of one that learns all concepts of its app, those that the version knows are left."""
     concepts = row.definition.concepts or tuple(message_from_json(version.model_snapshot, Model()).concepts)
     left = [concept for concept in concepts if concept != gone]
     if into not in left:
         raise PreconditionError("MODEL_LACKS_CONCEPT", f"{row.name} does not learn {into!r} any more")
     if row.definition.type == "multi_class" and len(left) < 2:
         raise PreconditionError("MODEL_NEEDS_CONCEPTS", f"{row.name} would have nothing left to tell {into!r} from")
-    return left
+    return with_changes(row.definition, Model(concepts=left), ["concepts"])
 
 
 def _check_others(into: str, others: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,9 +87,31 @@ def fit_linear(features: Features, classes: Ints, width: int, folds: Ints, choic
         return fitted
 
     logits = np.empty((len(features), width), np.float32)
+    *without, fitted = _held_out(features, folds, choice.transform, origin, fit_without, logits)
+    factor = choice.linear.factor
+    if len(features) > ALL_PAIRS:
+        some = some_rows(len(features), width)
+        factor = calibrate(logits[some], classes[some], factor, CERTAINTY, prior).factor
+    _scale(logits, factor, prior)
+    weights = np.float32(factor) * fitted.weights
+    bias = factor * fitted.bias + prior - origin @ weights
+    sums = ClassSums(choice.transform, origin, total, without, chosen, factor)
+    return ClassFit(choice.transform, weights, bias.astype(np.float32), None, logits, chosen, sums)
+
+
+def _held_out(
+    features: Features,
+    folds: Ints,
+    transform: Transform,
+    origin: Floats,
+    fit_without: Callable[[int], Discriminant],
+    logits: Floats,
+) -> list[Discriminant]:
+    """Fit without each fold and, last, on everything; write the logits [n, c] of each picture without its fold."""
+    count = int(folds.max()) + 1
 
     def hold_out(rows: Ints, fitted: Future[Discriminant]) -> None:
-        inputs, own = gathered(features, rows, choice.transform), fitted.result()
+        inputs, own = gathered(features, rows, transform), fitted.result()
         found = inputs @ own.weights
         found += (own.bias - origin @ own.weights).astype(np.float32)
         logits[rows] = found
@@ -105,16 +128,7 @@ def fit_linear(features: Features, classes: Ints, width: int, folds: Ints, choic
                 ]
         for done in held_out:
             done.result()
-        *without, fitted = (future.result() for future in fits)
-    factor = choice.linear.factor
-    if len(features) > ALL_PAIRS:
-        some = some_rows(len(features), width)
-        factor = calibrate(logits[some], classes[some], factor, CERTAINTY, prior).factor
-    _scale(logits, factor, prior)
-    weights = np.float32(factor) * fitted.weights
-    bias = factor * fitted.bias + prior - origin @ weights
-    sums = ClassSums(choice.transform, origin, total, without, chosen, factor)
-    return ClassFit(choice.transform, weights, bias.astype(np.float32), None, logits, chosen, sums)
+        return [future.result() for future in fits]
 
 
 def _scale(logits: Floats, factor: float, prior: Doubles) -> None:

@@ -169,15 +169,7 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
     labels = decisions.labels
     if head.type == "multi_class" and decisions.classes is None and labels is not None:
         decisions = replace(decisions, classes=labels.argmax(axis=1))
-    predicted = None
-    if decisions.classes is not None:
-        # The highest score wins.
-        cells = Cells.of_classes(decisions.classes, decisions.best, len(head.concepts))
-    elif labels is not None:
-        predicted = _predicted(decisions, aim)
-        cells = Cells.of(labels, predicted)
-    else:
-        raise ValueError("an evaluation needs labels, classes or targets")
+    cells, predicted = _cells(head, decisions, aim)
     rankings = decisions.rankings
     with ThreadPoolExecutor(1) as executor:
         beside = executor.submit(_whole, head, decisions, resamples)
@@ -217,6 +209,17 @@ def evaluate(head: Head, decisions: Decisions, penalty: float, aim: ThresholdAim
         calibration=calibration_bins(whole.confidence, whole.right),
         cooccurrence=() if predicted is None or labels is None else _cooccurrence(head, labels, predicted),
     )
+
+
+def _cells(head: Head, decisions: Decisions, aim: ThresholdAim) -> tuple[Cells, npt.NDArray[np.bool_] | None]:
+    """What is predicted against what is true; the predictions [n, c] too, where pictures may show several concepts."""
+    if decisions.classes is not None:
+        # The highest score wins.
+        return Cells.of_classes(decisions.classes, decisions.best, len(head.concepts)), None
+    if decisions.labels is None:
+        raise ValueError("an evaluation needs labels, classes or targets")
+    predicted = _predicted(decisions, aim)
+    return Cells.of(decisions.labels, predicted), predicted
 
 
 def method_text(decisions: Decisions) -> str:

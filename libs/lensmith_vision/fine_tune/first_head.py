@@ -40,7 +40,7 @@ def first_head(
         if type == "multi_class":
             if not ((truth == 1).sum(axis=1) == 1).all():
                 raise TrainingError("FINE_TUNE_JOB_INVALID", "each picture must show one concept and no other")
-            classes = truth.argmax(axis=1)
+            classes = (truth == 1).argmax(axis=1)
             width = truth.shape[1]
             fitted = fit_classes(
                 features, classes, width, groups, folds, tier="linear", seed=seed, step=_pass, plain=True

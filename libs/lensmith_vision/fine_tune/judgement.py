@@ -85,20 +85,21 @@ def judge(rival: Rival, result: NetworkResult, rows: Ints, space: str, aim: Thre
     else:
         decisions, predictions = _of_tests(network, tested, groups[result.tested]), tested
     fitted = replace(
-        before,
-        head=network.head,
-        evaluation=evaluate(network.head, decisions, 0.0, aim),
-        out_of_fold=replace(
-            predictions,
-            scores=decisions.scores,
-            folds=decisions.folds,
-            evaluated=len(predictions.ids),
-            interval=network.head.interval,
-        ),
+        _as_evaluated(before, network.head, decisions, predictions, aim),
         findings=(*before.findings, finding),
         input_count=_learnt(rival.known.rows(rows)),
     )
     return Judgement(fitted, True, gain, len(gains))
+
+
+def _as_evaluated(
+    before: Fitted, head: Head, decisions: Decisions, known: OutOfFoldPredictions, aim: ThresholdAim
+) -> Fitted:
+    """Put a network's head, and its decisions about the pictures that it is evaluated on, in the place of a head's."""
+    predictions = replace(
+        known, scores=decisions.scores, folds=decisions.folds, evaluated=len(known.ids), interval=head.interval
+    )
+    return replace(before, head=head, evaluation=evaluate(head, decisions, 0.0, aim), out_of_fold=predictions)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,10 +88,7 @@ def lay_out(
     """
     known = rival.known
     card = load_card(start)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / JOB_FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder / START_FOLDER, ignore_errors=True)
-    shutil.copytree(start, folder / START_FOLDER)
+    _begin(folder, start)
     kept, unreadable = _decoded(Pixels(folder, card.resize, len(known.ids), writable=True), known.ids, pictures, limits)
     rows = np.asarray(kept, np.int64)
     folds = known.folds[rows]
@@ -118,6 +115,14 @@ def lay_out(
     put_file(folder / _LAYOUT_FILE, json.dumps({"rows": rows.tolist(), "unreadable": unreadable}).encode())
     write_job(folder, job, taught)
     return Layout(job, rows, groups, tuple(unreadable))
+
+
+def _begin(folder: Path, start: Path) -> None:
+    """Make a folder with a start in it and no job yet."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / JOB_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / START_FOLDER, ignore_errors=True)
+    shutil.copytree(start, folder / START_FOLDER)
 
 
 def _check(wanted: Ints, had: Ints) -> None:

@@ -191,7 +191,8 @@ def _unchanged(
     now, then = (labels, scores.labels) if labels is not None else (data.targets, scores.targets)
     if now is None or then is None:
         raise ValueError("data and scores are of different types of models")
-    same = np.asarray(np.isfinite(now.reshape(len(now), -1)).any(axis=1))
+    known = np.isfinite(now)
+    same = known if known.ndim == 1 else np.asarray(known.any(axis=1), dtype=np.bool_)
     same[held_out] &= _equal(now[held_out], then[rows[held_out]])
     return same
 

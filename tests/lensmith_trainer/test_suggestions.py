@@ -9,10 +9,16 @@ import numpy as np
 import psutil
 import pytest
 
+from lensmith_api.internal.v1.suggestion_job_service_pb2 import SuggestionJob
 from lensmith_api.v1 import suggestion_service_pb2 as pb
+from lensmith_api.v1.model_pb2 import Model, ModelType
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.suggestion_pb2 import SuggestionAction, SuggestionKind, SuggestionState
 from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
+from lensmith_trainer.holding import TrainingRows
+from lensmith_trainer.suggestions import suggestions_of
+from lensmith_vision import out_of_fold
+from lensmith_vision.heads import HeadType
 from tests.lensmith_registry.peers import labels_of
 from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, Rig, refusal
 from tests.lensmith_trainer.conftest import Farm
@@ -172,3 +178,25 @@ async def test_suggestions_are_there_once_when_the_trainer_is_killed_while_it_lo
     async with farm.trainer():
         found = await _look(farm.rig, version, kind=WRONG)
     assert len(found.suggestions) == len(FLIPPED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_"),
+    [("regression", ModelType.MODEL_TYPE_REGRESSION), ("multi_label", ModelType.MODEL_TYPE_MULTI_LABEL)],
+)
+def test_nothing_is_suggested_when_all_pictures_of_the_version_are_gone(kind: HeadType, type_: ModelType.ValueType):
+    number = kind == "regression"
+    scores = out_of_fold.OutOfFoldPredictions(
+        type=kind,
+        method="out_of_fold",
+        ids=("a", "b"),
+        concepts=("glass",),
+        scores=np.asarray([[0.25], [0.75]], np.float32),
+        folds=np.asarray([0, 1]),
+        groups=np.asarray([0, 1]),
+        labels=None if number else np.asarray([[0.0], [1.0]], np.float32),
+        targets=np.asarray([0.0, 1.0], np.float32) if number else None,
+    )
+    job = SuggestionJob(model=Model(type=type_, concepts=["glass"]), out_of_fold=out_of_fold.save(scores))
+
+    assert suggestions_of(job, TrainingRows([], np.empty((0, DIM), np.float16)), []) == []

@@ -19,7 +19,7 @@ from lensmith_vision.general.concepts import taxonomy_of
 from lensmith_vision.pack_builder import PackSource
 from lensmith_vision.resize import ResizePolicy
 
-__all__ = ["CONFIG_FILE", "PREPROCESSOR_FILE", "Provenance", "is_published", "read_published"]
+__all__ = ["CONFIG_FILE", "PREPROCESSOR_FILE", "Provenance", "read_published"]
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -44,11 +44,6 @@ class Provenance:
     licence: str
     source: str
     rank: int
-
-
-def is_published(folder: Path) -> bool:
-    """Tell whether a folder looks like a published network."""
-    return (folder / PREPROCESSOR_FILE).is_file()
 
 
 def read_published(folder: Path, provenance: Provenance, model: Path | None = None) -> PackSource:

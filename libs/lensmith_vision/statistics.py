@@ -137,18 +137,17 @@ class SufficientStatistics:
         self._early: list[dict[int, _ClassSums]] = [{} for _ in range(folds)]
         self._added = [0] * folds
 
-    def __len__(self) -> int:
-        """How many pictures are in it."""
-        return sum(fold.rows for fold in self._folds)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of its numbers, for budgets."""
-        return sum(fold.gram.nbytes + fold.sums.nbytes for fold in self._folds)
-
     def add(self, features: Floats, values: Floats, folds: Ints) -> None:
         """Take in pictures: features [n, d], labels [n, c] or targets [n, 1], and the fold of each."""
-        self._absorb(features, values, folds, 1)
+        for fold, moments in enumerate(self._folds):
+            rows = np.flatnonzero(folds == fold)
+            # Blocks keep memory small however many pictures there are.
+            for start in range(0, len(rows), _BLOCK):
+                block: Ints | slice = rows[start : start + _BLOCK]
+                if len(rows) == len(folds):
+                    block = slice(start, start + _BLOCK)
+                centred = features[block] - self.origin
+                moments.absorb(centred, values[block], self._sides, 1, self._lock)
 
     def add_classes(self, blocks: Iterable[tuple[Floats, Ints]], fold: int, place: int) -> None:
         """Take in pictures of one fold that have one class each.
@@ -181,10 +180,6 @@ class SufficientStatistics:
                 moments.counts[0] += due.counts
                 moments.sums[0] += due.sums
 
-    def remove(self, features: Floats, values: Floats, folds: Ints) -> None:
-        """Take out pictures that were added before, with the same values and folds."""
-        self._absorb(features, values, folds, -1)
-
     def total(self) -> Moments:
         """Of all pictures."""
         total = Moments.zero(*self._shape)
@@ -202,14 +197,3 @@ class SufficientStatistics:
         """Give out the pictures of one fold, which are then no longer in it."""
         moments, self._folds[fold] = self._folds[fold], Moments.zero(*self._shape, single=self._single)
         return moments
-
-    def _absorb(self, features: Floats, values: Floats, folds: Ints, sign: int) -> None:
-        for fold, moments in enumerate(self._folds):
-            rows = np.flatnonzero(folds == fold)
-            # Blocks keep memory small however many pictures there are.
-            for start in range(0, len(rows), _BLOCK):
-                block: Ints | slice = rows[start : start + _BLOCK]
-                if len(rows) == len(folds):
-                    block = slice(start, start + _BLOCK)
-                centred = features[block] - self.origin
-                moments.absorb(centred, values[block], self._sides, sign, self._lock)

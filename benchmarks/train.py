@@ -214,7 +214,8 @@ def show_api(results: list[dict[str, object]]) -> None:
             parts = [f"{one['parts'].get(name, 0.0):.3f}" for name in ("fetch", "fit", "hand_in")]
             seconds = f"{one['seconds']:.2f} ({sum(one['cpu'].values()):.2f})"
             table.add_row(data, kind, seconds, f"{one['queued']:.3f}", *parts)
-        data = f"trainer at its peak: {result['trainer_peak_over_matrix']:.2f} x the matrix of float32"
+        alone, beside = result["trainer_peak_over_matrix"], result["two_models_peak_over_matrix"]
+        data = f"trainer at its peak: {alone:.2f} x the matrix of float32, with a second model {beside:.2f} x"
         table.add_section()
         table.add_row(data)
     Console(width=max(140, Console().width)).print(table)

@@ -30,7 +30,8 @@ def chances_of_wrong(chances: Floats, classes: Ints) -> Floats:
         classes: [n] the concept that is given.
     """
     rows, width = chances.shape
-    own = chances[np.arange(rows), classes].astype(np.float64)
+    # Averages of chances may be a rounding above one.
+    own = np.minimum(chances[np.arange(rows), classes].astype(np.float64), 1.0)
     rate = _USUAL_RATE
     wrong = np.zeros(rows)
     for _ in range(_ROUNDS):

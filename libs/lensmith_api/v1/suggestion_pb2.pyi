@@ -33,7 +33,7 @@ class _SuggestionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sugges
     SUGGESTION_KIND_CONFUSED_CONCEPTS: _SuggestionKind.ValueType  # 2
     """Pictures of one concept are often taken for another one's; `inputs` are examples."""
     SUGGESTION_KIND_FEW_IMAGES: _SuggestionKind.ValueType  # 3
-    """A concept has few pictures, or far fewer than others."""
+    """A concept has few pictures, or far fewer than others; or few that are labelled as not showing it, see `few_negatives`."""
     SUGGESTION_KIND_DUPLICATE: _SuggestionKind.ValueType  # 4
     """Copies or near copies of one picture carry different labels, or stand on both sides of a test."""
     SUGGESTION_KIND_OUTLIER: _SuggestionKind.ValueType  # 5
@@ -51,7 +51,7 @@ SUGGESTION_KIND_WRONG_LABEL: SuggestionKind.ValueType  # 1
 SUGGESTION_KIND_CONFUSED_CONCEPTS: SuggestionKind.ValueType  # 2
 """Pictures of one concept are often taken for another one's; `inputs` are examples."""
 SUGGESTION_KIND_FEW_IMAGES: SuggestionKind.ValueType  # 3
-"""A concept has few pictures, or far fewer than others."""
+"""A concept has few pictures, or far fewer than others; or few that are labelled as not showing it, see `few_negatives`."""
 SUGGESTION_KIND_DUPLICATE: SuggestionKind.ValueType  # 4
 """Copies or near copies of one picture carry different labels, or stand on both sides of a test."""
 SUGGESTION_KIND_OUTLIER: SuggestionKind.ValueType  # 5
@@ -217,6 +217,7 @@ class Suggestion(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
     INPUTS_TO_LABEL_FIELD_NUMBER: _builtins.int
+    FEW_NEGATIVES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `apps/{app}/models/{model}/versions/{version}/suggestions/{suggestion}`."""
     kind: Global___SuggestionKind.ValueType
@@ -237,6 +238,8 @@ class Suggestion(_message.Message):
     """What became of it."""
     actor: _builtins.str
     """Who decided."""
+    few_negatives: _builtins.bool
+    """Of FEW_IMAGES: what is too few are the inputs labelled as not showing the concept. Of multi-label models only."""
     @_builtins.property
     def related_inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other pictures to look at: the ones it is a copy of, or examples."""
@@ -260,7 +263,8 @@ class Suggestion(_message.Message):
     @_builtins.property
     def inputs_to_label(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputToLabel]:
         """Inputs without a label that APPLY puts on the list of what to label next: they look like the concept that has too few,
-        or like both of those that are confused. None: nothing without a label looks so yet.
+        or like both of those that are confused. With `few_negatives`, inputs that nobody has judged for the concept, those first
+        that look most like it of what likely does not show it. None: nothing without a label looks so yet.
         """
 
     def __init__(
@@ -281,10 +285,11 @@ class Suggestion(_message.Message):
         actor: _builtins.str = ...,
         decide_time: _timestamp_pb2.Timestamp | None = ...,
         inputs_to_label: _abc.Iterable[Global___InputToLabel] | None = ...,
+        few_negatives: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actor", b"actor", "concept", b"concept", "current", b"current", "decide_time", b"decide_time", "desired", b"desired", "input", b"input", "inputs_to_label", b"inputs_to_label", "kind", b"kind", "message", b"message", "name", b"name", "other_concept", b"other_concept", "related_inputs", b"related_inputs", "score", b"score", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actor", b"actor", "concept", b"concept", "current", b"current", "decide_time", b"decide_time", "desired", b"desired", "few_negatives", b"few_negatives", "input", b"input", "inputs_to_label", b"inputs_to_label", "kind", b"kind", "message", b"message", "name", b"name", "other_concept", b"other_concept", "related_inputs", b"related_inputs", "score", b"score", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -190,6 +190,7 @@ class CopyLabelsRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     FROM_CONCEPT_FIELD_NUMBER: _builtins.int
     TO_CONCEPT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     actor: _builtins.str
@@ -198,6 +199,8 @@ class CopyLabelsRequest(_message.Message):
     """Own id of the concept whose inputs are meant."""
     to_concept: _builtins.str
     """Own id of the concept that they get as well."""
+    after: _builtins.int
+    """Where to go on: `after` of the last answer; 0: from the start."""
     def __init__(
         self,
         *,
@@ -205,10 +208,11 @@ class CopyLabelsRequest(_message.Message):
         actor: _builtins.str = ...,
         from_concept: _builtins.str = ...,
         to_concept: _builtins.str = ...,
+        after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "app_id", b"app_id", "from_concept", b"from_concept", "to_concept", b"to_concept"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "app_id", b"app_id", "from_concept", b"from_concept", "to_concept", b"to_concept"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,19 +226,23 @@ class CopyLabelsResponse(_message.Message):
 
     COPIED_COUNT_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     copied_count: _builtins.int
     """How many inputs were labelled by this call."""
     more: _builtins.bool
     """Whether there may be more: call again."""
+    after: _builtins.int
+    """Where to go on; only what comes later is looked at by a call that says so."""
     def __init__(
         self,
         *,
         copied_count: _builtins.int = ...,
         more: _builtins.bool = ...,
+        after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_count", b"copied_count", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "copied_count", b"copied_count", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

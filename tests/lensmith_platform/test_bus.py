@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import nats
 import pytest
+from nats.aio.msg import Msg
 from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 
@@ -137,6 +139,43 @@ async def test_only_so_many_events_are_in_work_at_once(bus: Bus, until: Until) -
     async with background(WorkConsumer(bus, "test--work", "models.version_queued", handle, concurrency=3).run()):
         await until(lambda: done == 30)
     assert max(at_once) == 3
+
+
+async def test_only_so_many_events_are_in_work_when_more_come_than_were_asked_for(
+    bus: Bus, nats_url: str, until: Until
+) -> None:
+    asked: list[Msg] = []
+
+    async def see(request: Msg) -> None:
+        asked.append(request)
+
+    client = await nats.connect(nats_url)
+    await client.subscribe("$JS.API.CONSUMER.MSG.NEXT.MODELS.test--work", cb=see)
+    await client.flush()
+    permits, working, peak, done = asyncio.Semaphore(0), 0, 0, 0
+
+    async def handle(_event: Event) -> None:
+        nonlocal working, peak, done
+        working += 1
+        peak = max(peak, working)
+        await permits.acquire()
+        working -= 1
+        done += 1
+
+    async with background(WorkConsumer(bus, "test--work", "models.version_queued", handle, concurrency=3).run()):
+        await until(lambda: asked)
+        # A second request in the consumer's name: what the server owes is more than what was asked for last.
+        await client.publish(asked[-1].subject, b'{"batch": 12}', reply=asked[-1].reply)
+        await publish(bus, 12)
+        await until(lambda: working == 3)
+        for ended in range(1, 13):
+            # Two at a time: room for one alone is asked for in another way.
+            permits.release()
+            if ended % 2 == 0:
+                await until(lambda ended=ended: done == ended)
+        await until(lambda: is_settled(bus, "test--work"))
+    await client.close()
+    assert peak == 3
 
 
 async def test_a_message_becomes_a_dead_letter_when_its_error_is_permanent(

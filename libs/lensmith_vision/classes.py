@@ -64,7 +64,7 @@ def fit_classes(
     large = len(sample) < len(classes)
     kernel = tier != "linear"
     choice = choose(features[sample], classes[sample], groups[sample], step, large=large, kernel=kernel, plain=plain)
-    give_memory_back()
+    give_memory_back(features.nbytes)
     step(0.5)
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
     few = len(classes) <= most_landmarks(features.shape[1], width)

@@ -74,7 +74,7 @@ def fit_linear(features: Features, classes: Ints, width: int, folds: Ints, choic
     if len(features) > ALL_PAIRS:
         chosen, first = _refined(features, classes, folds, choice.transform, statistics, total, prior)
     shrinkage = chosen * within_variance(total)
-    give_memory_back()
+    give_memory_back(features.nbytes)
 
     def fit_without(fold: int) -> Discriminant:
         if fold == count:
@@ -83,7 +83,7 @@ def fit_linear(features: Features, classes: Ints, width: int, folds: Ints, choic
         less = statistics.pop(fold)
         fitted = solve(total, shrinkage, less) if fold or first is None else first
         del less
-        give_memory_back()
+        give_memory_back(features.nbytes)
         return fitted
 
     logits = np.empty((len(features), width), np.float32)

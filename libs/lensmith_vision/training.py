@@ -151,7 +151,7 @@ def _fit(data: TrainingSet, options: TrainOptions, report: _Reporter, memory: Cl
             return _fitted_again(taken, options, again, findings, left_out, report)
     groups = group_copies(taken)
     folds = deal_folds(taken, groups, options)
-    give_memory_back()
+    give_memory_back(taken.features.nbytes)
     report(0.08, "evaluating")
     if options.type == "multi_class":
         return _fit_classes(taken, options, groups, folds, findings, left_out, report)
@@ -187,7 +187,7 @@ def _fit_classes(
         seed=options.seed,
         step=lambda part: report(0.1 + 0.7 * part, "evaluating"),
     )
-    give_memory_back()
+    give_memory_back(data.features.nbytes)
     report(0.8, "fitting")
     head = Head(
         options.type,

@@ -55,6 +55,7 @@ def from_proto(message: pb.Suggestion) -> types.Suggestion | None:
         actor=message.actor,
         decided_at=decided.ToDatetime(tzinfo=UTC) if message.HasField("decide_time") else None,
         inputs_to_label=tuple(_to_label(one) for one in message.inputs_to_label),
+        few_negatives=message.few_negatives,
     )
 
 

@@ -72,6 +72,7 @@ class Suggestion:
         actions: What may be done about it.
         actor: Who decided; empty: nobody yet.
         inputs_to_label: Pictures without a label that come on the list of what to label next when it is applied.
+        few_negatives: Of `few-images`: what is too few are the pictures labelled as not showing the concept.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Suggestion:
     actor: str
     decided_at: datetime | None
     inputs_to_label: tuple[InputToLabel, ...] = ()
+    few_negatives: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,11 @@ async def ask_for_labels(connection: Connection, version: VersionRow, row: Sugge
     Returns:
         Numbers of the new suggestions, and of open ones about the other pictures.
     """
-    return await suggestion_store.add(connection, version, _label_next(message_from_json(row.body, Suggestion())))
+    suggestion = message_from_json(row.body, Suggestion())
+    # Negatives are asked for of each concept: whatever else is asked about a picture says nothing of this one.
+    return await suggestion_store.add(
+        connection, version, _label_next(suggestion), of_each_concept=suggestion.few_negatives
+    )
 
 
 def fingerprint_of(suggestion: Suggestion) -> bytes:
@@ -43,6 +47,8 @@ def fingerprint_of(suggestion: Suggestion) -> bytes:
         suggestion.input,
         said(list(suggestion.current)),
     ]
+    if suggestion.few_negatives:
+        parts.append("few_negatives")
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
@@ -56,6 +62,8 @@ def _asked(one: InputToLabel, concepts: Sequence[str]) -> NewSuggestion:
     second = next((concept for concept in concepts if concept != first), "")
     if one.label.WhichOneof("value") == "number":
         message = f"say how much {first} it has, {one.label.number:.4g} as it seems now"
+    elif not one.label.positive:
+        message = f"not {first} ({100 * one.score:.0f} %)?"
     else:
         message = f"{first} ({100 * one.score:.0f} %)" + (f" or {second}?" if second else "?")
     body = Suggestion(

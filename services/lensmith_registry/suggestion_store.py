@@ -116,8 +116,16 @@ async def insert(connection: Connection, version: VersionRow, suggestions: Seque
     return True
 
 
-async def add(connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion]) -> list[int]:
+async def add(
+    connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion], *, of_each_concept: bool = False
+) -> list[int]:
     """Put pictures on the list of what to label next of a version, but those that are on it, or were dismissed.
+
+    Args:
+        connection: Of an open transaction.
+        version: Whose list it is.
+        suggestions: Of kind LABEL_NEXT.
+        of_each_concept: A picture that is on the list for another concept comes on it for this one too.
 
     Returns:
         Numbers of the new suggestions, and of open ones about the other pictures.
@@ -128,10 +136,13 @@ async def add(connection: Connection, version: VersionRow, suggestions: Sequence
     listed = await connection.fetch(
         """SELECT number, state, body->>'input' AS input FROM suggestions
            WHERE app_id = $1 AND version_id = $2 AND kind = 'LABEL_NEXT' AND body->>'input' = ANY($3::text[])
+             AND (concept = ANY($4::text[]) OR NOT $5)
            ORDER BY number""",
         version.app_id,
         version.id,
         [one.input for one in suggestions],
+        [one.concept for one in suggestions],
+        of_each_concept,
     )
     last = await connection.fetchval(
         "SELECT coalesce(max(number), 0) FROM suggestions WHERE app_id = $1 AND version_id = $2",

@@ -241,6 +241,7 @@ def _suggestion_to_proto(one: curation.Suggestion) -> Suggestion:
             )
             for asked in one.asked
         ],
+        few_negatives=one.few_negatives,
     )
 
 

@@ -126,6 +126,38 @@ async def test_pictures_are_asked_for_in_this_and_later_versions_when_few_images
     assert await _list(rig, third) == []
 
 
+async def test_negatives_are_asked_for_beside_whatever_else_is_asked_about_a_picture(rig: Rig) -> None:
+    version = await _version(rig)
+    uids = [f"unjudged-{index}" for index in range(2)]
+    for uid in uids:
+        rig.dataset.add(TRASH, uid, np.zeros(DIM, np.float16), {})
+    label = SuggestionLabel(concept="paper", positive=False)
+    asked = [InputToLabel(input=uid, label=label, score=0.7) for uid in uids]
+    lacking = Suggestion(kind=FEW, concept="paper", score=0.5, few_negatives=True, inputs_to_label=asked)
+    # Both are about paper: to dismiss the one says nothing of the other.
+    await _put(rig, version, _few([]), lacking, _next(uids[0]))
+    [few, lacking] = await _list(rig, version, kind=FEW)
+    assert (few.few_negatives, lacking.few_negatives) == (False, True)
+    await _accept(rig, version, suggestions=[few.name], action=DISMISS)
+
+    [done] = (await _accept(rig, version, suggestions=[lacking.name])).results
+
+    assert len(done.label_next_suggestions) == 2
+    listed = await _list(rig, version, kind=NEXT)
+    assert [(one.input, one.concept) for one in listed] == [
+        (_own(uids[0]), "glass"),
+        (_own(uids[0]), "paper"),
+        (_own(uids[1]), "paper"),
+    ]
+    assert listed[2].message == "not paper (70 %)?"
+    await _accept(rig, version, suggestions=[listed[2].name])
+    assert labels_of(rig.dataset.inputs[TRASH][uids[1]][1].labels) == {"paper": False}
+    second = await _trained(rig)
+    await _put(rig, second, _few([]), Suggestion(kind=FEW, concept="paper", score=0.4, few_negatives=True))
+    [left] = await _list(rig, second)
+    assert (left.few_negatives, left.state) == (True, ACCEPTED)
+
+
 async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) -> None:
     version = await _version(rig)
     await _put(rig, version, _confused())

@@ -176,6 +176,38 @@ def test_pictures_that_look_like_what_is_rare_or_confused_are_asked_for() -> Non
     assert len(rare.asked) == 3
 
 
+def test_pictures_that_nobody_judged_are_asked_for_when_a_concept_has_few_negatives() -> None:
+    features = _features(8)
+    labels = np.repeat(np.eye(3, dtype=np.float32), EACH, axis=0)
+    # Of glass, three pictures are said to be none, and one more is a copy of one that nobody judged.
+    labels[EACH:, 0] = np.nan
+    labels[[40, 41, 80], 0] = 0.0
+    features[119] = features[118]
+    ids = tuple(str(row) for row in range(len(features)))
+    copies = (*ids[:119], ids[118])
+    fitted = fit(TrainingSet("space", CONCEPTS, ids, features, copies, labels), TrainOptions("multi_label"))
+    given = [{c: bool(v) for c, v in zip(CONCEPTS, row, strict=True) if np.isfinite(v)} for row in labels]
+    scores, groups = fitted.out_of_fold.scores, groups_of(features, copies)
+    data = Curated("multi_label", CONCEPTS, ids, features, copies, groups, given, scores, labels)
+    fresh = Pictures(["like-glass", "like-paper"], features[[0, 90]] + np.float32(0.01), ["g", "p"])
+
+    [few] = _of(suggest(data, fitted.head, unlabelled=fresh), "FEW_IMAGES")
+
+    assert (few.concept, few.few_negatives, few.score) == ("glass", True, pytest.approx(1 - 3 / 25))
+    assert few.message.startswith("only 3 pictures are labelled as not showing glass, and 40 as showing it: about 22")
+    assert len(few.asked) == 20
+    unjudged = {one for one, value in zip(ids, labels[:, 0], strict=True) if np.isnan(value)} | set(fresh.ids)
+    assert {one.picture for one in few.asked} <= unjudged
+    assert len({"118", "119"} & {one.picture for one in few.asked}) <= 1
+    # What likely shows no glass and looks most like it comes first; what looks like glass comes last, if at all.
+    absent = [one.score for one in few.asked if one.value is False]
+    assert absent == sorted(absent)
+    assert [one.value for one in few.asked] == [False] * len(absent) + [True] * (len(few.asked) - len(absent))
+    # With five pictures that do not show it for one that does, and 25 of them, nothing is said.
+    labels[42:80, 0] = 0.0
+    assert _of(suggest(replace(data, labels=labels), fitted.head), "FEW_IMAGES") == []
+
+
 def test_training_pictures_with_a_copy_among_the_tests_are_told() -> None:
     data, head = _classes(np.repeat(np.arange(3), EACH), _features(5))
     tests = Pictures(["test"], data.features[[17]], [data.group_ids[17]])

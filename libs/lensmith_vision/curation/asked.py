@@ -24,7 +24,7 @@ def with_asked(found: Sequence[Suggestion], head: Head, candidates: Pictures) ->
     """Name the pictures that look like a concept which has few, or like both of two confused ones, the likeliest first.
 
     Args:
-        found: Suggestions of any kind; others than those two stay as they are.
+        found: Suggestions of any kind; others than those two stay as they are, and so does what lacks negatives.
         head: Of the version.
         candidates: Pictures without a label.
     """
@@ -36,7 +36,9 @@ def with_asked(found: Sequence[Suggestion], head: Head, candidates: Pictures) ->
     scores = head.scores(features)
     result = []
     for one in found:
-        if one.kind == "FEW_IMAGES":
+        if one.few_negatives:
+            result.append(one)
+        elif one.kind == "FEW_IMAGES":
             chosen = _unfamiliar(head, features) if head.type == "regression" else _alike(head, scores, one.concept)
             asked = _asked(head, scores, chosen, candidates, once, (one.concept,))
             result.append(_with(one, asked, "may help" if head.type == "regression" else "look like it"))

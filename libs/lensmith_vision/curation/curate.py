@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 from lensmith_vision.curation.asked import with_asked
 from lensmith_vision.curation.concepts import confused_concepts, few_images
 from lensmith_vision.curation.duplicates import conflicting_copies, tested_copies
+from lensmith_vision.curation.negatives import few_negatives
 from lensmith_vision.curation.neighbours import directions, find_neighbours
 from lensmith_vision.curation.next_labels import label_next
 from lensmith_vision.curation.outliers import outliers
@@ -49,7 +50,7 @@ def suggest(
             doubted = doubt.of(len(data.ids))
             found = wrong_labels(data, doubt)
         found += confused_concepts(data, doubted)
-        found += few_images(data)
+        found += few_images(data) + few_negatives(data, head, unlabelled)
         found += conflicting_copies(data)
         if tests is not None:
             found += tested_copies(data, tests)

@@ -55,6 +55,8 @@ class Suggestion:
         current: The labels of the picture that are in doubt, as it has them.
         desired: What they should become; they are taken away where it is empty.
         asked: Pictures without a label that would help against it, once somebody has labelled them.
+        few_negatives: Of FEW_IMAGES: what is too few are the pictures that are said not to show the concept; those
+            `asked` about may then have labels of other concepts.
     """
 
     kind: Kind
@@ -67,6 +69,7 @@ class Suggestion:
     current: Labels = field(default_factory=dict)
     desired: Labels = field(default_factory=dict)
     asked: tuple[Asked, ...] = ()
+    few_negatives: bool = False
 
 
 @dataclass(frozen=True, eq=False)

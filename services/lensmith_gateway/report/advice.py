@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lensmith_api.v1.model_version_pb2 import Finding, FindingSeverity
@@ -37,7 +37,7 @@ class Group:
 
     Attributes:
         count: how many there are, those that are not listed here among them.
-        looks: inputs to show, each with what is said of it; empty where the group's message says it.
+        looks: inputs to show, each with what is said of it, or the ones to label; empty where there are none.
     """
 
     kind: SuggestionKind.ValueType
@@ -60,10 +60,10 @@ def groups(listed: ListSuggestionsResponse | None, names: Mapping[str, str]) -> 
         if one.state == SuggestionState.SUGGESTION_STATE_OPEN:
             by_kind.setdefault(one.kind, []).append(one)
     totals = {one.kind: one.open for one in listed.counts}
-    found = []
+    found: list[Group] = []
     for kind, members in by_kind.items():
         if kind == SuggestionKind.SUGGESTION_KIND_FEW_IMAGES:
-            found.append(Group(kind, _too_few(members, names), len(members), ()))
+            found += _too_few(members, names)
             continue
         together = _TOGETHER.get(kind)
         if together is None:
@@ -76,12 +76,27 @@ def groups(listed: ListSuggestionsResponse | None, names: Mapping[str, str]) -> 
     return found
 
 
-def _too_few(members: Sequence[Suggestion], names: Mapping[str, str]) -> str:
-    others = [names.get(one.concept) or one.concept for one in members[1:]]
-    if not others:
-        return members[0].message
-    shown = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
-    return f"{members[0].message}; there are too few of {shown} as well"
+def _too_few(members: Sequence[Suggestion], names: Mapping[str, str]) -> Iterator[Group]:
+    """What shows concepts is told of together, and so is what is said not to show them."""
+    for negatives, as_well in ((False, "there are too few of {} as well"), (True, "{} lack such pictures as well")):
+        ours = [one for one in members if one.few_negatives is negatives]
+        if not ours:
+            continue
+        others = [names.get(one.concept) or one.concept for one in ours[1:]]
+        shown = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+        message = f"{ours[0].message}; {as_well.format(shown)}" if others else ours[0].message
+        yield Group(ours[0].kind, message, len(ours), _worth_labelling(ours, names))
+
+
+def _worth_labelling(members: Sequence[Suggestion], names: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The first picture that each asks for, then the second ones and so on."""
+    looks: dict[str, str] = {}
+    for rank in range(_LOOKS):
+        for one in members:
+            for asked in one.inputs_to_label[rank : rank + 1]:
+                concept = names.get(one.concept) or one.concept
+                looks.setdefault(asked.input, f"not {concept}?" if one.few_negatives else f"{concept}?")
+    return tuple(looks.items())[:_LOOKS]
 
 
 def _related(one: Suggestion) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import httpx
@@ -255,3 +256,47 @@ def test_a_version_is_looked_into_and_tuned_by_the_command_line(
     ).json()
     assert rest["otherThresholds"]
     assert "expected" in platform.cli("learning-curve", "sorter").stdout
+
+
+def test_negatives_are_asked_for_and_two_concepts_become_one_by_the_command_line(
+    platform: PlatformProcess, photos: Path, tmp_path: Path
+) -> None:
+    # Wood by two names, and brick.
+    for concept, material, chosen in (
+        ("wood", "wood", slice(0, 7)),
+        ("timber", "wood", slice(7, 14)),
+        ("brick", "brick", slice(0, 14)),
+    ):
+        (tmp_path / concept).mkdir()
+        for picture in sorted((photos / material).iterdir())[chosen]:
+            shutil.copy(picture, tmp_path / concept / picture.name)
+    made = json.loads(platform.cli("apps", "create", "twins", "--json").stdout)
+    platform.cli("import", str(tmp_path), "--labels-from", "folders")
+    with lensmith.Client(platform.url, str(made["secret"]), "twins") as client:
+        wood = [item.id for item in client.inputs.list(concept="wood")]
+        said = [lensmith.Annotation("wood"), lensmith.Annotation("brick", positive=False)]
+        assert not client.annotations.set(dict.fromkeys(wood[:3], said))
+        platform.cli("train", "bricks", "--type", "multi-label", "--concept", "brick", "--watch")
+        found = json.loads(platform.cli("fix", "bricks", "--kind", "few-images", "--json").stdout)["suggestions"]
+        [lacking] = [one for one in found if one["few_negatives"]]
+        assert len(lacking["inputs_to_label"]) == 11
+        accepted = platform.cli("fix", "bricks", "--accept", str(lacking["number"]), "--json").stdout
+        [number, *_] = json.loads(accepted)[0]["label_next"]
+        listed = client.suggestions.list("bricks", kind=lensmith.SuggestionKind.LABEL_NEXT)
+        [picture] = [one.input for one in listed if one.number == number]
+        platform.cli("fix", "bricks", "--accept", str(number))
+        assert "brick" in {label.concept for label in client.inputs.get(picture).annotations}
+
+        three = ["--concept", "wood", "--concept", "timber", "--concept", "brick"]
+        platform.cli("train", "grain", "--type", "multi-class", *three, "--watch")
+        found = json.loads(platform.cli("fix", "grain", "--kind", "confused-concepts", "--json").stdout)["suggestions"]
+        [twins] = [one for one in found if {one["concept"], one["other_concept"]} == {"wood", "timber"}]
+        merge = ["fix", "grain", "--accept", str(twins["number"]), "--merge-into", "wood", "--json"]
+        for _ in range(2):
+            [merged] = json.loads(platform.cli(*merge).stdout)
+            assert (merged["state"], merged["error"]) == ("accepted", None)
+        assert sorted(client.models.get("grain").concepts) == ["brick", "wood"]
+        assert len(list(client.inputs.list(concept="wood"))) == 14
+        assert len(list(client.inputs.list(concept="timber"))) == 7
+        again = client.suggestions.merge("grain", twins["number"], "wood")
+        assert (again.state, again.error) == (lensmith.SuggestionState.ACCEPTED, None)

@@ -56,11 +56,13 @@ class TrainingDataServicer(TrainingDataServiceServicer):
                 tests = pb.TestInputCount(
                     inputs=found.inputs, annotated=found.annotated, positives=found.positives, numbers=found.numbers
                 )
-            cursor = await new_annotations.cursor(connection)
+            waiting = await new_annotations.count_pending(connection, request.app_id, space, concepts)
+            cursor = await new_annotations.cursor(connection, request.app_id)
         return pb.CountTrainingDataResponse(
             concepts=[concept_count_to_proto(count) for count in counts],
             annotated_inputs=annotated,
             pending_inputs=pending,
+            pending_annotations=waiting,
             annotations_cursor=cursor,
             tests=tests,
         )
@@ -74,8 +76,9 @@ class TrainingDataServicer(TrainingDataServiceServicer):
         app_id, concepts = request.app_id, list(request.concepts) or None
         async with self._database.transaction(app_id, isolation="repeatable read") as connection:
             count = await new_annotations.count(connection, app_id, concepts, request.annotations_cursor)
-            cursor = await new_annotations.cursor(connection)
-        return pb.CountNewAnnotationsResponse(count=count, annotations_cursor=cursor)
+            pending = await new_annotations.count_pending(connection, app_id, request.space, concepts)
+            cursor = await new_annotations.cursor(connection, app_id)
+        return pb.CountNewAnnotationsResponse(count=count, annotations_cursor=cursor, pending_annotations=pending)
 
     async def NameInputs(
         self,

@@ -2,6 +2,7 @@
 
 Nothing is counted up. dataset is asked how many annotations there are behind a cursor, and the cursor moves in the very
 transaction that queues a version: whoever dies in between, the next look finds the same; no annotation counts twice.
+Annotations on pictures that still wait for their vector move on to the version after.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, LensmithError, NotFoundError, PreconditionError, to_status
 from lensmith_platform.principal import AppRef
 from lensmith_platform.service_auth import service_call_app
-from lensmith_registry import preflight, retraining_store, store
+from lensmith_registry import base_model_store, preflight, retraining_store, store
 from lensmith_registry.converters import json_from_message
 from lensmith_registry.retraining_store import DueModel
 from lensmith_registry.store import ModelRow
@@ -74,27 +75,29 @@ class Retrainer:
     async def _look_at(self, due: DueModel) -> None:
         async with self._database.transaction(due.app_id) as connection:
             model = await store.model_by_uid(connection, due.app_id, due.uid)
-        counted = await self._counted(due, model)
+            base = await base_model_store.resolve_space(connection, due.app_id, "")
+        counted = await self._counted(due, model, base.space)
         if counted is None:
             return
-        wanted = model.definition.retrain_after_annotations + due.refused_at_count
-        # What is not embedded yet would be missing in the version, and would never count again.
-        if counted.count < wanted or counted.pending_count:
+        # What waits for its vector would be missing in the version. It counts for the one after.
+        count = due.pending_annotations + counted.count - counted.pending_annotations
+        if count < model.definition.retrain_after_annotations + due.refused_at_count:
             return
-        note = f"by itself, after {counted.count} new annotations"
+        note = f"by itself, after {count} new annotations"
         request = TrainingRequest(AppRef(due.app_id, "", model.app_name), model.model, note, "", _ACTOR)
         try:
             version = await self._training.queue_unasked(request, due.annotations_cursor)
         except PreconditionError as error:
-            await self._refuse(due, model, counted.count, error)
+            await self._refuse(due, model, count, error)
         else:
             if version is not None:
                 _LOG.info("%s is queued %s", version.name, note)
 
-    async def _counted(self, due: DueModel, model: ModelRow) -> CountNewAnnotationsResponse | None:
+    async def _counted(self, due: DueModel, model: ModelRow, space: str) -> CountNewAnnotationsResponse | None:
         """Count what is new; None where counting only begins now."""
         request = CountNewAnnotationsRequest(
             app_id=due.app_id,
+            space=space,
             concepts=preflight.concepts_to_count(model.definition),
             annotations_cursor=due.annotations_cursor,
         )
@@ -110,7 +113,9 @@ class Retrainer:
         if not begins:
             return counted
         async with self._database.transaction(due.app_id) as connection:
-            await retraining_store.start_counting(connection, due, counted.annotations_cursor)
+            await retraining_store.start_counting(
+                connection, due, counted.annotations_cursor, counted.pending_annotations
+            )
         return None
 
     async def _refuse(self, due: DueModel, model: ModelRow, count: int, error: PreconditionError) -> None:

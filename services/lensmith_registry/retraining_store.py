@@ -22,6 +22,7 @@ class DueModel:
         annotations_cursor: Annotations behind it are new to the newest version; empty: there is no such version, or it
             is from before this was counted.
         last_number: Number of the newest version ever made; 0: none.
+        pending_annotations: Annotations before the cursor that the newest version had to do without.
         refused_at_count: New annotations by the time that training was refused; 0: it was not.
     """
 
@@ -29,6 +30,7 @@ class DueModel:
     uid: UUID
     annotations_cursor: str
     last_number: int
+    pending_annotations: int
     refused_at_count: int
 
 
@@ -41,7 +43,8 @@ async def claim(connection: Connection, pause_seconds: float, limit: int) -> lis
               WHERE m.retrain_after_annotations > 0 AND m.deleted_at IS NULL AND NOT m.imported
                 AND m.retrain_looked_at < now() - make_interval(secs => $1) AND NOT {_UNENDED}
               ORDER BY m.retrain_looked_at LIMIT $2 FOR UPDATE OF m SKIP LOCKED)
-            RETURNING app_id, uid, annotations_cursor, last_number, retrain_refused_at_count AS refused_at_count""",
+            RETURNING app_id, uid, annotations_cursor, last_number, pending_annotations,
+                      retrain_refused_at_count AS refused_at_count""",
         pause_seconds,
         limit,
     )
@@ -60,26 +63,36 @@ async def still_due(connection: Connection, model: ModelRow, cursor: str) -> boo
     return bool(due)
 
 
-async def note_queued(connection: Connection, model: ModelRow, cursor: str) -> None:
-    """Note in the transaction that queues a version what it has seen, so that nothing counts twice."""
+async def note_queued(connection: Connection, model: ModelRow, cursor: str, pending_annotations: int) -> None:
+    """Note in the transaction that queues a version what it sees, so that everything counts once.
+
+    Args:
+        connection: In a transaction that has locked the model.
+        model: The model.
+        cursor: Annotations behind it are newer than the version.
+        pending_annotations: How many before it still wait for their vector, so that the version misses them.
+    """
     await connection.execute(
-        """UPDATE models SET annotations_cursor = $3, retrain_error = NULL, retrain_refused_at_count = 0
+        """UPDATE models SET annotations_cursor = $3, pending_annotations = $4, retrain_error = NULL,
+             retrain_refused_at_count = 0
            WHERE app_id = $1 AND id = $2""",
         model.app_id,
         model.id,
         cursor,
+        pending_annotations,
     )
 
 
-async def start_counting(connection: Connection, due: DueModel, cursor: str) -> None:
+async def start_counting(connection: Connection, due: DueModel, cursor: str, pending_annotations: int) -> None:
     """Count from a cursor on, where the one before is none of this database or there is none yet."""
     await connection.execute(
-        """UPDATE models SET annotations_cursor = $4, retrain_refused_at_count = 0
+        """UPDATE models SET annotations_cursor = $4, pending_annotations = $5, retrain_refused_at_count = 0
            WHERE app_id = $1 AND uid = $2 AND annotations_cursor = $3""",
         due.app_id,
         due.uid,
         due.annotations_cursor,
         cursor,
+        pending_annotations,
     )
 
 

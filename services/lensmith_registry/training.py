@@ -75,12 +75,14 @@ class _Judged:
 
     Attributes:
         annotations_cursor: Annotations behind it are newer than what was judged.
+        pending_annotations: Annotations before it that nothing is learnt from yet.
     """
 
     model: ModelRow
     base: BaseModelRow
     looked: Preflight
     annotations_cursor: str
+    pending_annotations: int
 
 
 class TrainingStart:
@@ -199,7 +201,7 @@ class TrainingStart:
             )
         untestable = preflight.look_at_tests(model.definition, counted.tests) if tested else []
         preflight.refuse(model.name, [*looked.findings, *untestable])
-        return _Judged(model, base, looked, counted.annotations_cursor)
+        return _Judged(model, base, looked, counted.annotations_cursor, counted.pending_annotations)
 
     async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
         app_id = request.app.app_id
@@ -256,7 +258,7 @@ class TrainingStart:
             ),
         )
         if not upgrade:
-            await retraining_store.note_queued(connection, model, judged.annotations_cursor)
+            await retraining_store.note_queued(connection, model, judged.annotations_cursor, judged.pending_annotations)
         # On a subject of its own, so that seconds never wait for hours.
         queued = changes.fine_tuning_queued if fine_tunes else changes.version_queued
         await queued(connection, model.app_id, row.uid)

@@ -12,6 +12,9 @@ from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.annotation_service_pb2 import AnnotateAction, AnnotateRequest, InputAnnotations
 from lensmith_api.v1.input_pb2 import Input
 from lensmith_api.v1.input_service_pb2 import UpdateInputRequest
+from lensmith_dataset.store import new_annotations
+from lensmith_stack.background import BackgroundServers
+from tests.killing import kill_server
 from tests.lensmith_dataset.conftest import APP_IDS, Rig, new_input
 from tests.lensmith_dataset.test_training_data import _open_transaction
 from tests.pictures import picture
@@ -68,6 +71,45 @@ async def test_each_new_annotation_counts_once_when_transactions_commit_in_any_o
         metadata=rig.key(),
     )
     assert (await count(rig, between))[0] == 1, "what is kept for testing trains nothing"
+
+
+async def test_each_new_annotation_counts_when_postgres_crashed(rig: Rig, servers: BackgroundServers) -> None:
+    await rig.create_concepts("glass")
+    await rig.create(
+        new_input(picture(1), "one"), new_input(picture(2), "two", annotations=[Annotation(concept="glass")])
+    )
+    for _ in range(20):
+        async with _open_transaction(rig) as connection:
+            await connection.execute("SELECT pg_current_xact_id()")
+    _, cursor = await count(rig, "")
+    # Ids of transactions that left nothing are forgotten, and given to others.
+    await kill_server(servers, "postgres")
+    async with _open_transaction(rig) as connection:
+        await connection.execute("UPDATE annotations SET positive = false, xid = pg_current_xact_id()")
+    async with _open_transaction(rig) as connection:
+        assert await new_annotations.count(connection, APP_ID, None, cursor) == 1
+
+
+async def test_annotations_are_told_that_wait_for_a_vector(rig: Rig) -> None:
+    await rig.create_concepts("glass", "metal")
+    glass = Annotation(concept="glass")
+    await rig.create(new_input(picture(1), annotations=[glass]))
+    await rig.indexed()
+    rig.inference.open.clear()
+    await rig.create(
+        new_input(picture(2), annotations=[glass, Annotation(concept="metal")]),
+        new_input(picture(3), annotations=[glass], test=True),
+        new_input(picture(4)),
+    )
+    space, token = rig.registry.base_model.space, rig.token("registry", APP_ID)
+    for concepts, pending in (([], 2), (["glass"], 1), (["unknown"], 0)):
+        new = CountNewAnnotationsRequest(app_id=APP_ID, space=space, concepts=concepts)
+        everything = CountTrainingDataRequest(app_id=APP_ID, space=space, concepts=concepts)
+        assert (await rig.training.CountNewAnnotations(new, metadata=token)).pending_annotations == pending
+        assert (await rig.training.CountTrainingData(everything, metadata=token)).pending_annotations == pending
+    rig.inference.open.set()
+    await rig.indexed()
+    assert (await rig.training.CountNewAnnotations(new, metadata=token)).pending_annotations == 0
 
 
 async def test_cursor_is_refused_when_it_is_not_of_this_database(rig: Rig) -> None:

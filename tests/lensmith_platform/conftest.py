@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ import pytest
 
 from lensmith_platform.bus import Bus, connect
 from lensmith_platform.db import Database, create_pool
-from lensmith_stack.supervisor import PartState
+from tests.killing import kill_server
 
 if TYPE_CHECKING:
     from lensmith_stack.background import BackgroundServers
@@ -39,16 +37,11 @@ def until() -> Until:
 
 
 @pytest.fixture
-def kill(servers: BackgroundServers, until: Until) -> Kill:
+def kill(servers: BackgroundServers) -> Kill:
     """Kills a server of the tests without warning and waits until its supervisor brought it back."""
 
     async def kill(name: str) -> None:
-        part = next((part for part in servers.supervisor.parts if part.program.name == name), None)
-        if part is None or part.child is None:
-            pytest.skip(f"{name} is an outside server, which tests do not kill")
-        restarts = part.restarts
-        os.kill(part.child.pid, signal.SIGKILL)
-        await until(lambda: part.restarts > restarts and part.state is PartState.RUNNING)
+        await kill_server(servers, name)
 
     return kill
 

@@ -156,6 +156,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
             concepts=list(counts.values()),
             annotated_inputs=annotated,
             pending_inputs=self.pending,
+            pending_annotations=self.pending,
             annotations_cursor=str(self.changes),
             tests=_tests_among(there, counts) if request.tests else None,
         )
@@ -170,7 +171,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         return data_pb.CountNewAnnotationsResponse(
             count=sum(not request.concepts or label.concept in request.concepts for label in labels),
             annotations_cursor=str(self.changes),
-            pending_count=self.pending,
+            pending_annotations=self.pending,
         )
 
     async def NameInputs(self, request, context):

@@ -60,9 +60,30 @@ async def test_version_is_queued_once_for_each_so_many_annotations_when_it_is_lo
         rig.dataset.pending = 1
         rig.dataset.add_classes(TRASH, DIM, {"metal": 1}, seed=3)
         await looked(rig)
-        assert (await rig.model("sorter")).latest_version == 2, "what is not embedded yet is waited for"
+        assert (await rig.model("sorter")).latest_version == 2, "what has no vector yet is nothing to learn from"
         rig.dataset.pending = 0
         await until_versions(rig, 3)
+
+
+async def test_annotation_that_waits_for_its_vector_counts_for_the_version_after(make_rig: MakeRig):
+    async with make_rig(retrain_seconds=0.05) as rig:
+        rig.dataset.add_classes(TRASH, DIM, TWO)
+        await indexed(rig)
+        rig.dataset.pending = 2
+        await rig.create("sorter", Model(type=MULTI_CLASS, retrain_after_annotations=10))
+        await until_versions(rig, 1)
+        first = await rig.version("apps/trash/models/sorter/versions/1")
+        assert first.note == "by itself, after 10 new annotations"
+        await rig.complete(await rig.claim(first))
+        await rig.until_state(first.name, "READY")
+        rig.dataset.pending = 0
+        rig.dataset.add_classes(TRASH, DIM, {"glass": 7}, seed=1)
+        await looked(rig)
+        assert (await rig.model("sorter")).latest_version == 1
+        rig.dataset.add_classes(TRASH, DIM, {"glass": 1}, seed=2)
+        await until_versions(rig, 2)
+        second = await rig.version("apps/trash/models/sorter/versions/2")
+        assert second.note == "by itself, after 10 new annotations"
 
 
 async def test_refusal_is_told_once_when_the_data_is_not_fit(make_rig: MakeRig):

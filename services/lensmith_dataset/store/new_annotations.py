@@ -14,9 +14,27 @@ _NEW = """label.xid >= pg_snapshot_xmin($3::text::pg_snapshot) AND label.xid < p
 _SNAPSHOT = re.compile(r"[0-9]{1,18}:[0-9]{1,18}:([0-9]{1,18}(,[0-9]{1,18})*)?")
 
 
-async def cursor(connection: Connection) -> str:
-    """Return what `count` takes to count from this transaction's snapshot on."""
-    return str(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+async def cursor(connection: Connection, app_id: int) -> str:
+    """Return what `count` takes to count an app's annotations from this transaction's snapshot on.
+
+    The snapshot ends with the newest annotation that it shows. Ids beyond it belong to transactions that have not
+    committed anything here, and Postgres gives out again what it has not kept when it crashes: in a cursor that tells
+    them as seen, the annotations made after the crash would never count. Who is shown has committed, so it is kept.
+    """
+    row = await connection.fetchrow(
+        """
+        SELECT now::text AS snapshot, (
+            SELECT label.xid::text FROM annotations AS label
+            WHERE label.app_id = $1 AND label.xid < pg_snapshot_xmax(now) ORDER BY label.xid DESC LIMIT 1
+        ) AS newest
+        FROM pg_current_snapshot() AS now
+        """,
+        app_id,
+    )
+    _, xmax, running = row["snapshot"].split(":")
+    end = min(int(xmax), int(row["newest"] or 0) + 1)
+    before = [xid for xid in map(int, filter(None, running.split(","))) if xid < end]
+    return f"{min(before, default=end)}:{end}:{','.join(map(str, before))}"
 
 
 async def count(connection: Connection, app_id: int, concepts: Sequence[str] | None, since: str) -> int:
@@ -48,6 +66,26 @@ async def count(connection: Connection, app_id: int, concepts: Sequence[str] | N
         since,
     )
     return total
+
+
+async def count_pending(connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None) -> int:
+    """Count the annotations of concepts (None: of all) on inputs to train on that wait for a vector of the space."""
+    pending: int = await connection.fetchval(
+        """
+        SELECT count(*) FROM annotations AS label
+        JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
+        WHERE label.app_id = $1
+            AND label.input_id IN (
+                SELECT id FROM inputs WHERE app_id = $1 AND status = 1
+                UNION SELECT input_id FROM missing_embeddings WHERE app_id = $1 AND space = $2 AND error IS NULL)
+            AND ($3::text[] IS NULL
+                 OR label.concept_id IN (SELECT id FROM concepts WHERE app_id = $1 AND own_id = ANY($3)))
+        """,
+        app_id,
+        space,
+        concepts,
+    )
+    return pending
 
 
 async def _check(connection: Connection, since: str) -> None:

@@ -137,12 +137,15 @@ class CountTrainingDataResponse(_message.Message):
     PENDING_INPUTS_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
     TESTS_FIELD_NUMBER: _builtins.int
+    PENDING_ANNOTATIONS_FIELD_NUMBER: _builtins.int
     annotated_inputs: _builtins.int
     """Inputs with a vector of the space that carry any annotation of the concepts."""
     pending_inputs: _builtins.int
     """Inputs of the app that still wait for a vector."""
     annotations_cursor: _builtins.str
     """What CountNewAnnotations takes to count from here on."""
+    pending_annotations: _builtins.int
+    """Annotations of the concepts on inputs to train on that still wait for a vector of the space."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConceptCount]:
         """The concepts that exist, in order of own id."""
@@ -159,10 +162,11 @@ class CountTrainingDataResponse(_message.Message):
         pending_inputs: _builtins.int = ...,
         annotations_cursor: _builtins.str = ...,
         tests: Global___TestInputCount | None = ...,
+        pending_annotations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tests", b"tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_inputs", b"annotated_inputs", "annotations_cursor", b"annotations_cursor", "concepts", b"concepts", "pending_inputs", b"pending_inputs", "tests", b"tests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_inputs", b"annotated_inputs", "annotations_cursor", b"annotations_cursor", "concepts", b"concepts", "pending_annotations", b"pending_annotations", "pending_inputs", b"pending_inputs", "tests", b"tests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,10 +181,13 @@ class CountNewAnnotationsRequest(_message.Message):
     APP_ID_FIELD_NUMBER: _builtins.int
     CONCEPTS_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
     app_id: _builtins.int
     """Number of the app."""
     annotations_cursor: _builtins.str
     """Of an earlier count; empty: from the beginning."""
+    space: _builtins.str
+    """Space whose vectors pending_annotations are waited for."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Own ids of the concepts; empty: all of the app."""
@@ -191,10 +198,11 @@ class CountNewAnnotationsRequest(_message.Message):
         app_id: _builtins.int = ...,
         concepts: _abc.Iterable[_builtins.str] | None = ...,
         annotations_cursor: _builtins.str = ...,
+        space: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "app_id", b"app_id", "concepts", b"concepts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "app_id", b"app_id", "concepts", b"concepts", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,23 +216,23 @@ class CountNewAnnotationsResponse(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_CURSOR_FIELD_NUMBER: _builtins.int
-    PENDING_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_ANNOTATIONS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """Annotations made or changed since, each once, without those of inputs that are kept out of training."""
     annotations_cursor: _builtins.str
     """What to ask with next to count from here on."""
-    pending_count: _builtins.int
-    """How many of them stand on inputs that still wait for their vector."""
+    pending_annotations: _builtins.int
+    """Annotations of the concepts, new and old ones, on inputs to train on that still wait for a vector of the space."""
     def __init__(
         self,
         *,
         count: _builtins.int = ...,
         annotations_cursor: _builtins.str = ...,
-        pending_count: _builtins.int = ...,
+        pending_annotations: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "count", b"count", "pending_count", b"pending_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations_cursor", b"annotations_cursor", "count", b"count", "pending_annotations", b"pending_annotations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

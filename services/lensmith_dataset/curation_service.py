@@ -11,7 +11,7 @@ from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceSe
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingLabel
 from lensmith_dataset.converters import training_input_to_proto
 from lensmith_dataset.store import curation
-from lensmith_dataset.store.curation import Swap
+from lensmith_dataset.store.curation import Copied, Swap
 from lensmith_dataset.store.labels import Label
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import OK, InvalidInputError, LensmithError, to_status
@@ -72,15 +72,19 @@ class CurationServicer(CurationServiceServicer):
     ) -> pb.CopyLabelsResponse:
         """Label some of the inputs that show one concept as showing another one too."""
         app_id, source, target = request.app_id, request.from_concept, request.to_concept
+        if request.after < 0:
+            raise InvalidInputError("CURSOR_INVALID", "`after` is where an earlier call stopped, never negative")
         if source == target:
             raise InvalidInputError("SAME_CONCEPT", f"{source!r} is to be labelled as itself")
 
-        async def change() -> tuple[int, bool]:
+        async def change() -> Copied:
             async with self._database.transaction(app_id) as connection:
-                return await curation.copy_labels(connection, app_id, source, target, request.actor, _MOST_COPIES)
+                return await curation.copy_labels(
+                    connection, app_id, source, target, request.actor, request.after, _MOST_COPIES
+                )
 
-        copied, more = await self._database.retry(change)
-        return pb.CopyLabelsResponse(copied_count=copied, more=more)
+        copied = await self._database.retry(change)
+        return pb.CopyLabelsResponse(copied_count=copied.count, more=copied.more, after=copied.last)
 
 
 def _labels(messages: Iterable[TrainingLabel]) -> dict[str, Label]:

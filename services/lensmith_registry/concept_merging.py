@@ -59,12 +59,11 @@ class ConceptMerging:
             users = await store.models_that_learn(connection, version.app_id, into)
         _check_others(into, [user for user in users if user != row.model])
         _without(version, row, gone, into)
+        request = CopyLabelsRequest(app_id=version.app_id, actor=actor, from_concept=gone, to_concept=into)
         more = True
         while more:
-            answer = await self._curation.CopyLabels(
-                CopyLabelsRequest(app_id=version.app_id, actor=actor, from_concept=gone, to_concept=into)
-            )
-            more = answer.more
+            answer = await self._curation.CopyLabels(request)
+            more, request.after = answer.more, answer.after
         async with self._database.transaction(version.app_id) as connection:
             row = await store.lock_model(connection, version.app_id, version.model)
             # Once more: meanwhile the model may have forgotten the concept that stays, in a merge the other way round.

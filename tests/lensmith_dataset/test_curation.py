@@ -1,5 +1,6 @@
 """Pictures to label next, and labels that change only if nobody changed them before."""
 
+import asyncpg
 import grpc
 import pytest
 
@@ -7,10 +8,12 @@ from lensmith_api.internal.v1 import curation_service_pb2 as pb
 from lensmith_api.internal.v1.curation_service_pb2_grpc import CurationServiceStub
 from lensmith_api.internal.v1.training_data_service_pb2 import TrainingLabel
 from lensmith_api.v1.annotation_pb2 import Annotation
+from lensmith_dataset.store.curation import Copied, copy_labels
 from tests.lensmith_dataset.conftest import APP_IDS, Rig, new_input, reason_of
 from tests.pictures import picture
 
 ACTOR = "keys/somebody"
+APP = APP_IDS["a"]
 
 
 @pytest.fixture
@@ -110,12 +113,15 @@ async def test_labels_are_copied_and_kept_when_concepts_become_one(labelled: Rig
         new_input(picture(8), "u", annotations=[Annotation(concept="a"), Annotation(concept="b", number=3)]),
     )
 
-    async def copy(source: str, target: str) -> pb.CopyLabelsResponse:
-        request = pb.CopyLabelsRequest(app_id=APP_IDS["a"], actor=ACTOR, from_concept=source, to_concept=target)
+    async def copy(source: str, target: str, after: int = 0) -> pb.CopyLabelsResponse:
+        request = pb.CopyLabelsRequest(app_id=APP, actor=ACTOR, from_concept=source, to_concept=target, after=after)
         return await stub.CopyLabels(request, metadata=token)
 
-    first, again = await copy("a", "b"), await copy("a", "b")
+    first = await copy("a", "b")
+    # Whoever goes on and whoever starts anew find that all is done.
+    beyond, again = await copy("a", "b", first.after), await copy("a", "b")
 
+    assert (beyond.copied_count, beyond.after) == (0, first.after)
     assert (first.copied_count, first.more, again.copied_count, again.more) == (2, False, 0, False)
     for key in ("x", "v"):
         found = await _labels(labelled, key)
@@ -132,3 +138,36 @@ async def test_labels_are_copied_and_kept_when_concepts_become_one(labelled: Rig
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await copy(source, target)
         assert refused.value.code() is code
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await copy("a", "b", -1)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_steps_of_copying_go_on_where_the_last_one_stopped(labelled: Rig) -> None:
+    both = [Annotation(concept="a"), Annotation(concept="c")]
+    await labelled.create(*(new_input(picture(20 + n), f"n{n}", annotations=both) for n in range(4)))
+    ids = [row["id"] for row in await labelled.sql("SELECT id FROM dataset.inputs WHERE app_id = $1 ORDER BY id", APP)]
+    connection = await asyncpg.connect(
+        labelled.database.admin_url, server_settings={"search_path": "dataset,public", "lensmith.app": str(APP)}
+    )
+
+    async def step(after: int) -> Copied:
+        async with connection.transaction():
+            return await copy_labels(connection, APP, "c", "b", ACTOR, after, 2)
+
+    try:
+        # z and n0 to n3 show c. The second step sees n1 and n2 alone, though n0 waits again behind it.
+        assert await step(0) == Copied(2, more=True, last=ids[-4])
+        await labelled.sql(
+            """DELETE FROM dataset.annotations WHERE input_id = $1 AND concept_id =
+               (SELECT id FROM dataset.concepts WHERE app_id = $2 AND own_id = 'b')""",
+            ids[-4],
+            APP,
+        )
+        assert await step(ids[-4]) == Copied(2, more=True, last=ids[-2])
+        assert await step(ids[-2]) == Copied(1, more=False, last=ids[-1])
+        assert await step(ids[-1]) == Copied(0, more=False, last=ids[-1])
+        # Begun anew, as after a crash, it does what is left.
+        assert await step(0) == Copied(1, more=False, last=ids[-4])
+    finally:
+        await connection.close()

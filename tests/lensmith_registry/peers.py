@@ -73,6 +73,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
     wanted: dict[int, list[str]] = field(default_factory=dict)
     keeps_vectors: bool = False
     actors: set[str] = field(default_factory=set)
+    copies_after: list[int] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -221,15 +222,21 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         self.calls["CopyLabels"] += 1
         self.actors.add(request.actor)
         waiting = [
-            (uid, item, labels)
-            for uid, (_, item) in self.inputs[request.app_id].items()
+            (place, uid, item, labels)
+            for place, (uid, (_, item)) in enumerate(self.inputs[request.app_id].items(), start=1)
             if (labels := labels_of(item.labels)).get(request.from_concept) is True
             and labels.get(request.to_concept) is not True
+            and place > request.after
         ]
-        for uid, item, labels in waiting[:COPIES]:
+        self.copies_after.append(request.after)
+        last = request.after
+        for place, uid, item, labels in waiting[:COPIES]:
             vector = np.frombuffer(item.vector, "<f2")
             self.add(request.app_id, uid, vector, {**labels, request.to_concept: True}, sha256=item.sha256)
-        return curation_pb.CopyLabelsResponse(copied_count=len(waiting[:COPIES]), more=len(waiting) > COPIES)
+            last = place
+        return curation_pb.CopyLabelsResponse(
+            copied_count=len(waiting[:COPIES]), more=len(waiting) > COPIES, after=last
+        )
 
     async def CreateConcepts(self, request, context):
         self.calls["CreateConcepts"] += 1

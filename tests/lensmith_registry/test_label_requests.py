@@ -177,7 +177,11 @@ async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) 
     # That pictures were asked for is no reason not to merge.
     assert (await _accept(rig, version, suggestions=["1"])).accepted_count == 1
     assert (await _accept(rig, version, **asked)).accepted_count == 1
+    # The second step goes on where the first one stopped; asked again, it begins anew.
+    first, second = rig.dataset.copies_after
+    assert (first, second > 0) == (0, True)
     assert (await _accept(rig, version, **asked)).accepted_count == 1
+    assert rig.dataset.copies_after == [first, second, 0]
 
     labels = [labels_of(item.labels) for _, item in rig.dataset.inputs[TRASH].values()]
     # Nothing is lost, so that it can be undone.

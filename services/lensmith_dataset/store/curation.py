@@ -11,7 +11,7 @@ from lensmith_platform import change_feed
 from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.errors import ConflictError, LensmithError, NotFoundError
 
-__all__ = ["Swap", "copy_labels", "swap", "unlabelled_ids", "vectors"]
+__all__ = ["Copied", "Swap", "copy_labels", "swap", "unlabelled_ids", "vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,21 @@ class Swap:
     concepts: Sequence[str]
     expected: Mapping[str, Label]
     desired: Mapping[str, Label]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What one step of copying labels did.
+
+    Attributes:
+        count: inputs that were labelled.
+        more: whether there may be more.
+        last: id of the last input that was looked at; of the one to go on after where there was none.
+    """
+
+    count: int
+    more: bool
+    last: int
 
 
 async def unlabelled_ids(
@@ -117,12 +132,12 @@ async def swap(connection: Connection, app_id: int, swaps: Sequence[Swap], actor
 
 
 async def copy_labels(
-    connection: Connection, app_id: int, source: str, target: str, actor: str, limit: int
-) -> tuple[int, bool]:
-    """Label inputs that show one concept as showing another one too, at most so many.
+    connection: Connection, app_id: int, source: str, target: str, actor: str, after: int, limit: int
+) -> Copied:
+    """Label inputs that show one concept as showing another one too, at most so many, those after an id.
 
-    Returns:
-        How many were labelled, and whether there may be more.
+    Whoever goes on where the last step stopped has each label looked at once. What is done already is passed over, so
+    that starting anew is right as well.
 
     Raises:
         NotFoundError: CONCEPT_NOT_FOUND.
@@ -132,28 +147,35 @@ async def copy_labels(
         if name not in concepts:
             raise NotFoundError("CONCEPT_NOT_FOUND", f"the app has no concept {name!r}", metadata={"concept": name})
     ids = (concepts[source], concepts[target])
-    uids = [uid for uid, _ in await _shown_alone(connection, app_id, *ids, limit)]
-    locked = set((await inputs.lock(connection, app_id, uids)).values())
+    found = await _shown_alone(connection, app_id, *ids, after, limit)
+    locked = sorted((await inputs.lock(connection, app_id, list(found.values()))).values())
     # Once more: somebody may have taken a label away before the lock was had.
-    still = {key for _, key in await _shown_alone(connection, app_id, *ids, limit)} & locked
+    still = await _shown_alone(connection, app_id, *ids, after, limit, locked)
     put = {(input_id, concepts[target]): Label(target, positive=True) for input_id in still}
     changed = await labels.put(connection, app_id, put, actor)
     await change_feed.record(connection, app_id, sorted(changed))
-    return len(changed), len(uids) == limit
+    return Copied(len(changed), len(found) == limit, max(found, default=after))
 
 
 async def _shown_alone(
-    connection: Connection, app_id: int, source: int, target: int, limit: int
-) -> list[tuple[str, int]]:
-    """Return inputs (uid, id) that show one concept and are not said to show another one, the lowest ids first.
+    connection: Connection,
+    app_id: int,
+    source: int,
+    target: int,
+    after: int,
+    limit: int,
+    among: Sequence[int] | None = None,
+) -> dict[int, str]:
+    """Return uids by id of inputs that show one concept and are not said to show another one, the lowest ids first.
 
-    A number that says how much of it they show is not replaced either.
+    A number that says how much of it they show is not replaced either. Given ids, only these are looked at.
     """
     rows = await connection.fetch(
         """
         SELECT input.uid, input.id FROM annotations AS label
         JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id
-        WHERE label.app_id = $1 AND label.concept_id = $2 AND label.positive
+        WHERE label.app_id = $1 AND label.concept_id = $2 AND label.positive AND label.input_id > $5
+          AND ($6::bigint[] IS NULL OR label.input_id = ANY($6))
           AND NOT EXISTS (SELECT FROM annotations AS other
                           WHERE other.app_id = $1 AND other.input_id = label.input_id AND other.concept_id = $3
                             AND (other.positive OR other.number IS NOT NULL))
@@ -163,8 +185,10 @@ async def _shown_alone(
         source,
         target,
         limit,
+        after,
+        among,
     )
-    return [(str(row["uid"]), row["id"]) for row in rows]
+    return {row["id"]: str(row["uid"]) for row in rows}
 
 
 async def _labels_of(connection: Connection, app_id: int, ids: Sequence[int]) -> dict[int, dict[str, Label]]:

@@ -84,16 +84,20 @@ class Scatter:
             np.subtract(moments.gram, less.gram, out=within, casting="same_kind")
         means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
         scaled = means * np.sqrt(counts).astype(np.float32)[:, None]
-        between = np.zeros_like(within)
-        add_products(between, scaled)
-        within -= between
+        add_products(within, scaled, -1.0)
         # A concept without pictures stands where all of them do, and its prior makes it unlikely.
         means[counts == 0] = total / max(rows, 1)
         return cls(within, means, rows)
 
     def solve(self, shrinkage: float) -> Discriminant:
         """Fit with so much added to the diagonal, greater than 0; see :func:`within_variance`."""
-        positive = self.within.copy()
+        return self._solve(self.within.copy(), shrinkage)
+
+    def solve_last(self, shrinkage: float) -> Discriminant:
+        """The same, for the last time: the scatter is overwritten."""
+        return self._solve(self.within, shrinkage)
+
+    def _solve(self, positive: Floats, shrinkage: float) -> Discriminant:
         positive[np.diag_indices_from(positive)] += np.float32(max(shrinkage, _LEAST_SHRINKAGE))
         solved = self.means.copy()
         solve_positive(positive, solved)
@@ -109,7 +113,7 @@ def solve(moments: Moments, shrinkage: float, less: Moments | None = None) -> Di
         shrinkage: Added to the within-class scatter's diagonal, greater than 0; see :func:`within_variance`.
         less: Of pictures among them that are held out.
     """
-    return Scatter.of(moments, less).solve(shrinkage)
+    return Scatter.of(moments, less).solve_last(shrinkage)
 
 
 def solve_ridge(moments: Moments, penalty: float) -> Doubles:

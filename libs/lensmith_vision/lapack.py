@@ -43,8 +43,8 @@ _ARGUMENTS = {
 class Routines(Protocol):
     """What there is. Matrices are in one piece, in the order of rows, and overwritten; sizes are the caller's duty."""
 
-    def add_products(self, upper: Floats, rows: Floats) -> None:
-        """Add ``rows.T @ rows`` to the upper triangle of a matrix."""
+    def add_products(self, upper: Floats, rows: Floats, times: float) -> None:
+        """Add so many times ``rows.T @ rows`` to the upper triangle of a matrix."""
         ...
 
     def factor(self, matrix: Matrix, triangle: Triangle) -> bool:
@@ -85,10 +85,10 @@ class ByAddress:
     def __init__(self) -> None:
         self._routines = {name: _routine(module, name, count) for (module, name), count in _ARGUMENTS.items()}
 
-    def add_products(self, upper: Floats, rows: Floats) -> None:
+    def add_products(self, upper: Floats, rows: Floats, times: float) -> None:
         """See :meth:`Routines.add_products`."""
         (count, size), one = rows.shape, np.ones(1, np.float32)
-        self._pass("ssyrk", b"L", b"N", size, count, one, rows, size, one, upper, size)
+        self._pass("ssyrk", b"L", b"N", size, count, one * np.float32(times), rows, size, one, upper, size)
 
     def factor(self, matrix: Matrix, triangle: Triangle) -> bool:
         """See :meth:`Routines.factor`."""
@@ -127,9 +127,9 @@ class ByAddress:
 class ByScipy:
     """Calls SciPy's functions."""
 
-    def add_products(self, upper: Floats, rows: Floats) -> None:
+    def add_products(self, upper: Floats, rows: Floats, times: float) -> None:
         """See :meth:`Routines.add_products`."""
-        _into(upper, scipy.linalg.blas.ssyrk(1.0, rows.T, beta=1.0, c=upper.T, lower=1, overwrite_c=1))
+        _into(upper, scipy.linalg.blas.ssyrk(times, rows.T, beta=1.0, c=upper.T, lower=1, overwrite_c=1))
 
     def factor(self, matrix: Matrix, triangle: Triangle) -> bool:
         """See :meth:`Routines.factor`."""

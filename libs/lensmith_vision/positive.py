@@ -15,13 +15,13 @@ Doubles = npt.NDArray[np.float64]
 _PART = 128
 
 
-def add_products(upper: Floats, rows: Floats) -> None:
-    """Add ``rows.T @ rows`` to the upper triangle of a matrix [d, d], which is all that is computed."""
+def add_products(upper: Floats, rows: Floats, times: float = 1.0) -> None:
+    """Add so many times ``rows.T @ rows`` to the upper triangle of a matrix [d, d], which is all that is computed."""
     _, size = rows.shape
     if upper.shape != (size, size) or not rows.dtype == upper.dtype == np.float32:
         raise ValueError(f"products of rows {rows.shape} do not fit {upper.shape}, or are not of single precision")
     _in_one_piece(upper, rows)
-    routines().add_products(upper, rows)
+    routines().add_products(upper, rows, times)
 
 
 def mirror(upper: Floats) -> None:

@@ -70,7 +70,7 @@ def _everything(these: Routines, dtype: type[np.floating]) -> list[np.ndarray]:
     made = [factor, right]
     if dtype is np.float32:
         sums = rows.T @ rows
-        these.add_products(sums, rows)
+        these.add_products(sums, rows, -0.5)
         return [*made, sums]
     inverse, root = factor.copy(), rows.T @ rows
     assert these.invert(inverse)

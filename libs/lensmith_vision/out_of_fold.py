@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from lensmith_vision.errors import VisionError
+from lensmith_vision.halves import all_finite
 from lensmith_vision.heads import HEAD_TYPES, HeadType
 from lensmith_vision.threads import in_threads
 
@@ -113,7 +114,7 @@ class OutOfFoldPredictions:
             raise _invalid("classes must be [pictures]")
         if self.targets is not None and (self.targets.shape != (rows,) or width != 1):
             raise _invalid("targets must be [pictures], of one concept")
-        if not np.isfinite(self.scores).all():
+        if not all_finite(self.scores):
             raise _invalid("scores must be finite")
 
     def rows(self, index: npt.NDArray[np.int64]) -> OutOfFoldPredictions:

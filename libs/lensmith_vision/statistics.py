@@ -130,16 +130,15 @@ class SufficientStatistics:
         self.origin = origin
         self._sides = sides
         self._lock = threading.Lock()
-        self._single = single
         self._shape = len(origin), max(sides, 1), concepts
-        self._folds = [Moments.zero(*self._shape, single=single) for _ in range(folds)]
+        self._folds = {fold: Moments.zero(*self._shape, single=single) for fold in range(folds)}
         # What came before its turn, and whose turn it is.
         self._early: list[dict[int, _ClassSums]] = [{} for _ in range(folds)]
         self._added = [0] * folds
 
     def add(self, features: Floats, values: Floats, folds: Ints) -> None:
         """Take in pictures: features [n, d], labels [n, c] or targets [n, 1], and the fold of each."""
-        for fold, moments in enumerate(self._folds):
+        for fold, moments in self._folds.items():
             rows = np.flatnonzero(folds == fold)
             # Blocks keep memory small however many pictures there are.
             for start in range(0, len(rows), _BLOCK):
@@ -183,17 +182,24 @@ class SufficientStatistics:
     def total(self) -> Moments:
         """Of all pictures."""
         total = Moments.zero(*self._shape)
-        for fold in self._folds:
+        for fold in self._folds.values():
             total.rows += fold.rows
             for into, own in zip(total.sums_of_all(), fold.sums_of_all(), strict=True):
                 np.add(into, own, out=into)
         return total
 
     def fold(self, fold: int) -> Moments:
-        """Of the pictures of one fold."""
+        """Of the pictures of one fold.
+
+        Raises:
+            KeyError: It was given out.
+        """
         return self._folds[fold]
 
     def pop(self, fold: int) -> Moments:
-        """Give out the pictures of one fold, which are then no longer in it."""
-        moments, self._folds[fold] = self._folds[fold], Moments.zero(*self._shape, single=self._single)
-        return moments
+        """Give out the pictures of one fold, which then takes no memory here, nor any pictures more.
+
+        Raises:
+            KeyError: It was given out before.
+        """
+        return self._folds.pop(fold)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from lensmith_api.internal.v1.training_job_service_pb2 import CompleteModelVersionRequest, TrainingJob
 from lensmith_api.v1.model_version_pb2 import EvaluationSummary, Finding, FindingSeverity
@@ -29,6 +30,9 @@ __all__ = [
     "take_down",
     "without_artefacts",
 ]
+
+_LARGE = ("head", "evaluation_json", "out_of_fold", "dataset_snapshot")
+_SMALL = FieldMask(paths=[name for name in CompleteModelVersionRequest.DESCRIPTOR.fields_by_name if name not in _LARGE])
 
 
 def fit_job(
@@ -66,9 +70,8 @@ def fit_job(
 def without_artefacts(request: CompleteModelVersionRequest) -> CompleteModelVersionRequest:
     """What a version hands in, for a later one to start from: what is large is left out, its evaluation is named."""
     slim = CompleteModelVersionRequest()
-    slim.CopyFrom(request)
-    for name in ("head", "evaluation_json", "out_of_fold", "dataset_snapshot"):
-        slim.ClearField(name)
+    # Not all of it copied and the large part cleared again: a message keeps the memory of what was cleared.
+    _SMALL.MergeMessage(request, slim)
     slim.evaluation_of = request.evaluation_of or request.version_uid
     return slim
 

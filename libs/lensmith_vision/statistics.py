@@ -173,11 +173,15 @@ class SufficientStatistics:
             early[place] = part
             while (due := early.pop(self._added[fold], None)) is not None:
                 self._added[fold] += 1
+                if moments.rows or moments.gram.dtype != due.gram.dtype:
+                    moments.gram += due.gram
+                    moments.sums[0] += due.sums
+                else:
+                    # Nothing is added to nothing: of a small set that takes as long as the sums themselves.
+                    moments.gram, moments.sums = due.gram, due.sums[None]
                 moments.rows += int(due.counts.sum())
                 moments.total += due.sums.sum(axis=0, dtype=np.float64)
-                moments.gram += due.gram
                 moments.counts[0] += due.counts
-                moments.sums[0] += due.sums
 
     def total(self) -> Moments:
         """Of all pictures."""

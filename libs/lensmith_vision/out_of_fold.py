@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args, overload
 
@@ -21,6 +22,7 @@ import safetensors.numpy
 from lensmith_vision.errors import VisionError
 from lensmith_vision.halves import all_finite
 from lensmith_vision.heads import HEAD_TYPES, HeadType
+from lensmith_vision.out_of_fold_rows import narrowed
 from lensmith_vision.threads import in_threads
 
 __all__ = ["EvaluationMethod", "OutOfFoldPredictions", "Outline", "load", "outline", "save"]
@@ -171,8 +173,12 @@ def save(predictions: OutOfFoldPredictions) -> bytes:
     return safetensors.numpy.save(tensors, metadata={_KEY: json.dumps(metadata, sort_keys=True)})
 
 
-def load(data: bytes) -> OutOfFoldPredictions:
+def load(data: bytes, rows: Sequence[int] | None = None) -> OutOfFoldPredictions:
     """Read predictions, trusting nothing in the file.
+
+    Args:
+        data: The file.
+        rows: Places of the pictures that are wanted, in that order; None: all. No scores of others are laid out.
 
     Raises:
         VisionError: ``OUT_OF_FOLD_INVALID`` or ``OUT_OF_FOLD_FORMAT_UNKNOWN``.
@@ -180,7 +186,8 @@ def load(data: bytes) -> OutOfFoldPredictions:
     if len(data) > _MAX_BYTES:
         raise _invalid(f"the file has more than {_MAX_BYTES} bytes")
     try:
-        return _loaded(*_parts(data))
+        metadata, tensors = _parts(data)
+        return _loaded(*(narrowed(metadata, tensors, rows) if rows is not None else (metadata, tensors)))
     except _DAMAGE as error:
         raise _invalid(str(error)) from error
 

@@ -17,9 +17,10 @@ from lensmith_vision.comparison import Comparison
 from lensmith_vision.judging import Answers
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 
-__all__ = ["Filter", "changed_page_of", "column_of", "page_of"]
+__all__ = ["Filter", "Places", "changed_page_of", "column_of", "places_of", "shown"]
 
 Ints = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int32]
 
 _SCORES = 5
 
@@ -64,11 +65,9 @@ def column_of(row: VersionRow, concept: str, field: str) -> int:
         raise InvalidInputError("CONCEPT_NOT_IN_VERSION", f"{field} {why}", field_violations=[(field, why)]) from error
 
 
-def page_of(
-    row: VersionRow, predictions: OutOfFoldPredictions, chosen: Filter, start: int, size: int
-) -> tuple[int, list[EvaluatedInput]]:
-    """Return how many inputs a filter lets through, and a page of them."""
-    given = judging.answers(predictions, np.asarray(row.thresholds, dtype=np.float32))
+def places_of(row: VersionRow, predictions: OutOfFoldPredictions, chosen: Filter) -> Places:
+    """Return the places in the evaluation of the inputs that a filter lets through, in their order."""
+    given = _answers(row, predictions)
     wanted = np.ones(len(predictions.ids), np.bool_)
     if chosen.wrong_only:
         wanted &= ~given.correct
@@ -79,8 +78,13 @@ def page_of(
     rows = np.flatnonzero(wanted)
     order = given.confidence[rows] if chosen.least_confident_first else -given.confidence[rows]
     # Equal ones in the order of the evaluation, which never changes.
-    rows = rows[np.argsort(order, kind="stable")]
-    return len(rows), [_shown(row.app_name, predictions, given, place) for place in rows[start : start + size].tolist()]
+    return rows[np.argsort(order, kind="stable")].astype(np.int32)
+
+
+def shown(row: VersionRow, predictions: OutOfFoldPredictions) -> list[EvaluatedInput]:
+    """Return what a version answered about each of some inputs."""
+    given = _answers(row, predictions)
+    return [_shown(row.app_name, predictions, given, place) for place in range(len(predictions.ids))]
 
 
 def changed_page_of(
@@ -115,6 +119,10 @@ def changed_page_of(
         for kind, place in rows[start : start + size]
     ]
     return len(rows), page
+
+
+def _answers(row: VersionRow, predictions: OutOfFoldPredictions) -> Answers:
+    return judging.answers(predictions, np.asarray(row.thresholds, dtype=np.float32))
 
 
 def _shown(app: str, predictions: OutOfFoldPredictions, given: Answers, place: int) -> EvaluatedInput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from lensmith_platform.blobs import Blobs
@@ -58,6 +58,16 @@ class EvaluationScores:
         async with self._place(row):
             yield await self._read(row)
 
+    async def rows_of(self, row: VersionRow, places: Sequence[int]) -> OutOfFoldPredictions:
+        """Give the scores of some inputs of a READY version, by their places in the evaluation; at least one.
+
+        Raises:
+            PreconditionError: VERSION_NOT_READY, or EVALUATION_SCORES_NOT_STORED.
+        """
+        self.require(row)
+        async with self._place(row):
+            return await self._read(row, places)
+
     @asynccontextmanager
     async def of_two(
         self, first: VersionRow, other: VersionRow
@@ -96,9 +106,9 @@ class EvaluationScores:
                 metadata={"version": str(row.number)},
             )
 
-    async def _read(self, row: VersionRow) -> OutOfFoldPredictions:
+    async def _read(self, row: VersionRow, places: Sequence[int] | None = None) -> OutOfFoldPredictions:
         data = await self._blobs.get(row.out_of_fold)
         try:
-            return await asyncio.to_thread(out_of_fold.load, data)
+            return await asyncio.to_thread(out_of_fold.load, data, places)
         except VisionError as error:
             raise InternalError("EVALUATION_SCORES_DAMAGED", f"the scores of {row.name} cannot be read") from error

@@ -29,6 +29,7 @@ from lensmith_platform.errors import InvalidInputError, NotFoundError, Precondit
 from lensmith_platform.principal import AppRef
 from lensmith_registry import changes, evaluated_inputs, store, version_store
 from lensmith_registry.converters import json_from_message, version_to_proto
+from lensmith_registry.evaluated_lists import EvaluatedLists
 from lensmith_registry.evaluation_converters import comparison_to_proto, curve_to_proto, evaluation_to_proto
 from lensmith_registry.evaluation_scores import EvaluationScores, require_ready
 from lensmith_registry.version_store import Json, VersionRow
@@ -58,6 +59,7 @@ class Evaluations:
         self._database = database
         self._pager = pager
         self._scores = scores
+        self._lists = EvaluatedLists()
 
     async def get(self, row: VersionRow, request: GetEvaluationRequest) -> Evaluation:
         """Return the evaluation of a version, also as it would be at other thresholds.
@@ -119,10 +121,16 @@ class Evaluations:
         fingerprint = f"evaluated/{row.uid}/{row.revision}/{chosen}"
         position = self._pager.decode(request.page_token, fingerprint)
         start = int(str(position[0])) if position else 0
-        async with self._scores.of(row) as predictions:
-            total, page = await asyncio.to_thread(evaluated_inputs.page_of, row, predictions, chosen, start, size)
-        token = self._pager.encode((start + size,), fingerprint) if start + size < total else ""
-        return ListEvaluatedInputsResponse(evaluated_inputs=page, next_page_token=token, total_size=total)
+        self._scores.require(row)
+        places = self._lists.get(fingerprint)
+        if places is None:
+            async with self._scores.of(row) as predictions:
+                places = await asyncio.to_thread(evaluated_inputs.places_of, row, predictions, chosen)
+            self._lists.put(fingerprint, places)
+        page = places[start : start + size].tolist()
+        told = evaluated_inputs.shown(row, await self._scores.rows_of(row, page)) if page else []
+        token = self._pager.encode((start + size,), fingerprint) if start + size < len(places) else ""
+        return ListEvaluatedInputsResponse(evaluated_inputs=told, next_page_token=token, total_size=len(places))
 
     async def compare(self, first: VersionRow, other: VersionRow) -> VersionComparison:
         """Compare two versions of a model.

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Literal
@@ -66,18 +66,18 @@ class SpareProcess:
         self.turn = asyncio.Lock()
         """Held by whoever has work done: two processes would need twice the memory."""
 
-    async def run(self, task: Task, parts: Sequence[bytes]) -> bytes:
+    async def run(self, task: Task, parts: list[bytes]) -> bytes:
         """Have work done and return its answer; when this is cancelled, the process is killed.
 
         Args:
             task: What to do.
-            parts: What to do it with.
+            parts: What to do it with; each is taken out as it is sent, so that its memory is free while work goes on.
 
         Raises:
             InternalError: SPARE_WORK_FAILED: the process died, or failed; its reason stands in the log.
         """
         process = _Process({**os.environ, "OPENBLAS_NUM_THREADS": str(self._threads)})
-        work = asyncio.ensure_future(asyncio.to_thread(process.run, [task.to_bytes(), *parts]))
+        work = asyncio.ensure_future(asyncio.to_thread(process.run, task.to_bytes(), parts))
         try:
             answer, status = await asyncio.shield(work)
         finally:
@@ -97,8 +97,8 @@ class _Process:
         self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, frames: Sequence[bytes]) -> tuple[bytes | None, int]:
-        """Return its answer, None where there is none, and its exit status."""
+    def run(self, task: bytes, parts: list[bytes]) -> tuple[bytes | None, int]:
+        """Return its answer, None where there is none, and its exit status; parts are taken out as they are sent."""
         with self._lock:
             if self._stopped:
                 return None, 0
@@ -114,8 +114,10 @@ class _Process:
         # What it is sent may meet a process that is dead already; that there is no answer tells of it.
         with suppress(BrokenPipeError), process:
             if process.stdin is not None and process.stdout is not None:
-                for frame in [*frames, b""]:
-                    write_frame(process.stdin, frame)
+                write_frame(process.stdin, task)
+                while parts:
+                    write_frame(process.stdin, parts.pop(0))
+                write_frame(process.stdin, b"")
                 with suppress(EOFError):
                     answer = _frame(process.stdout)
             # Its input stays open up to here: that it ends tells the process that the trainer is gone.
@@ -141,7 +143,8 @@ def read_frames(stream: IO[bytes]) -> list[bytes]:
 
 def write_frame(stream: IO[bytes], data: bytes) -> None:
     """Write one part; an empty one is the end."""
-    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.write(_LENGTH.pack(len(data)))
+    stream.write(data)
     stream.flush()
 
 

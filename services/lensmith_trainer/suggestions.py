@@ -95,15 +95,18 @@ class SuggestionJobs:
             return
         async with self._replicas.lent(app_id, job.space) as replica:
             task = Task("suggest", str(replica), app_id, job.space)
+            name = job.name
             with self._metrics.train_part_seconds.labels("suggest").time():
-                unlabelled = await self._unlabelled(app_id, job)
-                answer = await self._spare.run(task, [job.SerializeToString(), *unlabelled])
+                parts = [job.SerializeToString(), *await self._unlabelled(app_id, job)]
+                # Scores of many pictures are many megabytes, and a fit may need the room meanwhile.
+                del job
+                answer = await self._spare.run(task, parts)
         request = PutSuggestionsRequest.FromString(answer)
         request.app_id, request.version_uid = app_id, uid
         try:
             await self._registry.PutSuggestions(request)
         except NotFoundError:
-            _LOG.info("%s was deleted meanwhile", job.name)
+            _LOG.info("%s was deleted meanwhile", name)
 
     async def _unlabelled(self, app_id: int, job: SuggestionJob) -> list[bytes]:
         request = StreamUnlabelledInputsRequest(

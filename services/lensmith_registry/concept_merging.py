@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lensmith_api.internal.v1.curation_service_pb2 import CopyLabelsRequest
 from lensmith_api.v1.model_pb2 import Model
-from lensmith_platform.db.unit_of_work import Database
-from lensmith_platform.errors import InvalidInputError, PreconditionError
+from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.errors import InvalidInputError, NotFoundError, PreconditionError
 from lensmith_registry import store
 from lensmith_registry.converters import message_from_json
 from lensmith_registry.definitions import with_changes
@@ -55,7 +55,7 @@ class ConceptMerging:
             raise InvalidInputError("MERGE_INTO_INVALID", f"merge_into {why}", field_violations=[("merge_into", why)])
         gone = pair[0] if into == pair[1] else pair[1]
         async with self._database.transaction(version.app_id) as connection:
-            row = await store.lock_model(connection, version.app_id, version.model)
+            row = await _locked(connection, version)
             users = await store.models_that_learn(connection, version.app_id, into)
         _check_others(into, [user for user in users if user != row.model])
         _without(version, row, gone, into)
@@ -65,10 +65,22 @@ class ConceptMerging:
             answer = await self._curation.CopyLabels(request)
             more, request.after = answer.more, answer.after
         async with self._database.transaction(version.app_id) as connection:
-            row = await store.lock_model(connection, version.app_id, version.model)
+            row = await _locked(connection, version)
             # Once more: meanwhile the model may have forgotten the concept that stays, in a merge the other way round.
             definition = _without(version, row, gone, into)
             await store.update_model(connection, row, definition, row.production_version, row.pinned)
+
+
+async def _locked(connection: Connection, version: VersionRow) -> ModelRow:
+    """Lock the model of a version: not another one, which has the name of one that was deleted meanwhile."""
+    row = await store.lock_model(connection, version.app_id, version.model)
+    if row.id != version.model_id:
+        raise NotFoundError(
+            "VERSION_NOT_FOUND",
+            f"the model of {version.name} was deleted, and another one has its name",
+            metadata={"version": version.name},
+        )
+    return row
 
 
 def _without(version: VersionRow, row: ModelRow, gone: str, into: str) -> ModelDefinition:

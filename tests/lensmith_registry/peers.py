@@ -54,6 +54,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         streaming: Set when a stream has sent everything but its end.
         pending: What CountTrainingData says of inputs that wait.
         counting: CountTrainingData answers only while this is set.
+        copying: CopyLabels answers only while this is set.
         progress: What SetSpaces answers.
         wanted: The spaces that each app was said to want last, the current one first.
         actors: Who changed labels.
@@ -69,6 +70,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
     streaming: asyncio.Event = field(default_factory=asyncio.Event)
     pending: int = 0
     counting: asyncio.Event = field(default_factory=asyncio.Event)
+    copying: asyncio.Event = field(default_factory=asyncio.Event)
     progress: SpaceProgress = field(default_factory=lambda: SpaceProgress(complete=True))
     wanted: dict[int, list[str]] = field(default_factory=dict)
     keeps_vectors: bool = False
@@ -78,6 +80,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
 
     def __post_init__(self) -> None:
         self.counting.set()
+        self.copying.set()
         self.open.set()
 
     def forget(self) -> None:
@@ -220,6 +223,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
 
     async def CopyLabels(self, request, context):
         self.calls["CopyLabels"] += 1
+        await self.copying.wait()
         self.actors.add(request.actor)
         waiting = [
             (place, uid, item, labels)

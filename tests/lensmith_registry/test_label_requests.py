@@ -9,6 +9,7 @@ from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRe
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
 from lensmith_api.v1 import suggestion_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_service_pb2 import DeleteModelRequest
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.suggestion_pb2 import (
     InputToLabel,
@@ -21,6 +22,7 @@ from lensmith_api.v1.suggestion_pb2 import (
 from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
 from tests.lensmith_registry.peers import labels_of
 from tests.lensmith_registry.rig import DIM, MULTI_CLASS, SCOPES, TRASH, Rig, refusal
+from tests.polling import until
 
 FEW, CONFUSED = SuggestionKind.SUGGESTION_KIND_FEW_IMAGES, SuggestionKind.SUGGESTION_KIND_CONFUSED_CONCEPTS
 NEXT = SuggestionKind.SUGGESTION_KIND_LABEL_NEXT
@@ -204,3 +206,21 @@ async def test_one_of_two_concepts_stays_when_they_are_merged_both_ways_at_once(
 
     assert sum(isinstance(answer, pb.AcceptSuggestionsResponse) for answer in answers) == 1
     assert list((await rig.model("sorter")).concepts) in (["glass", "paper"], ["metal", "paper"])
+
+
+async def test_a_model_with_the_name_of_a_deleted_one_keeps_its_concepts_when_a_merge_is_under_way(rig: Rig) -> None:
+    version = await _version(rig)
+    await _put(rig, version, _confused())
+    rig.dataset.copying.clear()
+    merge = asyncio.create_task(_accept(rig, version, suggestions=["1"], action=MERGE, merge_into="glass"))
+
+    async def is_copying() -> bool:
+        return rig.dataset.calls["CopyLabels"] > 0
+
+    await until(is_copying)
+    await rig.models.DeleteModel(DeleteModelRequest(name="apps/trash/models/sorter"), metadata=rig.key())
+    await rig.create("sorter", Model(type=MULTI_CLASS, concepts=["glass", "metal"]))
+    rig.dataset.copying.set()
+
+    assert (await refusal(merge)).reason == "VERSION_NOT_FOUND"
+    assert list((await rig.model("sorter")).concepts) == ["glass", "metal"]

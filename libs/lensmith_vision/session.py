@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -16,6 +17,9 @@ if TYPE_CHECKING:  # loading it takes 26 MB, which who only reads packs does wit
     import onnxruntime as ort
 
 __all__ = ["Session", "open_graph", "open_session"]
+
+MOST_SECONDS = 120.0
+"""Of one run, of a few pictures: no network that is of any use takes so long."""
 
 
 class ValueInfo(Protocol):
@@ -44,15 +48,17 @@ class Session(Protocol):
         ...
 
 
-def open_session(model: Path, threads: int) -> Session:
+def open_session(model: Path, threads: int, *, most_seconds: float = MOST_SECONDS) -> Session:
     """Load a graph for the CPU.
 
     Args:
         model: The ONNX file.
         threads: Threads of one product; 1 runs in the calling thread.
+        most_seconds: What one run may take: graphs may hold loops, and nobody can tell beforehand which of them end.
 
     Raises:
-        PackError: The file is no graph that ONNX Runtime can run, or none that :func:`check_graph_file` lets in.
+        PackError: The file is no graph that ONNX Runtime can run, or none that :func:`check_graph_file` lets in; and
+            whenever a run is stopped (PACK_GRAPH_TOO_SLOW).
     """
     import onnxruntime as ort
 
@@ -63,7 +69,45 @@ def open_session(model: Path, threads: int) -> Session:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin between products would steal the cores from decoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return cast(Session, open_graph(model, options))
+    return _Bounded(open_graph(model, options), model.name, most_seconds)
+
+
+class _Bounded:
+    """A session whose runs end."""
+
+    def __init__(self, session: ort.InferenceSession, name: str, most_seconds: float) -> None:
+        self._session = session
+        self._name = name
+        self._most_seconds = most_seconds
+
+    def run(
+        self, output_names: Sequence[str], feed: Mapping[str, npt.NDArray[np.uint8] | npt.NDArray[np.float32]]
+    ) -> list[npt.NDArray[np.float32]]:
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        # Looked at before each node, those inside loops too.
+        watch = threading.Timer(self._most_seconds, setattr, (options, "terminate", True))
+        watch.daemon = True
+        watch.start()
+        try:
+            return cast(list[npt.NDArray[np.float32]], self._session.run(output_names, feed, options))
+        except Exception as error:
+            if not options.terminate:
+                raise
+            raise PackError(
+                "PACK_GRAPH_TOO_SLOW",
+                f"{self._name} was stopped: one run took more than {self._most_seconds:g} s",
+                {"seconds": f"{self._most_seconds:g}"},
+            ) from error
+        finally:
+            watch.cancel()
+
+    def get_inputs(self) -> Sequence[ValueInfo]:
+        return cast(Sequence[ValueInfo], self._session.get_inputs())
+
+    def get_outputs(self) -> Sequence[ValueInfo]:
+        return cast(Sequence[ValueInfo], self._session.get_outputs())
 
 
 def open_graph(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -101,7 +101,7 @@ class Replicas:
         It is not thrown away meanwhile, but others may go on with it: whoever reads does so in one transaction.
 
         Raises:
-            LensmithError: dataset is away, or refuses.
+            LensmithError: dataset is away, or refuses; or the other process found the files damaged.
         """
         path = self._path(app_id, space)
         self._lent[path] += 1
@@ -109,6 +109,13 @@ class Replicas:
             async with self.opened(app_id, space, lambda received: None):
                 pass
             yield path
+        except ReplicaDamagedError as error:
+            # What is held in memory may be whole while the files are not: next time they are read, and made anew.
+            async with _exclusive(path.with_suffix(".lock")):
+                self._holdings.pop(path, None)
+            raise InternalError(
+                "REPLICA_DAMAGED", f"the replica is looked through when it is used next: {error}"
+            ) from error
         finally:
             self._lent[path] -= 1
             await asyncio.to_thread(self._evict)

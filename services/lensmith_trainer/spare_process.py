@@ -19,9 +19,13 @@ from dataclasses import asdict, dataclass
 from typing import IO, Literal
 
 from lensmith_platform.errors import InternalError
+from lensmith_trainer.replica import ReplicaDamagedError
 from lensmith_trainer.unbroken import ended
 
-__all__ = ["SpareProcess", "Task", "read_frames", "write_frame"]
+__all__ = ["REPLICA_DAMAGED", "SpareProcess", "Task", "read_frames", "write_frame"]
+
+REPLICA_DAMAGED = 3
+"""Exit status of a process that could not read its replica."""
 
 SpareWork = Literal["suggest", "learning_curve"]
 
@@ -75,6 +79,7 @@ class SpareProcess:
 
         Raises:
             InternalError: SPARE_WORK_FAILED: the process died, or failed; its reason stands in the log.
+            ReplicaDamagedError: The process could not read its replica.
         """
         process = _Process({**os.environ, "OPENBLAS_NUM_THREADS": str(self._threads)})
         work = asyncio.ensure_future(asyncio.to_thread(process.run, task.to_bytes(), parts))
@@ -83,6 +88,8 @@ class SpareProcess:
         finally:
             process.stop()
             await ended(work)
+        if answer is None and status == REPLICA_DAMAGED:
+            raise ReplicaDamagedError(f"the process of {task.work} could not read {task.replica}")
         if answer is None:
             raise InternalError("SPARE_WORK_FAILED", f"the process of {task.work} ended with {status} and no answer")
         return answer

@@ -17,7 +17,7 @@ from lensmith_api.internal.v1.learning_curve_job_service_pb2 import LearningCurv
 from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest, SuggestionJob
 from lensmith_trainer.learning_curves import curve_of
 from lensmith_trainer.replica import Replica, ReplicaDamagedError
-from lensmith_trainer.spare_process import Task, read_frames, write_frame
+from lensmith_trainer.spare_process import REPLICA_DAMAGED, Task, read_frames, write_frame
 from lensmith_trainer.suggestions import suggestions_of
 from lensmith_trainer.training_set import labels_needed
 from lensmith_vision.threads import share_memory
@@ -41,7 +41,9 @@ def main() -> int:
     try:
         answer = work(replica, parts)
     except ReplicaDamagedError as error:
-        sys.exit(f"the work comes again: {error}")
+        sys.stderr.write(f"the work comes again: {error}\n")
+        # At once: nothing may be closed before the status is told, for the trainer kills whoever is silent.
+        os._exit(REPLICA_DAMAGED)
     write_frame(answers, answer.SerializeToString())
     return 0
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -164,6 +167,24 @@ async def test_suggestions_are_there_once_when_the_process_that_looks_is_killed(
         (await _looking(os.getpid())).kill()
         found = await _look(farm.rig, version, kind=WRONG)
     assert {one.input.split("/")[-1] for one in found.suggestions} == {f"own-{uid}" for uid in FLIPPED}
+    assert len(found.suggestions) == len(FLIPPED)
+
+
+async def test_suggestions_are_there_when_files_are_damaged_that_memory_holds_whole(farm: Farm, tmp_path: Path):
+    async with farm.trainer():
+        await _look(farm.rig, await _trained(farm))
+        received = farm.rig.dataset.calls["inputs"]
+        (file,) = (tmp_path / "cache").glob("*.sqlite")
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE inputs SET checksum = checksum + 1")
+        version = await farm.rig.train("sorter")
+        version = await farm.rig.until_state(version.name, "READY")
+        assert farm.rig.dataset.calls["inputs"] == received
+
+        found = await _look(farm.rig, version, kind=WRONG)
+
+        # The files were made anew, once.
+        assert farm.rig.dataset.calls["inputs"] == 2 * received
     assert len(found.suggestions) == len(FLIPPED)
 
 

@@ -319,7 +319,10 @@ def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOf
 
 def _familiarity(data: TrainingSet, head: Head, folds: npt.NDArray[np.int64], seed: int) -> Familiarity:
     rows = sample_of(len(folds), seed)
-    return learn_familiarity(transformed(data.features[rows], head.transform), folds[rows])
+    found = learn_familiarity(transformed(data.features[rows], head.transform), folds[rows])
+    # What its folds took, the evaluation beside it can use.
+    give_memory_back(data.features.nbytes)
+    return found
 
 
 class _Reporter:

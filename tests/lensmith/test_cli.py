@@ -52,6 +52,19 @@ def test_wrong_use_has_a_status_of_its_own(tmp_path: Path) -> None:
     assert run("train", "m", "--type", "guess", folder=tmp_path).returncode == 2
 
 
+def test_a_report_is_not_asked_for_when_nothing_can_take_it(tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "report.pdf"
+    for output, why in (
+        (str(missing), f"the report cannot be written: there is no folder {missing.parent}"),
+        (str(tmp_path), f"the report cannot be written: {tmp_path} is a folder"),
+        ("-", "--pdf is written to a file, not to the terminal"),
+    ):
+        # No platform runs: whoever asked one would say so.
+        done = run("report", "m", "--pdf", "--output", output, folder=tmp_path, LENSMITH_KEY="lsk_secret")
+        assert done.returncode != 0
+        assert why in " ".join(done.stderr.split())
+
+
 def test_status_and_down_of_no_platform_say_so(tmp_path: Path) -> None:
     status = run("status", folder=tmp_path)
     assert status.returncode == 3

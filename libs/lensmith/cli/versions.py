@@ -63,13 +63,18 @@ def report(
     """Make the report of a version: how good it is in plain words, what to fix, pictures it got right and wrong."""
     if pdf and as_json:
         raise InvalidInputError("USAGE", "--pdf and --json cannot be had together")
+    if output == Path("-") and pdf:
+        raise InvalidInputError("USAGE", "--pdf is written to a file, not to the terminal")
+    if output is not None and output != Path("-"):
+        # Before a minute is spent on a report that nothing can take.
+        _check_target(output)
     with context.obj.client() as client:
         model, number = _with_public(client, model, version)
         with suppress(LensmithError):
             # A version that is seconds old is still being looked through, and what to fix is half of the report.
             client.suggestions.wait(model, number, timeout=LOOK_SECONDS)
         text = client.models.report(model, number, as_json=as_json, pictures=pictures)
-    if output == Path("-") and not pdf:
+    if output == Path("-"):
         sys.stdout.write(text)
         return
     suffix = "json" if as_json else "pdf" if pdf else "html"
@@ -79,6 +84,23 @@ def report(
     else:
         target.write_text(text, encoding="utf-8")
     console.print(f"version {number} of [bold]{safe(model)}[/]: see {safe(str(target))}")
+
+
+def _check_target(target: Path) -> None:
+    """Hold that a file can be written.
+
+    Raises:
+        PreconditionError: `OUTPUT_NOT_WRITABLE`.
+    """
+    if not target.parent.is_dir():
+        why = f"there is no folder {target.parent}"
+    elif target.is_dir():
+        why = f"{target} is a folder"
+    elif not os.access(target if target.exists() else target.parent, os.W_OK):
+        why = f"{target} may not be written"
+    else:
+        return
+    raise PreconditionError("OUTPUT_NOT_WRITABLE", f"the report cannot be written: {why}")
 
 
 def _with_public(client: Client, model: str, version: int | None) -> tuple[str, int]:

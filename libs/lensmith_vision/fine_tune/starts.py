@@ -125,7 +125,7 @@ def torch_pack(
         offsets = [-m / s for m, s in zip(mean, deviation, strict=True)]
         return build_pack(
             PackSource(
-                id=id or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-"),
+                id=id or _id_of(name),
                 version=1,
                 display_name=name,
                 description=f"{name}, features only",
@@ -139,6 +139,10 @@ def torch_pack(
             ),
             destination,
         )
+
+
+def _id_of(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
 
 
 def _trace(network: nn.Module, size: tuple[int, int], path: Path) -> None:

@@ -1,6 +1,9 @@
 """The page of a report on very many concepts: readable, and right about what it leaves out."""
 
 from lensmith_api.v1.evaluation_pb2 import ConceptEvaluation, ConfusionCell, Evaluation
+from lensmith_api.v1.suggestion_pb2 import InputToLabel, Suggestion, SuggestionKind, SuggestionState
+from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsResponse
+from lensmith_gateway.report.advice import groups
 from lensmith_gateway.report.composition import _confusion
 from lensmith_gateway.report.content import ConceptRow, Report, Verdict
 from lensmith_gateway.report.page import as_html
@@ -31,6 +34,26 @@ def test_mistakes_are_told_of_all_pictures_when_only_the_highest_cells_are_there
     found = _confusion(evaluation, ["a", "b"], {})
     assert found is not None
     assert [(pair.predicted, pair.count, pair.of) for pair in found.pairs] == [("b", 9, 200)]
+
+
+def test_too_few_pictures_and_too_few_negatives_are_told_apart_with_pictures_worth_labelling() -> None:
+    few = [
+        Suggestion(
+            kind=SuggestionKind.SUGGESTION_KIND_FEW_IMAGES,
+            message=f"{concept} has few",
+            concept=concept,
+            state=SuggestionState.SUGGESTION_STATE_OPEN,
+            few_negatives=negatives,
+            inputs_to_label=[InputToLabel(input=f"{concept}-{n}-{negatives}") for n in range(asked)],
+        )
+        for concept, negatives, asked in (("a", False, 9), ("b", False, 2), ("a", True, 1), ("c", True, 0))
+    ]
+    shown, missing = groups(ListSuggestionsResponse(suggestions=few), {"a": "A", "b": "B", "c": "C"})
+    assert shown.message == "a has few; there are too few of B as well"
+    # The first of each, then the second of each.
+    assert [sentence for _, sentence in shown.looks] == ["A?", "B?", "A?", "B?", "A?", "A?"]
+    assert missing.message == "a has few; too few are labelled as not showing C as well"
+    assert missing.looks == (("a-0-True", "not A?"),)
 
 
 def _report(rows: tuple[ConceptRow, ...]) -> Report:

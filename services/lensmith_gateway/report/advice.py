@@ -78,7 +78,7 @@ def groups(listed: ListSuggestionsResponse | None, names: Mapping[str, str]) -> 
 
 def _too_few(members: Sequence[Suggestion], names: Mapping[str, str]) -> Iterator[Group]:
     """What shows concepts is told of together, and so is what is said not to show them."""
-    for negatives, as_well in ((False, "there are too few of {} as well"), (True, "{} lack such pictures as well")):
+    for negatives, as_well in ((False, "there are too few of {} as well"), (True, "too few are labelled as not showing {} as well")):
         ours = [one for one in members if one.few_negatives is negatives]
         if not ours:
             continue

@@ -78,13 +78,13 @@ def groups(listed: ListSuggestionsResponse | None, names: Mapping[str, str]) -> 
 
 def _too_few(members: Sequence[Suggestion], names: Mapping[str, str]) -> Iterator[Group]:
     """What shows concepts is told of together, and so is what is said not to show them."""
-    for negatives, as_well in ((False, "there are too few of {} as well"), (True, "too few are labelled as not showing {} as well")):
+    for negatives, too_few in ((False, "there are too few of"), (True, "too few are labelled as not showing")):
         ours = [one for one in members if one.few_negatives is negatives]
         if not ours:
             continue
         others = [names.get(one.concept) or one.concept for one in ours[1:]]
         shown = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
-        message = f"{ours[0].message}; {as_well.format(shown)}" if others else ours[0].message
+        message = f"{ours[0].message}; {too_few} {shown} as well" if others else ours[0].message
         yield Group(ours[0].kind, message, len(ours), _worth_labelling(ours, names))
 
 

@@ -7,6 +7,7 @@ a range.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -104,7 +105,9 @@ def learning_curve(
         folds = deal_folds(taken, group_copies(taken), replace(linear, folds=_FOLDS))
         for draw in range(min(_DRAWS, int(folds.max()) + 1)):
             for eighths, trial in _trials(taken, folds == draw, replace(linear, seed=options.seed + draw), cancelled):
-                by_size.setdefault(eighths, []).append(trial)
+                # Where nothing that was held out shows any concept, there is no F1.
+                if math.isfinite(trial.value):
+                    by_size.setdefault(eighths, []).append(trial)
     sizes = [trials for _, trials in sorted(by_size.items()) if len(trials) > 1]
     if len(sizes) < 2:
         raise TrainingError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,13 @@ def test_what_is_expected_comes_true_when_there_are_more_pictures() -> None:
 def test_reason_is_given_when_there_are_too_few_pictures() -> None:
     with pytest.raises(TrainingError) as caught:
         learning_curve(_set(8), TrainOptions("multi_class"))
+    assert caught.value.reason == "TOO_FEW_IMAGES_FOR_A_CURVE"
+
+
+def test_reason_is_given_when_nothing_that_is_held_out_shows_a_concept() -> None:
+    labels = np.asarray([[1], [1], [0], [0]], np.float32)
+    with pytest.raises(TrainingError) as caught:
+        learning_curve(replace(_set(4, 2), concepts=("a",), labels=labels), TrainOptions("multi_label", seed=2))
     assert caught.value.reason == "TOO_FEW_IMAGES_FOR_A_CURVE"
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from lensmith_vision.errors import HeadError
+from lensmith_vision.positive import largest_of
 from lensmith_vision.threads import in_threads
 
 __all__ = ["LEAST", "UNFAMILIAR", "Familiarity", "learn_familiarity", "sample_of"]
@@ -117,10 +117,10 @@ def _axes(features: Floats) -> tuple[Floats, Floats]:
     products = centred @ centred.T
     products /= np.float32(len(features))
     most = min(_AXES, max(1, len(features) // 4))
-    first = max(len(features) - most, 0)
-    values, sides = scipy.linalg.eigh(products, subset_by_index=(first, len(features) - 1), check_finite=False)
+    spread = max(float(np.trace(products)), LEAST)
+    values, sides = largest_of(products, most)
     values = np.maximum(values, LEAST)
-    axes = sides.T @ centred / np.sqrt(values * len(features))[:, None]
-    forgiven = values / (values + _SHRINKAGE * max(float(np.trace(products)), LEAST))
+    axes = sides @ centred / np.sqrt(values * len(features))[:, None]
+    forgiven = values / (values + _SHRINKAGE * spread)
     rounded = (axes * np.sqrt(forgiven)[:, None]).astype(np.float16).astype(np.float32)
     return mean, rounded

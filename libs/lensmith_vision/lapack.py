@@ -26,6 +26,9 @@ Doubles = npt.NDArray[np.float64]
 Triangle = Literal["L", "U"]
 """Lower or upper, of the matrix in the order of columns that LAPACK expects: the other one in the order of rows."""
 
+_WORK = 70
+"""Numbers of room for each row, with which eigenvalues are found by blocks of up to 64."""
+
 _Argument = bytes | int | npt.NDArray[np.generic]
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ _ARGUMENTS = {
     ("cython_lapack", "dpotrs"): 8,
     ("cython_lapack", "dpotri"): 5,
     ("cython_lapack", "dtrtri"): 6,
+    ("cython_lapack", "ssyevr"): 21,
 }
 
 
@@ -61,6 +65,10 @@ class Routines(Protocol):
 
     def invert_triangle(self, factor: Doubles) -> bool:
         """Make what ``factor(…, "U")`` made its own inverse."""
+        ...
+
+    def largest(self, matrix: Floats, values: Floats, vectors: Floats) -> bool:
+        """Write the k largest eigenvalues [k] of a symmetric matrix, in ascending order, and their vectors [k, n]."""
         ...
 
 
@@ -108,6 +116,17 @@ class ByAddress:
         """See :meth:`Routines.invert_triangle`."""
         return self._call("dtrtri", b"U", b"N", len(factor), factor, len(factor))
 
+    def largest(self, matrix: Floats, values: Floats, vectors: Floats) -> bool:
+        """See :meth:`Routines.largest`."""
+        (most, size), every, none = vectors.shape, np.empty(len(matrix), np.float32), np.zeros(1, np.float32)
+        found, support = np.zeros(1, np.int32), np.empty(2 * most, np.int32)
+        work, places = np.empty(_WORK * size, np.float32), np.empty(10 * size, np.int32)
+        bounds = (none, none, size - most + 1, size, none)
+        room = (support, work, len(work), places, len(places))
+        done = self._call("ssyevr", b"V", b"I", b"L", size, matrix, size, *bounds, found, every, vectors, size, *room)
+        values[:] = every[:most]
+        return done and found[0] == most
+
     def _call(self, name: str, *arguments: _Argument) -> bool:
         failed = np.zeros(1, np.int32)
         self._pass(name, *arguments, failed)
@@ -153,6 +172,16 @@ class ByScipy:
         inverse, failed = _of_scipy("trtri", factor)(factor.T, lower=0, unitdiag=0, overwrite_c=1)
         _into(factor, inverse)
         return not failed
+
+    def largest(self, matrix: Floats, values: Floats, vectors: Floats) -> bool:
+        """See :meth:`Routines.largest`."""
+        most, size = vectors.shape
+        try:
+            found = scipy.linalg.eigh(matrix, subset_by_index=(size - most, size - 1), check_finite=False)
+        except np.linalg.LinAlgError:
+            return False
+        values[:], vectors[:] = found[0], found[1].T
+        return True
 
 
 def _letter(matrix: npt.NDArray[np.floating]) -> str:

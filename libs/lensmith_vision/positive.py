@@ -1,4 +1,4 @@
-"""Systems with a symmetric positive definite matrix, solved side by side."""
+"""Symmetric positive definite matrices: systems solved, inverses and axes found, side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from lensmith_vision.lapack import Matrix, Triangle, routines
 
-__all__ = ["add_products", "inverse_of", "inverse_root_of", "mirror", "solve_positive"]
+__all__ = ["add_products", "inverse_of", "inverse_root_of", "largest_of", "mirror", "solve_positive"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -74,6 +74,23 @@ def inverse_root_of(positive: Doubles) -> Doubles:
     """
     routines().invert_triangle(_factor(_square(positive), "U"))
     return np.tril(positive)
+
+
+def largest_of(matrix: Floats, most: int) -> tuple[Floats, Floats]:
+    """Find the largest eigenvalues of a symmetric matrix [n, n], in ascending order, and their vectors [most, n].
+
+    The matrix is overwritten.
+
+    Raises:
+        numpy.linalg.LinAlgError: They are not found.
+    """
+    if matrix.shape != (len(matrix), len(matrix)) or matrix.dtype != np.float32 or not 0 < most <= len(matrix):
+        raise ValueError(f"{matrix.dtype} {matrix.shape} is no square matrix of single precision with {most} axes")
+    _in_one_piece(matrix)
+    values, vectors = np.empty(most, np.float32), np.empty((most, len(matrix)), np.float32)
+    if not np.isfinite(matrix).all() or not routines().largest(matrix, values, vectors):
+        raise np.linalg.LinAlgError("the matrix is not finite, or its eigenvalues are not found")
+    return values, vectors
 
 
 def _square(matrix: Doubles) -> Doubles:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lensmith_vision.lapack import ByAddress, ByScipy, Routines, routines
-from lensmith_vision.positive import add_products, inverse_of, inverse_root_of, mirror, solve_positive
+from lensmith_vision.positive import add_products, inverse_of, inverse_root_of, largest_of, mirror, solve_positive
 
 
 def rows_of(count: int, dim: int, dtype: type[np.floating] = np.float32) -> np.ndarray:
@@ -71,7 +71,10 @@ def _everything(these: Routines, dtype: type[np.floating]) -> list[np.ndarray]:
     if dtype is np.float32:
         sums = rows.T @ rows
         these.add_products(sums, rows, -0.5)
-        return [*made, sums]
+        symmetric, values, vectors = rows.T @ rows, np.empty(5, np.float32), np.empty((5, 37), np.float32)
+        assert these.largest(symmetric, values, vectors)
+        # Either sign of a vector is right.
+        return [*made, sums, values, (vectors.T * values) @ vectors]
     inverse, root = factor.copy(), rows.T @ rows
     assert these.invert(inverse)
     assert these.factor(root, "U")
@@ -82,8 +85,9 @@ def _everything(these: Routines, dtype: type[np.floating]) -> list[np.ndarray]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_both_roads_give_the_same_numbers(dtype: type[np.floating]) -> None:
     by_address, by_scipy = _everything(ByAddress(), dtype), _everything(ByScipy(), dtype)
+    relative, absolute = (1e-6, 2e-5) if dtype is np.float32 else (1e-13, 0)
     for one, other in zip(by_address, by_scipy, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6 if dtype is np.float32 else 1e-13)
+        np.testing.assert_allclose(one, other, relative, absolute)
     for these in (ByAddress(), ByScipy()):
         assert not these.factor(-np.eye(4, dtype=dtype), "L")
     # Without the routines every fit takes turns: that is to be known before somebody waits for it.
@@ -105,3 +109,16 @@ def test_what_is_not_finite_is_refused(spoilt: float) -> None:
                 solving(matrix.copy())
     with pytest.raises(np.linalg.LinAlgError, match="right side"):
         solve_positive(np.eye(6), np.full((2, 6), spoilt))
+
+
+def test_the_largest_eigenvalues_come_with_their_vectors_and_nothing_else_is_taken() -> None:
+    rows = rows_of(90, 37, np.float32)
+    symmetric = rows.T @ rows
+    values, vectors = largest_of(symmetric.copy(), 3)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(symmetric.astype(np.float64))[-3:], rtol=1e-5)
+    np.testing.assert_allclose(vectors @ symmetric, values[:, None] * vectors, atol=1e-3)
+    with pytest.raises(np.linalg.LinAlgError):
+        largest_of(np.full((3, 3), np.nan, np.float32), 1)
+    for matrix, most in ((rows_of(4, 3), 1), (rows_of(4, 4, np.float64), 1), (rows_of(4, 4), 5)):
+        with pytest.raises(ValueError, match="no square matrix"):
+            largest_of(matrix, most)

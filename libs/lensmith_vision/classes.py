@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -68,15 +69,8 @@ def fit_classes(
     step(0.5)
     prior = log_prior(np.bincount(classes, minlength=width).astype(np.float64))
     few = len(classes) <= most_landmarks(features.shape[1], width)
-    # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
-    hope = _GAIN
-    if large:
-        hope = 0.0 if few else _LARGE_GAIN
-    hopeful = choice.kernel if tier == "kernel" or (choice.kernel and choice.kernel.gain >= hope) else None
-
-    def fit_similar(chosen: KernelChoice) -> _Similar:
-        return _fit_similar(features, classes, width, folds, choice.transform, chosen, seed)
-
+    hopeful = choice.kernel if tier == "kernel" else _hopeful(choice.kernel, large=large, few=few)
+    fit_similar = partial(_fit_similar, features, classes, width, folds, choice.transform, seed=seed)
     with ThreadPoolExecutor(1) as executor:
         # Beside the linear fit while that is cheap, even where there will be nothing left to win.
         beside = executor.submit(fit_similar, hopeful) if hopeful and few else None
@@ -90,6 +84,13 @@ def fit_classes(
         similar = fit_similar(hopeful) if beside is None else beside.result()
     mixture = _mixture(linear, similar, hopeful, classes)
     return linear if tier == "auto" and chance(mixture.logits, classes) < right + _GAIN else mixture
+
+
+def _hopeful(chosen: KernelChoice | None, *, large: bool, few: bool) -> KernelChoice | None:
+    """The kernel tier where it may earn its place, by what it gained where it was chosen."""
+    # What hardly gains on a sample may gain on all pictures, and costs little to try while they are few.
+    hope = _GAIN if not large else 0.0 if few else _LARGE_GAIN
+    return chosen if chosen is not None and chosen.gain >= hope else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,50 +153,81 @@ def held_out_logits(products: Doubles, classes: Ints, width: int, groups: Ints, 
     Returns:
         [n, width] raw logits, up to a constant of each row.
     """
-    rows = len(classes)
-    shrinkage = max(shrinkage, _LEAST_SHRINKAGE)
-    member = np.zeros((width, rows))
-    member[classes, np.arange(rows)] = 1.0
-    counts = member.sum(axis=1)
-    averaging = member / np.maximum(counts, 1)[:, None]
-    # Inner products of pictures x, deviations u from their class, and class means, first plain …
-    x_mean = products @ averaging.T
-    u_mean = x_mean - (averaging @ x_mean)[classes]
-    deviation = products - x_mean[:, classes]
-    deviation -= (averaging @ deviation)[classes]
-    inverse = inverse_of(deviation, shrinkage)
-    # … then under the inverse scatter, which all follow from one inverse among pictures.
-    mean_mean = (averaging @ x_mean - u_mean.T @ inverse @ u_mean) / shrinkage
-    u_mean = inverse @ u_mean
-    x_mean = u_mean + mean_mean[classes]
-    squared = np.diagonal(mean_mean)
-    logits = np.empty((rows, width))
+    fitted = _FitOfAll.of(products, classes, width, shrinkage)
+    logits = np.empty((len(classes), width))
     for block in blocks_of(groups):
-        own = np.arange(block.shape[1])
-        same = classes[block][:, :, None] == classes[block][:, None, :]
-        left = counts[classes[block]] - same.sum(axis=2)
+        logits[block] = fitted.without(block) * (len(classes) - block.shape[1])
+    return logits
+
+
+@dataclass(frozen=True, eq=False)
+class _FitOfAll:
+    """A fit to all pictures, as inner products under its inverse scatter; x: pictures, u: deviations from their class.
+
+    Attributes:
+        classes: [n].
+        member: [c, n], 1 where a picture is of a class.
+        counts: [c], pictures of each class.
+        shrinkage: Greater than 0.
+        inverse: [n, n], of the scatter among pictures.
+        x_mean: [n, c], of pictures and class means.
+        u_mean: [n, c], of deviations and class means.
+        squared: [c], of class means with themselves.
+    """
+
+    classes: Ints
+    member: Doubles
+    counts: Doubles
+    shrinkage: float
+    inverse: Doubles
+    x_mean: Doubles
+    u_mean: Doubles
+    squared: Doubles
+
+    @classmethod
+    def of(cls, products: Doubles, classes: Ints, width: int, shrinkage: float) -> _FitOfAll:
+        """Fit; see :func:`held_out_logits`."""
+        shrinkage = max(shrinkage, _LEAST_SHRINKAGE)
+        member = np.zeros((width, len(classes)))
+        member[classes, np.arange(len(classes))] = 1.0
+        counts = member.sum(axis=1)
+        averaging = member / np.maximum(counts, 1)[:, None]
+        # First plain …
+        x_mean = products @ averaging.T
+        u_mean = x_mean - (averaging @ x_mean)[classes]
+        deviation = products - x_mean[:, classes]
+        deviation -= (averaging @ deviation)[classes]
+        inverse = inverse_of(deviation, shrinkage)
+        # … then under the inverse scatter, which all follow from one inverse among pictures.
+        mean_mean = (averaging @ x_mean - u_mean.T @ inverse @ u_mean) / shrinkage
+        u_mean = inverse @ u_mean
+        x_mean = u_mean + mean_mean[classes]
+        return cls(classes, member, counts, shrinkage, inverse, x_mean, u_mean, np.diagonal(mean_mean))
+
+    def without(self, block: Ints) -> Doubles:
+        """Say what fits without the pictures of each row of a block [b, m] say about these; [b, m, c]."""
+        size, classes, u_mean = block.shape[1], self.classes[block], self.u_mean[block]
+        own = np.arange(size)
+        same = classes[:, :, None] == classes[:, None, :]
+        left = self.counts[classes] - same.sum(axis=2)
         whole = left == 0
         # Inverse of what the removal of these rows does to the scatter of their classes.
-        spread = np.where(same & ~whole[:, :, None], -1 / counts[classes[block]][:, :, None], 0.0)
+        spread = np.where(same & ~whole[:, :, None], -1 / self.counts[classes][:, :, None], 0.0)
         spread[:, own, own] += 1
-        removed = np.eye(block.shape[1]) - shrinkage * inverse[block[:, :, None], block[:, None, :]]
-        x_u = (
-            removed
-            + u_mean[block].transpose(0, 2, 1)[
-                np.arange(len(block))[:, None, None], classes[block][:, :, None], own[None, None, :]
-            ]
-        )
-        shift = member[:, block].transpose(1, 0, 2) * np.where(whole, 0.0, 1 / np.maximum(left, 1))[:, None, :]
+        removed = np.eye(size) - self.shrinkage * self.inverse[block[:, :, None], block[:, None, :]]
+        of_class = np.arange(len(block))[:, None, None], classes[:, :, None], own[None, None, :]
+        x_u = removed + u_mean.transpose(0, 2, 1)[of_class]
+        member = self.member[:, block].transpose(1, 0, 2)
+        shift = member * np.where(whole, 0.0, 1 / np.maximum(left, 1))[:, None, :]
         back = shift.transpose(0, 2, 1)
-        x_new = x_mean[block] - x_u @ back
-        u_new = u_mean[block] - removed @ back
+        u_new = u_mean - removed @ back
         inflated = np.linalg.solve(spread - removed, u_new)
-        squares = squared - 2 * np.einsum("bkm,bmk->bk", shift, u_mean[block])
+        squares = self.squared - 2 * np.einsum("bkm,bmk->bk", shift, u_mean)
         squares += np.einsum("bkm,bmj,bkj->bk", shift, removed, shift) + (u_new * inflated).sum(axis=1)
-        scores = x_new + x_u @ inflated - 0.5 * squares[:, None, :]
+        scores = self.x_mean[block] - x_u @ back + x_u @ inflated - 0.5 * squares[:, None, :]
         # A class that is held out as a whole cannot be known.
-        held = member[:, block].sum(axis=2).T
-        gone = (held > 0) & (held == counts)
+        held = member.sum(axis=2)
+        gone = (held > 0) & (held == self.counts)
         least = np.where(gone[:, None, :], np.inf, scores).min(axis=2, keepdims=True)
-        logits[block] = np.where(gone[:, None, :], least, scores) * (rows - block.shape[1])
-    return logits
+        known: Doubles = np.where(gone[:, None, :], least, scores)
+        return known

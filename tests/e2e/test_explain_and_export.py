@@ -10,10 +10,12 @@ import zipfile
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 import lensmith
+from lensmith.errors import PreconditionError
 from lensmith.types import Annotation, HeadTier, ModelType, TrainingSettings
 from lensmith_vision.materials import MATERIALS, render
 from tests.platform_process import PlatformProcess
@@ -213,3 +215,52 @@ def test_a_model_of_eight_views_is_trained_explained_and_exported_like_any_other
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     for own, answer in zip(map(json.loads, done.stdout.splitlines()), answers, strict=True):
         assert own["probabilities"] == pytest.approx({one.concept: one.value for one in answer.concepts}, abs=1e-3)
+
+
+def test_everything_can_be_asked_of_models_of_the_fewest_pictures(
+    platform: PlatformProcess, photos: Path, unseen: list[Path], tmp_path: Path
+) -> None:
+    client = platform.new_app("fewest")
+    client.concepts.create(["brick", "wood", "size"])
+    pictures = {
+        f"{name}-{number}": photos / name / f"{number:03}.jpg" for name in ("brick", "wood") for number in (0, 1)
+    }
+    new = [lensmith.NewInput(image=picture, id=own) for own, picture in pictures.items()]
+    assert not [result.error for result in client.inputs.create(new) if result.error]
+    client.inputs.wait_until_ready()
+    kinds = {
+        "classes": (ModelType.MULTI_CLASS, ["brick", "wood"]),
+        "labels": (ModelType.MULTI_LABEL, ["brick"]),
+        "sizes": (ModelType.REGRESSION, ["size"]),
+    }
+    for model, (kind, concepts) in kinds.items():
+        client.models.create(model, kind, concepts=concepts)
+
+    def say(number: int) -> None:
+        brick = [Annotation("brick"), Annotation("size", number=float(number))]
+        said = {f"brick-{number}": brick, f"wood-{number}": [Annotation("wood"), Annotation("brick", positive=False)]}
+        assert not client.annotations.merge(said)
+
+    say(0)
+    for model in kinds:
+        with pytest.raises(PreconditionError) as refused:
+            client.models.train(model)
+        assert refused.value.reason == "TRAINING_TOO_FEW_IMAGES"
+        assert "at least 2 are needed" in str(refused.value)
+    say(1)
+    for model, (_, concepts) in kinds.items():
+        for _ in range(2):
+            version = client.models.train(model)
+            assert client.models.wait(model, version.number).state is lensmith.VersionState.READY
+        assert {one.reason for one in client.models.get_version(model, 2).findings} >= {"FEW_IMAGES"}
+        told = json.loads(client.models.report(model, 2, as_json=True), parse_constant=pytest.fail)
+        assert [row["concept"] for row in told["concepts"]] == (concepts if model != "sizes" else [])
+        assert "<html" in client.models.report(model, 2)
+        assert client.evaluations.compare(model, 1, 2).input_count == (2 if model == "sizes" else 4)
+        curve = client.evaluations.wait_learning_curve(model, 2)
+        assert curve.points or curve.error is not None, curve
+        assert not client.suggestions.wait(model, 2).pending
+        (answer,) = client.explain(model, unseen[:1], nearest=2, overlay=True).items
+        assert np.isfinite(answer.concepts[0].heat_map.values).all()
+        assert len(answer.nearest) == 2
+        client.models.export(model, tmp_path / f"{model}.zip", version=2)

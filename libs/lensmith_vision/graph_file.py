@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ MAX_BYTES = (1 << 31) - 1
 """What protobuf can hold."""
 
 MAX_NODES = 100_000
-"""And functions."""
+"""And functions; also of a graph in which each call of a function is written out, which engines do."""
 
 MAX_NAME_BYTES = 512
 """Of an operator, and of its domain."""
@@ -65,7 +66,10 @@ _ELEMENTS_A_BYTE = 4
 
 _Buffer = bytes | mmap.mmap
 _Field = tuple[int, int, int, int]
-_Message = tuple[str, int, int, int]
+_Message = tuple[str, int, int, int, int]
+_Call = tuple[str, str]
+_MAIN = 0
+"""Where the model begins; each function has a place of its own."""
 
 
 def check_graph_file(path: Path) -> None:
@@ -96,21 +100,22 @@ class _Walk:
         self._name = name
         self._nodes = 0
         self._fields = 0
-        self._called: set[tuple[str, str]] = set()
-        self._defined: set[tuple[str, str]] = set()
+        self._calls: defaultdict[int, Counter[_Call]] = defaultdict(Counter)
+        self._bodies: dict[_Call, int] = {}
 
     def check(self) -> None:
         if len(self._data) > MAX_BYTES:
             raise self._too_large(f"has more than {MAX_BYTES} bytes")
         # Not by recursion: how deep messages lie in each other is for the file to say.
-        ways = [self._inside("model", 0, len(self._data), 0)]
+        ways = [self._inside("model", _MAIN, len(self._data), 0, _MAIN)]
         while ways:
             message = next(ways[-1], None)
             if message is None:
                 ways.pop()
             else:
                 ways.append(self._inside(*message))
-        unknown = {call for call in self._called if call[1] not in _DOMAINS} - self._defined
+        called = {call for calls in self._calls.values() for call in calls}
+        unknown = {call for call in called if call[1] not in _DOMAINS} - self._bodies.keys()
         if unknown:
             operator, domain = min(unknown)
             raise PackError(
@@ -119,9 +124,38 @@ class _Walk:
                 "to bring; packs may use those of ONNX and ONNX Runtime",
                 {"operator": operator[:100], "domain": domain[:100]},
             )
+        self._check_written_out()
 
-    def _inside(self, kind: str, start: int, end: int, depth: int) -> Iterator[_Message]:
+    def _check_written_out(self) -> None:
+        """Count the nodes that there are once each call of a function is its nodes: of twenty functions, millions."""
+        sizes: dict[int, int] = {}
+        under_way: set[int] = set()
+        ways = [_MAIN]
+        while ways:
+            body = ways[-1]
+            if body in sizes:
+                ways.pop()
+                continue
+            inside = {call: self._bodies[call] for call in self._calls[body] if call in self._bodies}
+            missing = {other for other in inside.values() if other not in sizes}
+            if not missing:
+                ways.pop()
+                under_way.discard(body)
+                size = self._calls[body].total() + sum(
+                    self._calls[body][call] * sizes[other] for call, other in inside.items()
+                )
+                sizes[body] = min(size, MAX_NODES + 1)
+                continue
+            under_way.add(body)
+            if missing & under_way:
+                raise self._invalid("has a function that calls itself")
+            ways.extend(missing)
+        if sizes[_MAIN] > MAX_NODES:
+            raise self._too_large(f"has more than {MAX_NODES} nodes where its functions are written out")
+
+    def _inside(self, kind: str, start: int, end: int, depth: int, body: int) -> Iterator[_Message]:
         """The messages in a message that are to be looked at; the message itself is."""
+        body = start if kind == "function" else body
         if kind == "graph":
             depth += 1
             if depth > MAX_DEPTH:
@@ -135,11 +169,11 @@ class _Walk:
                 self._check_rank(dims)
             elif wire == _BYTES and number in inside:
                 self._check_once(kind, number, seen)
-                yield inside[number], first, last, depth
+                yield inside[number], first, last, depth, body
             elif wire == _BYTES and number in _NAME_AND_DOMAIN.get(kind, ()):
                 texts[number] = self._name_at(first, last)
         if kind in _NAME_AND_DOMAIN:
-            self._note(kind, *(texts.get(number, "") for number in _NAME_AND_DOMAIN[kind]))
+            self._note(kind, body, *(texts.get(number, "") for number in _NAME_AND_DOMAIN[kind]))
         elif kind in _DIMS:
             self._measure(kind, dims, end - start)
 
@@ -153,8 +187,15 @@ class _Walk:
             raise self._too_large(f"has a name of more than {MAX_NAME_BYTES} bytes")
         return self._data[start:end].decode("utf-8", "replace")
 
-    def _note(self, kind: str, name: str, domain: str) -> None:
-        (self._defined if kind == "function" else self._called).add((name, domain))
+    def _note(self, kind: str, body: int, name: str, domain: str) -> None:
+        call = name, "" if domain == "ai.onnx" else domain
+        if kind == "function":
+            # Where several have one name, any of them may be meant: what all of them call counts.
+            first = self._bodies.setdefault(call, body)
+            if first != body:
+                self._calls[first] += self._calls.pop(body, Counter())
+        else:
+            self._calls[body][call] += 1
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise self._too_large(f"has more than {MAX_NODES} nodes and functions")

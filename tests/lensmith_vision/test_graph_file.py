@@ -196,6 +196,34 @@ def test_graph_is_refused_when_it_is_larger_than_graphs_are() -> None:
         assert _refusal(model) == "PACK_GRAPH_TOO_LARGE"
 
 
+def _of_functions(*calls: str) -> ModelProto:
+    """A model that calls f0; each function f0, f1 and so on calls the next given one twice."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = _model(helper.make_node("f0", ["x"], ["z"], domain="own"))
+    for place, call in enumerate(calls):
+        domain = "own" if call.startswith("f") else ""
+        nodes = [
+            helper.make_node(call, ["x"], ["m"], domain=domain),
+            helper.make_node(call, ["m"], ["y"], domain=domain),
+        ]
+        model.functions.append(helper.make_function("own", f"f{place}", ["x"], ["y"], nodes, opsets))
+    model.opset_import.append(opsets[1])
+    return model
+
+
+def test_graph_is_refused_when_functions_that_call_each_other_would_be_millions_of_nodes() -> None:
+    check_graph_bytes(_of_functions("f1", "f2", "Relu").SerializeToString(), "small.onnx")
+    # 12 of them are some 16,000 nodes, 60 as many as nobody has memory for: in four kilobytes.
+    for depth, reason in ((12, None), (60, "PACK_GRAPH_TOO_LARGE")):
+        model = _of_functions(*(f"f{place}" for place in range(1, depth)), "Relu")
+        if reason is None:
+            check_graph_bytes(model.SerializeToString(), "deep.onnx")
+        else:
+            assert _refusal(model) == reason
+    assert _refusal(_of_functions("f1", "f0")) == "PACK_GRAPH_INVALID"
+    assert _refusal(_of_functions("f0")) == "PACK_GRAPH_INVALID"
+
+
 def test_graph_is_refused_when_a_tensor_has_fewer_bytes_than_its_shape_needs() -> None:
     for dims in ([1 << 40], [-1], [1 << 62, 1 << 62, 0, 4], [5000]):
         model = _model()

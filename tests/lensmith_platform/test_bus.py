@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -169,13 +170,15 @@ async def test_only_so_many_events_are_in_work_when_more_come_than_were_asked_fo
         await publish(bus, 12)
         await until(lambda: working == 3)
         for ended in range(1, 13):
-            # Two at a time: room for one alone is asked for in another way.
+            # Two at a time.
             permits.release()
             if ended % 2 == 0:
                 await until(lambda ended=ended: done == ended)
         await until(lambda: is_settled(bus, "test--work"))
     await client.close()
     assert peak == 3
+    # Where it asked for several, it would wait for all of them while the second request is open.
+    assert {json.loads(request.data)["batch"] for request in asked} == {1, 12}
 
 
 async def test_a_message_becomes_a_dead_letter_when_its_error_is_permanent(

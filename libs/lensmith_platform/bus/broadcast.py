@@ -19,7 +19,6 @@ from lensmith_platform.telemetry import trace_of_event
 
 _LOG = structlog.get_logger(__name__)
 
-_BATCH = 64
 _INACTIVE_SECONDS = 30.0
 _RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 10.0
@@ -91,12 +90,14 @@ class BroadcastConsumer:
         number = 0
         while self._bus.generation == generation:
             heed_cancellation()
-            for message in await pull(subscription, _BATCH):
-                number += 1
-                if message.metadata.sequence.consumer != number:
-                    _LOG.warning("broadcast_gap", subject=self._subject)
-                    return
-                await self._handle(message)
+            message = await pull(subscription)
+            if message is None:
+                continue
+            number += 1
+            if message.metadata.sequence.consumer != number:
+                _LOG.warning("broadcast_gap", subject=self._subject)
+                return
+            await self._handle(message)
 
     async def _handle(self, message: Msg) -> None:
         try:

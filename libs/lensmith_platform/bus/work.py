@@ -126,7 +126,8 @@ class WorkConsumer:
                 while len(self._in_work) >= self._concurrency:
                     await asyncio.wait(self._in_work, return_when=asyncio.FIRST_COMPLETED)
                     self._in_work -= {task for task in self._in_work if task.done()}
-                for message in await pull(subscription, self._concurrency - len(self._in_work)):
+                message = await pull(subscription)
+                if message is not None:
                     task = asyncio.create_task(self._process(message), name=self._durable)
                     self._in_work.add(task)
                     task.add_done_callback(self._in_work.discard)

@@ -7,11 +7,11 @@ as the platform computes them, one view. A part of the training labels is turned
 What is flagged follows from the training pictures alone, as in the platform: scores out of fold and the most alike
 pictures, both asked once more without the labels that are most in doubt. Accuracies are those on the test split,
 which nothing is chosen by, of heads trained on: the labels as they came; with turned labels; after following in one
-call the sure suggestions, right or wrong, which is what `lensmith fix --accept-all` does; after taking those labels
-away (`--accept-all --remove`); and after somebody has looked at what is flagged, following what is right and
-dismissing what is not. The part won back is (accuracy then - with turned labels) / (as they came - with turned
-labels), a ratio of means over seeds. For both tiers of heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra
-`benchmarks`.
+call the sure suggestions, right or wrong, which is what `lensmith fix --accept-all` does: the suggested label comes
+instead, or, where it is less sure, none does; after taking all of those labels away (`--accept-all --remove`); and
+after somebody has looked at what is flagged, following what is right and dismissing what is not. The part won back is
+(accuracy then - with turned labels) / (as they came - with turned labels), a ratio of means over seeds. For both tiers
+of heads. Needs `../shared` (`LENSMITH_SHARED`) and the extra `benchmarks`.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from rich.table import Table
 from lensmith_vision.classes import Tier
 from lensmith_vision.curation.neighbours import directions, find_neighbours
 from lensmith_vision.curation.suggestion import Curated
-from lensmith_vision.curation.wrong_labels import SURE_SCORES, Doubt, doubted_labels
+from lensmith_vision.curation.wrong_labels import REMOVED_SCORES, REPLACED_SCORES, Doubt, doubted_labels
 from lensmith_vision.folds import groups_of
 from lensmith_vision.training import Fitted, TrainOptions, fit
 
 FLAGGED_TARGET, CLEAN_TARGET = 0.80, 0.08
-SURE_SCORE = SURE_SCORES["multi_class"]
+REMOVED, REPLACED = REMOVED_SCORES["multi_class"], REPLACED_SCORES["multi_class"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,8 +46,8 @@ TIERS: tuple[Tier, ...] = ("linear", "auto")
 STATES = {
     "clean": "labels as they came",
     "flipped": "labels turned",
-    "accepted_sure": f"sure ones accepted (score ≥ {SURE_SCORE})",
-    "removed_sure": f"sure ones taken away (score ≥ {SURE_SCORE})",
+    "accepted": f"accepted in one call (replaced from {REPLACED} on, taken away from {REMOVED} on)",
+    "removed": f"taken away in one call (from {REMOVED} on)",
     "reviewed": "flagged ones looked at",
 }
 
@@ -60,11 +60,11 @@ class Run:
     flips_flagged: float
     clean_flagged: float
     precision: float
-    sure_flips_flagged: float
-    sure_precision: float
-    corrected: float
+    flips_removed: float
+    removed_precision: float
+    flips_replaced: float
+    replaced_right: float
     wrong_after: int
-    wrong_after_sure: int
     seconds: float
     accuracy: dict[str, dict[str, float]]
 
@@ -109,15 +109,15 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
         doubt = doubted(data, classes, fitted)
         seconds = time.perf_counter() - begun
         flagged = doubt.of(rows)
-        sure = doubt.scores >= SURE_SCORE
-        accepted, accepted_sure, reviewed = classes.copy(), classes.copy(), classes.copy()
-        accepted[doubt.rows] = doubt.columns
-        accepted_sure[doubt.rows[sure]] = doubt.columns[sure]
+        replaced, sure = doubt.rows[doubt.scores >= REPLACED], doubt.rows[doubt.scores >= REMOVED]
+        accepted, reviewed = classes.copy(), classes.copy()
+        accepted[replaced] = doubt.columns[doubt.scores >= REPLACED]
         reviewed[flagged] = truth[flagged]
+        left = np.setdiff1d(np.arange(rows), np.setdiff1d(sure, replaced))
         accuracy[tier] = {
             "flipped": at_first,
-            "accepted_sure": trained(data, accepted_sure, tier)[1],
-            "removed_sure": trained(data, classes, tier, np.setdiff1d(np.arange(rows), doubt.rows[sure]))[1],
+            "accepted": trained(data, accepted, tier, left)[1],
+            "removed": trained(data, classes, tier, np.setdiff1d(np.arange(rows), sure))[1],
             "reviewed": trained(data, reviewed, tier)[1],
         }
     return Run(
@@ -125,11 +125,11 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
         flips_flagged=float(flagged[flipped].mean()),
         clean_flagged=float(flagged[~flipped].mean()),
         precision=float(flipped[flagged].mean()),
-        sure_flips_flagged=float(flipped[doubt.rows[sure]].sum() / flipped.sum()),
-        sure_precision=float(flipped[doubt.rows[sure]].mean()),
-        corrected=float((accepted == truth)[flipped].mean()),
-        wrong_after=int((accepted != truth).sum()),
-        wrong_after_sure=int((accepted_sure != truth).sum()),
+        flips_removed=float(flipped[sure].sum() / flipped.sum()),
+        removed_precision=float(flipped[sure].mean()),
+        flips_replaced=float(flipped[replaced].sum() / flipped.sum()),
+        replaced_right=float((accepted == truth)[replaced].mean()),
+        wrong_after=int((accepted != truth)[left].sum()),
         seconds=seconds,
         accuracy=accuracy,
     )
@@ -183,9 +183,10 @@ def show(result: dict[str, object]) -> None:
         "flips_flagged": f"wrong labels flagged (target ≥ {FLAGGED_TARGET:.0%})",
         "clean_flagged": f"right labels flagged (target ≤ {CLEAN_TARGET:.0%})",
         "precision": "precision of the flags",
-        "sure_flips_flagged": f"wrong labels flagged for sure (score ≥ {SURE_SCORE})",
-        "sure_precision": "precision of the sure flags",
-        "corrected": "wrong labels made right by accepting all",
+        "flips_removed": f"wrong labels replaced or taken away (score ≥ {REMOVED})",
+        "removed_precision": "precision of that",
+        "flips_replaced": f"wrong labels replaced (score ≥ {REPLACED})",
+        "replaced_right": "labels right that were replaced",
     }
     shown = Table(
         title=f"{result['noise']:.0%} of the training labels of {result['set']} turned, {result['seeds']} seeds"
@@ -204,8 +205,9 @@ def show(result: dict[str, object]) -> None:
     for state, text in STATES.items():
         table.add_row(text, *(_accuracy(result, state, tier) for tier in TIERS))
     console.print(table)
-    counts = [result[name] for name in ("flips", "wrong_after", "wrong_after_sure")]
-    console.print("wrong labels: {:.0f}; after accepting all {:.0f}, after the sure ones {:.0f}".format(*counts))
+    console.print(
+        "wrong labels: {:.0f}; after accepting in one call {:.0f}".format(result["flips"], result["wrong_after"])
+    )
 
 
 def _accuracy(result: dict[str, object], state: str, tier: str) -> str:

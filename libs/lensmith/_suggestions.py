@@ -78,6 +78,7 @@ def decided(message: service_pb.AcceptedSuggestion) -> types.DecidedSuggestion:
         state=STATE.get(message.state),
         error=from_status(message.status) if message.status.code else None,
         label_next=tuple(_number(name) for name in message.label_next_suggestions),
+        action=ACTION.get(message.action),
     )
 
 

@@ -118,9 +118,12 @@ class DecidedSuggestion:
     Attributes:
         error: Why nothing was done about it.
         label_next: Numbers of the suggestions of what to label next about the pictures that it asks for.
+        action: What was to be done about it: as asked, or labels removed where, of all wrong labels, it is not sure
+            enough; None of a platform that does not tell.
     """
 
     name: str
     state: SuggestionState | None
     error: LensmithError | None
     label_next: tuple[int, ...] = ()
+    action: SuggestionAction | None = None

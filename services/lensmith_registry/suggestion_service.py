@@ -28,7 +28,7 @@ from lensmith_registry.converters import message_from_json
 from lensmith_registry.suggestion_decisions import Action, Decision, Decisions, actions_of, missing
 from lensmith_registry.suggestion_store import Filter, SuggestionRow
 from lensmith_registry.version_store import VersionRow
-from lensmith_vision.curation.wrong_labels import SURE_SCORES
+from lensmith_vision.curation.wrong_labels import REMOVED_SCORES, REPLACED_SCORES
 from lensmith_vision.heads import HeadType
 
 if TYPE_CHECKING:  # the generated stubs name these classes for type checkers only
@@ -116,11 +116,14 @@ class SuggestionServicer(suggestion_service_pb2_grpc.SuggestionServiceServicer):
                 numbers = [_number(version, name) for name in request.suggestions]
                 rows = await suggestion_store.by_numbers(connection, version, numbers)
         chosen = [rows[number] for number in dict.fromkeys(numbers) if number in rows]
-        decisions = await self._decisions.decide(
-            version, chosen, _ACTIONS[request.action], call.principal.actor, request.merge_into
-        )
-        made = {one.row.number: one for one in decisions}
-        results = [_result(version, number, made.get(number)) for number in numbers]
+        made: dict[int, Decision] = {}
+        actions: dict[int, Action] = {}
+        for action, some in _by_action(version, request, chosen):
+            actions |= {row.number: action for row in some}
+            decisions = await self._decisions.decide(version, some, action, call.principal.actor, request.merge_into)
+            made |= {one.row.number: one for one in decisions}
+        asked = _ACTIONS[request.action]
+        results = [_result(version, number, made.get(number), actions.get(number, asked)) for number in numbers]
         accepted = sum(1 for result in results if not result.status.code)
         return AcceptSuggestionsResponse(
             results=results, accepted_count=accepted, skipped_count=len(results) - accepted
@@ -209,25 +212,42 @@ async def _all_open(
     connection: Connection, version: VersionRow, request: AcceptSuggestionsRequest
 ) -> dict[int, SuggestionRow]:
     kind = _kind(request.all.kind)
-    # A wrong label put right without a look must be one indeed; to say that all are right takes no certainty.
+    # A wrong label changed without a look must be one indeed; to say that all are right takes no certainty.
     blind = kind == "WRONG_LABEL" and _ACTIONS[request.action] != "DISMISS"
-    model = message_from_json(version.model_snapshot, Model())
-    usual = SURE_SCORES[_TYPES[model.type]] if blind else 0.0
+    usual = REMOVED_SCORES[_type(version)] if blind else 0.0
     least = request.all.min_score if request.all.HasField("min_score") else usual
     wanted = Filter(kind, request.all.concept, "OPEN", least)
     rows = await suggestion_store.list_page(connection, version, wanted, 0, _MOST_AT_ONCE)
     return {row.number: row for row in rows}
 
 
-def _result(version: VersionRow, number: int, decision: Decision | None) -> AcceptedSuggestion:
-    name = _name(version, number)
+def _by_action(
+    version: VersionRow, request: AcceptSuggestionsRequest, rows: Sequence[SuggestionRow]
+) -> list[tuple[Action, list[SuggestionRow]]]:
+    """Say what to do about each: without a look, a label that is wrong is not replaced by one that may be wrong too."""
+    action = _ACTIONS[request.action]
+    if not request.HasField("all") or request.all.HasField("min_score") or action != "APPLY":
+        return [(action, list(rows))]
+    least = REPLACED_SCORES[_type(version)]
+    unsure = [row for row in rows if row.kind == "WRONG_LABEL" and row.score < least]
+    taken = {row.number for row in unsure}
+    return [("APPLY", [row for row in rows if row.number not in taken]), ("REMOVE_LABELS", unsure)]
+
+
+def _type(version: VersionRow) -> HeadType:
+    return _TYPES[message_from_json(version.model_snapshot, Model()).type]
+
+
+def _result(version: VersionRow, number: int, decision: Decision | None, action: Action) -> AcceptedSuggestion:
+    name, done = _name(version, number), SuggestionAction.Value(f"SUGGESTION_ACTION_{action}")
     if decision is None:
-        return AcceptedSuggestion(suggestion=name, status=to_status(missing(name)))
+        return AcceptedSuggestion(suggestion=name, status=to_status(missing(name)), action=done)
     return AcceptedSuggestion(
         suggestion=name,
         status=OK if decision.error is None else to_status(decision.error),
         state=SuggestionState.Value(f"SUGGESTION_STATE_{decision.state}"),
         label_next_suggestions=[_name(version, other) for other in decision.label_next],
+        action=done,
     )
 
 

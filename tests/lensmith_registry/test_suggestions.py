@@ -1,9 +1,13 @@
 """Following suggestions of a kind in one call, without a trainer: which of them are meant."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import numpy as np
 
 from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
+from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionLabel
 from lensmith_api.v1.suggestion_service_pb2 import (
     AcceptSuggestionsRequest,
@@ -15,9 +19,19 @@ from tests.lensmith_registry.peers import labels_of
 from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, Rig
 
 WRONG = SuggestionKind.SUGGESTION_KIND_WRONG_LABEL
-REMOVE, DISMISS = SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS, SuggestionAction.SUGGESTION_ACTION_DISMISS
+APPLY, REMOVE, DISMISS = (
+    SuggestionAction.SUGGESTION_ACTION_APPLY,
+    SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS,
+    SuggestionAction.SUGGESTION_ACTION_DISMISS,
+)
 FIXER = "key-of-a-fixer"
 SCORES = {"sure": 0.97, "likely": 0.8, "doubtful": 0.4}
+
+
+class Accept(Protocol):
+    """Decides on all."""
+
+    async def __call__(self, action: SuggestionAction.ValueType, **wanted: float) -> AcceptSuggestionsResponse: ...
 
 
 def _wrong(uid: str, score: float) -> Suggestion:
@@ -34,8 +48,33 @@ def _wrong(uid: str, score: float) -> Suggestion:
 
 
 async def test_only_sure_wrong_labels_are_followed_when_no_score_is_given(rig: Rig) -> None:
-    rig.auth.add_key(FIXER, "trash", [*SCOPES, "Inputs:Get", "Annotations:Add"])
     version = await rig.trained()
+    accept, labels = await _suggested(rig, version)
+    answer = await accept(APPLY)
+    assert labels() == {"sure": {"glass": True}, "likely": {}, "doubtful": {"metal": True}}
+    assert [(one.status.code, one.action) for one in answer.results] == [(0, APPLY), (0, REMOVE)]
+    # Again, nothing of that is left.
+    assert not (await accept(APPLY)).results
+
+
+async def test_labels_are_put_right_or_taken_away_as_asked_when_a_score_is_given(rig: Rig) -> None:
+    version = await rig.trained()
+    accept, labels = await _suggested(rig, version)
+    assert (await accept(APPLY, min_score=0.95)).accepted_count == 1
+    assert labels() == {"sure": {"glass": True}, "likely": {"metal": True}, "doubtful": {"metal": True}}
+    assert (await accept(REMOVE)).accepted_count == 1
+    assert labels() == {"sure": {"glass": True}, "likely": {}, "doubtful": {"metal": True}}
+    # To say that what is left is right takes no certainty.
+    assert (await accept(DISMISS)).accepted_count == 1
+    assert labels()["doubtful"] == {"metal": True}
+    assert not (await accept(APPLY, min_score=0)).results
+
+
+async def _suggested(
+    rig: Rig, version: ModelVersion
+) -> tuple[Accept, Callable[[], dict[str, dict[str, bool | float]]]]:
+    """Doubt three labels; gives what decides on all of them, and what tells the labels."""
+    rig.auth.add_key(FIXER, "trash", [*SCOPES, "Inputs:Get", "Annotations:Add"])
     for uid in SCORES:
         rig.dataset.add(TRASH, uid, np.zeros(DIM, np.float16), {"metal": True})
     request = PutSuggestionsRequest(app_id=TRASH, version_uid=version.uid)
@@ -49,11 +88,4 @@ async def test_only_sure_wrong_labels_are_followed_when_no_score_is_given(rig: R
     def labels() -> dict[str, dict[str, bool | float]]:
         return {uid: labels_of(rig.dataset.inputs[TRASH][uid][1].labels) for uid in SCORES}
 
-    assert (await accept(SuggestionAction.SUGGESTION_ACTION_APPLY, min_score=0.95)).accepted_count == 1
-    assert labels() == {"sure": {"glass": True}, "likely": {"metal": True}, "doubtful": {"metal": True}}
-    assert (await accept(REMOVE)).accepted_count == 1
-    assert labels() == {"sure": {"glass": True}, "likely": {}, "doubtful": {"metal": True}}
-    # To say that what is left is right takes no certainty.
-    assert (await accept(DISMISS)).accepted_count == 1
-    assert labels()["doubtful"] == {"metal": True}
-    assert not (await accept(SuggestionAction.SUGGESTION_ACTION_APPLY, min_score=0)).results
+    return accept, labels

@@ -10,6 +10,7 @@ import pytest
 
 from lensmith_vision.curation.asked import with_asked
 from lensmith_vision.curation.curate import suggest
+from lensmith_vision.curation.likely_labels import likely_looks
 from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Curated, Pictures, Suggestion
 from lensmith_vision.errors import TrainingError
@@ -243,3 +244,25 @@ def test_labels_in_doubt_have_no_say_when_a_model_is_asked_again() -> None:
     # Nothing is in doubt, or next to nothing is left of paper.
     assert scores_without(data, np.zeros_like(doubted), "linear", seed=0) is None
     assert scores_without(data, given == 2, "linear", seed=0) is None
+
+
+def test_labels_that_the_others_do_not_bear_out_have_no_say_in_what_pictures_look_like() -> None:
+    features, classes = _features(7), np.repeat(np.arange(3), EACH)
+    turned = np.random.default_rng(7).permutation(len(classes))[:12]
+    given = classes.copy()
+    given[turned] = (classes[turned] + 1) % 3
+    data, _ = _classes(given, features)
+
+    looks = likely_looks(data)
+
+    assert looks is not None
+    assert np.allclose(looks.sum(axis=1), 1, atol=1e-5)
+    assert (looks.argmax(axis=1) == classes).all()
+    every = np.arange(len(classes))
+    assert looks[every, classes].mean() > data.scores[every, classes].mean() + 0.05
+    # A picture's own label says nothing about what it looks like.
+    other = given.copy()
+    other[0] = (given[0] + 1) % 3
+    again = likely_looks(_classes(other, features)[0])
+    assert again is not None
+    assert np.abs(again[0] - looks[0]).max() < 0.05

@@ -109,8 +109,8 @@ class Suggestions:
     ) -> tuple[types.DecidedSuggestion, ...]:
         """Decides on all open suggestions of a kind in one call.
 
-        Without `min_score`, wrong labels are put right from a score of 0.65 on, or of 0.9 where concepts overlap and of
-        numbers: what is less sure deserves a look.
+        Without `min_score`, wrong labels are put right from a score of 0.9 on; where concepts exclude each other, those
+        from 0.5 on are taken away. What is less sure deserves a look.
         """
         request = pb.AcceptSuggestionsRequest(
             parent=self._parent(model, version),

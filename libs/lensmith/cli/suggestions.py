@@ -152,7 +152,9 @@ def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> No
         print_json(decided)
         return
     done = [one for one in decided if one.error is None]
-    console.print(f"{counted(len(done), 'suggestion')} done")
+    removed = sum(1 for one in done if one.action is SuggestionAction.REMOVE_LABELS)
+    instead = f", {counted(removed, 'label')} taken away" if removed else ""
+    console.print(f"{counted(len(done), 'suggestion')} done{instead}")
     left = [(one.name.rsplit("/", 1)[-1], str(one.error)) for one in decided if one.error is not None]
     if left:
         print_table(f"{counted(len(left), 'suggestion')} left alone", ["#", "why"], left)

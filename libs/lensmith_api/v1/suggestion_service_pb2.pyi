@@ -144,9 +144,9 @@ class AllSuggestions(_message.Message):
     concept: _builtins.str
     """Only those about this concept (own id), as either of the two; empty: all."""
     min_score: _builtins.float
-    """Only those whose score is at least so high. Unset: wrong labels are followed from 0.65 on where concepts exclude each
-    other, else from 0.9 on; the other kinds, and whatever is not followed but dismissed, from 0 on. What is less sure
-    deserves a look.
+    """Only those whose score is at least so high; all of them are decided on as asked. Unset: wrong labels are followed from
+    0.9 on, and where concepts exclude each other from 0.5 on, but then those below 0.9 are taken away instead of replaced;
+    the other kinds, and whatever is not followed but dismissed, from 0 on. What is less sure deserves a look.
     """
     def __init__(
         self,
@@ -217,10 +217,13 @@ class AcceptedSuggestion(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     LABEL_NEXT_SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
     suggestion: _builtins.str
     """Its resource name."""
     state: _suggestion_pb2.SuggestionState.ValueType
     """Its state now."""
+    action: _suggestion_pb2.SuggestionAction.ValueType
+    """What was to be done about it: as asked, or REMOVE_LABELS where, of `all` wrong labels, it is not sure enough."""
     @_builtins.property
     def status(self) -> _status_pb2.Status:
         """OK, or why nothing was done about it."""
@@ -238,10 +241,11 @@ class AcceptedSuggestion(_message.Message):
         status: _status_pb2.Status | None = ...,
         state: _suggestion_pb2.SuggestionState.ValueType = ...,
         label_next_suggestions: _abc.Iterable[_builtins.str] | None = ...,
+        action: _suggestion_pb2.SuggestionAction.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_next_suggestions", b"label_next_suggestions", "state", b"state", "status", b"status", "suggestion", b"suggestion"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "label_next_suggestions", b"label_next_suggestions", "state", b"state", "status", b"status", "suggestion", b"suggestion"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

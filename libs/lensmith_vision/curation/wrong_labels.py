@@ -2,8 +2,9 @@
 
 One opinion is the model's, out of fold; the other is that of the most alike pictures, near copies aside. Where concepts
 exclude each other, both are asked once more without the labels that are most in doubt, which had a say the first time;
-the second time, models of both tiers are asked: they err on different pictures. All opinions count, and what comes of
-them is a chance that the label is wrong (`noise.py`).
+the second time, models of both tiers are asked: they err on different pictures. A last opinion is that of a fit which
+believes no label more than the others bear it out (`likely_labels.py`). All count, and what comes of them is a chance
+that the label is wrong (`noise.py`).
 
 Where concepts overlap, a label is doubted where the mean of the opinions holds the other side of it to be four times as
 likely, and about as likely as it is for pictures that do carry that side, so that concepts which the model knows badly
@@ -20,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.classes import Tier
+from lensmith_vision.curation.likely_labels import likely_looks
 from lensmith_vision.curation.neighbours import Neighbours
-from lensmith_vision.curation.noise import chances_of_wrong
+from lensmith_vision.curation.noise import SHARPER_POOL, chances_of_wrong
 from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Bools, Curated, Floats, Ints, Suggestion
 from lensmith_vision.heads import HeadType
@@ -30,7 +32,8 @@ __all__ = [
     "LEAST_CLEAR_SCORE",
     "LEAST_SCORE",
     "LEAST_SIDE_SCORE",
-    "SURE_SCORES",
+    "REMOVED_SCORES",
+    "REPLACED_SCORES",
     "Doubt",
     "doubted_labels",
     "wrong_labels",
@@ -46,13 +49,19 @@ LEAST_CLEAR_SCORE = 0.1
 LEAST_SIDE_SCORE = 0.8
 """Where concepts overlap: the other side is four times as likely."""
 
-SURE_SCORES: Mapping[HeadType, float] = MappingProxyType({"multi_class": 0.65, "multi_label": 0.9, "regression": 0.9})
-"""Below, following suggestions without a look may cost more accuracy than it wins: what is doubted without reason are
-the very pictures that a model should learn from."""
+REMOVED_SCORES: Mapping[HeadType, float] = MappingProxyType({"multi_class": 0.5, "multi_label": 0.9, "regression": 0.9})
+"""From here on a label is taken away without a look: what is likelier wrong than right teaches less than nothing."""
+
+REPLACED_SCORES: Mapping[HeadType, float] = MappingProxyType(dict.fromkeys(REMOVED_SCORES, 0.9))
+"""From here on the suggested label is put in its place. Below, that is wrong too often, of the very pictures that are
+hard to tell and that a model should learn from."""
 
 _FOUR_TIMES, _NINE_TIMES = 0.8, 0.9
 
 _TIERS: tuple[Tier, ...] = ("linear", "kernel")
+_SHARE, _LEAST = 0.6, np.float32(1e-9)
+"""Power of each of two opinions: they agree more often than if they knew nothing of each other, which would make it 1,
+and less often than if they were the same, 0.5. And the chance that is left to what an opinion rules out."""
 _OF_USUAL = 0.5
 """Part of a concept's usual likelihood among its own pictures that the other answer must reach."""
 
@@ -101,8 +110,14 @@ def doubted_labels(data: Curated, near: Neighbours, seed: int = 0) -> Doubt:
         for opinion in again:
             chances += opinion
         chances /= np.float32(1 + len(again))
-        wrong = chances_of_wrong(chances, classes)
-        clear = _outweighed(chances, classes, _FOUR_TIMES) & (wrong >= LEAST_CLEAR_SCORE)
+        clear = _outweighed(chances, classes, _FOUR_TIMES)
+        looks = likely_looks(data, seed)
+        if looks is None:
+            wrong = chances_of_wrong(chances, classes)
+        else:
+            chances = _pooled(chances, looks)
+            wrong = chances_of_wrong(chances, classes, SHARPER_POOL)
+        clear &= wrong >= LEAST_CLEAR_SCORE
         rows = np.flatnonzero((wrong >= LEAST_SCORE) | clear)
         columns, scores = _best_others(chances, classes)[rows], wrong[rows]
     else:
@@ -191,6 +206,14 @@ def _chances(data: Curated, near: Neighbours) -> Floats:
         own[both] = (own[both] + data.scores[block][both]) / 2
         chances[block] = own
     return chances
+
+
+def _pooled(chances: Floats, looks: Floats) -> Floats:
+    """Chances [n, c] by both: a concept is likely where neither rules it out (a logarithmic pool, Genest 1986)."""
+    product = np.maximum(chances, _LEAST) * np.maximum(looks, _LEAST)
+    product **= np.float32(_SHARE)
+    product /= product.sum(axis=1, keepdims=True)
+    return product
 
 
 def _best_others(chances: Floats, classes: Ints) -> Ints:

@@ -17,6 +17,7 @@ from lensmith_vision.out_of_fold import EvaluationMethod
 from lensmith_vision.preflight import Finding, Severity
 from lensmith_vision.refit import ClassMemory
 from lensmith_vision.report import Decisions, evaluate
+from lensmith_vision.set_findings import allowed_findings, judged
 from lensmith_vision.training import Fitted, Progress, fit, predictions_of
 from lensmith_vision.training_set import TrainingSet, TrainOptions, take_part
 
@@ -111,14 +112,14 @@ def _on_a_fifth(
     progress: Callable[[Progress], None] | None,
     cancelled: Callable[[], bool] | None,
 ) -> Fitted:
-    taken, _ = take_part(data, options)
+    taken, left_out = take_part(data, options)
     if not len(taken.ids):
         # Says what is missing.
         return fit(data, options, progress, cancelled)
     groups = group_copies(taken)
     folds = deal_folds(taken, groups, replace(options, folds=_SPLIT_FOLDS))
     held_out = folds == 0
-    trial = fit(taken.rows(~held_out), options, _part(progress, 0.0), cancelled)
+    trial = _trial(taken, left_out, held_out, options, _part(progress, 0.0), cancelled)
     tests = taken.rows(held_out)
     decisions = Decisions(
         scores=trial.head.scores(tests.features),
@@ -130,15 +131,34 @@ def _on_a_fifth(
         thresholds=trial.head.thresholds,
         method="split",
     )
-    judged = _evaluated(trial, tests, decisions, options)
+    evaluated = _evaluated(trial, tests, decisions, options)
     fitted = fit(data, options, _part(progress, _HALF), cancelled)
     # Figures are those of the trial; thresholds, as out of fold, those that the head carries.
     concepts = tuple(
         replace(concept, threshold=float(threshold))
-        for concept, threshold in zip(judged.evaluation.concepts, fitted.head.thresholds, strict=False)
+        for concept, threshold in zip(evaluated.evaluation.concepts, fitted.head.thresholds, strict=False)
     )
-    evaluation = replace(judged.evaluation, concepts=concepts)
-    return replace(fitted, evaluation=evaluation, out_of_fold=judged.out_of_fold)
+    evaluation = replace(evaluated.evaluation, concepts=concepts)
+    return replace(fitted, evaluation=evaluation, out_of_fold=evaluated.out_of_fold)
+
+
+def _trial(
+    taken: TrainingSet,
+    left_out: dict[str, str],
+    held_out: Bools,
+    options: TrainOptions,
+    progress: Callable[[Progress], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> Fitted:
+    """Fit what is not held out; where only that is too little to learn from, the reason says so."""
+    try:
+        return fit(taken.rows(~held_out), options, progress, cancelled)
+    except TrainingError as error:
+        if error.reason == "TRAINING_CANCELLED":
+            raise
+        allowed_findings(judged(taken, left_out, options))
+        text = f"without the fifth that is held out, {error}: label some more, or choose the out-of-fold evaluation"
+        raise TrainingError(error.reason, text, error.metadata) from error
 
 
 def _evaluated(fitted: Fitted, tests: TrainingSet, decisions: Decisions, options: TrainOptions) -> Fitted:

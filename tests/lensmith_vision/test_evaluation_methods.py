@@ -83,3 +83,16 @@ def test_numbers_are_judged_on_test_pictures_when_the_model_is_a_regression() ->
     low, high = fitted.evaluation.intervals["mean_absolute_error"]
     assert low <= fitted.evaluation.mean_absolute_error <= high
     assert sum(bar.count for bar in fitted.evaluation.residuals) == 30
+
+
+def test_reason_names_the_fifth_when_only_what_is_left_of_it_is_too_little() -> None:
+    rows, shown = tuple(map(str, range(4))), np.asarray([0, 0, 1, 1])
+    features = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
+    data = TrainingSet("space", ("a", "b"), rows, features, rows, shown=shown)
+    nothing, options = np.zeros(4, np.bool_), TrainOptions("multi_class")
+    assert fit_and_evaluate(data, nothing, options, "out_of_fold").input_count == 4
+    with pytest.raises(TrainingError, match=r"without the fifth that is held out, . has one image") as caught:
+        fit_and_evaluate(data, nothing, options, "split")
+    assert caught.value.reason == "TOO_FEW_IMAGES"
+    with pytest.raises(TrainingError, match=r"^b has one image"):
+        fit_and_evaluate(data.rows(np.arange(4) < 3), nothing[:3], options, "split")

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Literal
 
 from lensmith_platform.errors import InternalError
@@ -30,6 +31,8 @@ REPLICA_DAMAGED = 3
 SpareWork = Literal["suggest", "learning_curve"]
 
 _LENGTH = struct.Struct("<I")
+_NICENESS = 10
+"""A tenth of a processor is left to it where all are wanted: less, and a curve would take minutes on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class _Process:
                 # So that on a desktop it takes less than its share of the whole machine, not only of the trainer's.
                 start_new_session=True,
             )
+            # From outside: what it imports takes as long as many a work, beside a training that somebody waits for.
+            _be_nice(process.pid)
         answer = None
         # What it is sent may meet a process that is dead already; that there is no answer tells of it.
         with suppress(BrokenPipeError), process:
@@ -137,6 +142,14 @@ class _Process:
             self._stopped = True
             if self._process is not None and self._process.poll() is None:
                 self._process.kill()
+
+
+def _be_nice(process: int) -> None:
+    """Leave the processors to fits and predictions."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, os.getpriority(os.PRIO_PROCESS, process) + _NICENESS)
+        # Where sessions share the processor among each other, a process is nice only within its own.
+        Path(f"/proc/{process}/autogroup").write_text(str(_NICENESS))
 
 
 def read_frames(stream: IO[bytes]) -> list[bytes]:

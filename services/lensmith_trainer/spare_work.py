@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,13 +21,9 @@ from lensmith_trainer.suggestions import suggestions_of
 from lensmith_trainer.training_set import labels_needed
 from lensmith_vision.threads import share_memory
 
-_NICENESS = 10
-"""A tenth of a processor is left to it where all are wanted: less, and a curve would take minutes on a busy machine."""
-
 
 def main() -> int:
     """Do one piece of work."""
-    _be_nice()
     share_memory()
     # Whatever a library prints must not be taken for the answer.
     answers = os.fdopen(os.dup(1), "wb")
@@ -46,14 +41,6 @@ def main() -> int:
         os._exit(REPLICA_DAMAGED)
     write_frame(answers, answer.SerializeToString())
     return 0
-
-
-def _be_nice() -> None:
-    """Leave the processors to fits and predictions."""
-    os.nice(_NICENESS)
-    # Where sessions share the processor among each other, a process is nice only within its own.
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICENESS))
 
 
 def _end_with(trainer: BinaryIO) -> None:

@@ -30,6 +30,7 @@ _AT_ONCE = 4096
 """Pictures that are compared with each other; an inverse of so many takes some seconds."""
 _WIDTH, _PENALTY = 0.5, 0.03
 """Of the similarities, in units of the median squared distance, and of the ridge."""
+_MEDIAN_ROWS = 256
 _TURNS, _SCALED_TURNS = 6, 4
 _STEP = 0.5
 """How far likely labels move in a turn; all the way, a few wrong ones convince each other."""
@@ -83,7 +84,7 @@ def _inverse(features: Features) -> Doubles:
     roots = transformed(features, "root")
     roots = roots - roots.mean(axis=0)
     distances = squared_distances((roots @ roots.T).astype(np.float64))
-    median = float(np.median(distances[np.triu_indices(len(distances), 1)])) if len(distances) > 1 else 1.0
+    median = float(np.median(distances[:: max(1, len(distances) // _MEDIAN_ROWS)]))
     return inverse_of_similarity(np.exp(-distances / (_WIDTH * (median or 1.0))), _PENALTY)
 
 

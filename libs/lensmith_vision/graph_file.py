@@ -30,6 +30,10 @@ MAX_NAME_BYTES = 512
 MAX_DEPTH = 16
 """Of graphs inside nodes."""
 
+MAX_WRITTEN_DEPTH = 64
+"""Of graphs and functions inside each other, once each call of a function is written out: engines go down by recursion,
+and end where the stack does."""
+
 MAX_FIELDS = 4_000_000
 """Fields looked at: a file of weights written one by one would keep the walk busy for minutes."""
 
@@ -102,6 +106,7 @@ class _Walk:
         self._fields = 0
         self._calls: defaultdict[int, Counter[_Call]] = defaultdict(Counter)
         self._bodies: dict[_Call, int] = {}
+        self._depths: defaultdict[int, int] = defaultdict(int)
 
     def check(self) -> None:
         if len(self._data) > MAX_BYTES:
@@ -127,8 +132,9 @@ class _Walk:
         self._check_written_out()
 
     def _check_written_out(self) -> None:
-        """Count the nodes that there are once each call of a function is its nodes: of twenty functions, millions."""
+        """Measure what there is once each call of a function is its nodes: of twenty functions, millions."""
         sizes: dict[int, int] = {}
+        depths: dict[int, int] = {}
         under_way: set[int] = set()
         ways = [_MAIN]
         while ways:
@@ -145,6 +151,11 @@ class _Walk:
                     self._calls[body][call] * sizes[other] for call, other in inside.items()
                 )
                 sizes[body] = min(size, MAX_NODES + 1)
+                depths[body] = self._depths[body] + max((1 + depths[other] for other in inside.values()), default=0)
+                if depths[body] > MAX_WRITTEN_DEPTH:
+                    raise self._too_large(
+                        f"has graphs and functions inside each other more than {MAX_WRITTEN_DEPTH} deep"
+                    )
                 continue
             under_way.add(body)
             if missing & under_way:
@@ -160,6 +171,7 @@ class _Walk:
             depth += 1
             if depth > MAX_DEPTH:
                 raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
+            self._depths[body] = max(self._depths[body], depth)
         inside, texts, dims, seen = _INSIDE[kind], {0: ""}, list[int](), set[int]()
         for number, wire, first, last in self._walked(start, end):
             if kind == "tensor":
@@ -194,6 +206,7 @@ class _Walk:
             first = self._bodies.setdefault(call, body)
             if first != body:
                 self._calls[first] += self._calls.pop(body, Counter())
+                self._depths[first] = max(self._depths[first], self._depths.pop(body, 0))
         else:
             self._calls[body][call] += 1
         self._nodes += 1

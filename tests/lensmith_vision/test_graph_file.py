@@ -220,6 +220,16 @@ def test_graph_is_refused_when_functions_that_call_each_other_would_be_millions_
             check_graph_bytes(model.SerializeToString(), "deep.onnx")
         else:
             assert _refusal(model) == reason
+    # Each calls the next one once alone: few nodes, but engines go down into them until their stack is full.
+    for depth, reason in ((60, None), (3000, "PACK_GRAPH_TOO_LARGE")):
+        model = _of_functions(*(f"f{place}" for place in range(1, depth)), "Relu")
+        for function in model.functions:
+            del function.node[0]
+            function.node[0].input[0] = "x"
+        if reason is None:
+            check_graph_bytes(model.SerializeToString(), "deep.onnx")
+        else:
+            assert _refusal(model) == reason
     assert _refusal(_of_functions("f1", "f0")) == "PACK_GRAPH_INVALID"
     assert _refusal(_of_functions("f0")) == "PACK_GRAPH_INVALID"
 

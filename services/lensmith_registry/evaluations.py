@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lensmith_api.v1.evaluation_pb2 import ConceptCurve, Evaluation, VersionComparison
+from lensmith_api.v1.evaluation_pb2 import ConceptCurve, EvaluatedInput, Evaluation, VersionComparison
 from lensmith_api.v1.model_service_pb2 import (
     GetEvaluationCurvesRequest,
     GetEvaluationCurvesResponse,
@@ -128,9 +128,14 @@ class Evaluations:
                 places = await asyncio.to_thread(evaluated_inputs.places_of, row, predictions, chosen)
             self._lists.put(fingerprint, places)
         page = places[start : start + size].tolist()
-        told = evaluated_inputs.shown(row, await self._scores.rows_of(row, page)) if page else []
+        told = await self._shown(row, page) if page else []
         token = self._pager.encode((start + size,), fingerprint) if start + size < len(places) else ""
         return ListEvaluatedInputsResponse(evaluated_inputs=told, next_page_token=token, total_size=len(places))
+
+    async def _shown(self, row: VersionRow, places: Sequence[int]) -> list[EvaluatedInput]:
+        predictions = await self._scores.rows_of(row, places)
+        # A thousand pictures of thousands of concepts take half a second.
+        return await asyncio.to_thread(evaluated_inputs.shown, row, predictions)
 
     async def compare(self, first: VersionRow, other: VersionRow) -> VersionComparison:
         """Compare two versions of a model.

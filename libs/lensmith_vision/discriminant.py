@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lensmith_vision.positive import add_products, inverse_of, solve_positive
+from lensmith_vision.positive import add_products, inverse_root_of, solve_positive
 from lensmith_vision.statistics import Moments
 
 __all__ = [
@@ -169,7 +169,8 @@ class _FitOfAll:
         member: [c, n], 1 where a picture is of a class.
         counts: [c], pictures of each class.
         shrinkage: Greater than 0.
-        inverse: [n, n], of the scatter among pictures.
+        root: [n, n], whose square ``root.T @ root`` is the inverse of the scatter among pictures.
+        diagonal: [n], of that inverse.
         x_mean: [n, c], of pictures and class means.
         u_mean: [n, c], of deviations and class means.
         squared: [c], of class means with themselves.
@@ -179,7 +180,8 @@ class _FitOfAll:
     member: Doubles
     counts: Doubles
     shrinkage: float
-    inverse: Doubles
+    root: Doubles
+    diagonal: Doubles
     x_mean: Doubles
     u_mean: Doubles
     squared: Doubles
@@ -197,12 +199,23 @@ class _FitOfAll:
         u_mean = x_mean - (averaging @ x_mean)[classes]
         deviation = products - x_mean[:, classes]
         deviation -= (averaging @ deviation)[classes]
-        inverse = inverse_of(deviation, shrinkage)
+        deviation[np.diag_indices_from(deviation)] += shrinkage
+        root = inverse_root_of(deviation)
         # … then under the inverse scatter, which all follow from one inverse among pictures.
-        mean_mean = (averaging @ x_mean - u_mean.T @ inverse @ u_mean) / shrinkage
-        u_mean = inverse @ u_mean
+        half = root @ u_mean
+        mean_mean = (averaging @ x_mean - half.T @ half) / shrinkage
+        u_mean = root.T @ half
         x_mean = u_mean + mean_mean[classes]
-        return cls(classes, member, counts, shrinkage, inverse, x_mean, u_mean, np.diagonal(mean_mean))
+        diagonal = np.einsum("kn,kn->n", root, root)
+        return cls(classes, member, counts, shrinkage, root, diagonal, x_mean, u_mean, np.diagonal(mean_mean))
+
+    def _inverse(self, block: Ints) -> Doubles:
+        """The part [b, m, m] of the inverse that is about the pictures of each row of a block [b, m]."""
+        if block.shape[1] == 1:
+            return self.diagonal[block][:, :, None]
+        columns = self.root[:, block]
+        part: Doubles = columns.transpose(1, 2, 0) @ columns.transpose(1, 0, 2)
+        return part
 
     def without(self, block: Ints) -> Doubles:
         """Say what fits without the pictures of each row of a block [b, m] say about these; [b, m, c]."""
@@ -214,7 +227,7 @@ class _FitOfAll:
         # Inverse of what the removal of these rows does to the scatter of their classes.
         spread = np.where(same & ~whole[:, :, None], -1 / self.counts[classes][:, :, None], 0.0)
         spread[:, own, own] += 1
-        removed = np.eye(size) - self.shrinkage * self.inverse[block[:, :, None], block[:, None, :]]
+        removed = np.eye(size) - self.shrinkage * self._inverse(block)
         of_class = np.arange(len(block))[:, None, None], classes[:, :, None], own[None, None, :]
         x_u = removed + u_mean.transpose(0, 2, 1)[of_class]
         member = self.member[:, block].transpose(1, 0, 2)

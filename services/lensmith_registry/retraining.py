@@ -86,7 +86,7 @@ class Retrainer:
         note = f"by itself, after {count} new annotations"
         request = TrainingRequest(AppRef(due.app_id, "", model.app_name), model.model, note, "", _ACTOR)
         try:
-            version = await self._training.queue_unasked(request, due.annotations_cursor)
+            version = await self._training.queue_unasked(request, due)
         except PreconditionError as error:
             await self._refuse(due, model, count, error)
         else:

@@ -51,16 +51,19 @@ async def claim(connection: Connection, pause_seconds: float, limit: int) -> lis
     return [DueModel(**dict(row)) for row in rows]
 
 
-async def still_due(connection: Connection, model: ModelRow, cursor: str) -> bool:
-    """Tell of a locked model whether nothing was queued since its annotations were counted from a cursor on."""
-    due = await connection.fetchval(
-        f"""SELECT m.retrain_after_annotations > 0 AND m.annotations_cursor = $3 AND NOT {_UNENDED}
+async def still_due(connection: Connection, model: ModelRow, due: DueModel) -> bool:
+    """Tell of a locked model whether nothing was queued since it was claimed."""
+    # The cursor alone would not tell: it stays where pictures that waited are all that a version was queued for.
+    still = await connection.fetchval(
+        f"""SELECT m.retrain_after_annotations > 0 AND m.annotations_cursor = $3 AND m.pending_annotations = $4
+              AND NOT {_UNENDED}
             FROM models m WHERE m.app_id = $1 AND m.id = $2""",
         model.app_id,
         model.id,
-        cursor,
+        due.annotations_cursor,
+        due.pending_annotations,
     )
-    return bool(due)
+    return bool(still)
 
 
 async def note_queued(connection: Connection, model: ModelRow, cursor: str, pending_annotations: int) -> None:
@@ -100,12 +103,13 @@ async def note_refused(connection: Connection, due: DueModel, count: int, error:
     """Note why training was refused, and at how many new annotations; False: something was queued meanwhile."""
     status: str = await connection.execute(
         """UPDATE models SET retrain_error = $4, retrain_refused_at_count = $5, revision = revision + 1
-           WHERE app_id = $1 AND uid = $2 AND annotations_cursor = $3 AND retrain_after_annotations > 0
-             AND deleted_at IS NULL""",
+           WHERE app_id = $1 AND uid = $2 AND annotations_cursor = $3 AND pending_annotations = $6
+             AND retrain_after_annotations > 0 AND deleted_at IS NULL""",
         due.app_id,
         due.uid,
         due.annotations_cursor,
         error,
         count,
+        due.pending_annotations,
     )
     return status.split()[-1] != "0"

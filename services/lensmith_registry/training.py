@@ -34,6 +34,7 @@ from lensmith_registry.converters import (
 )
 from lensmith_registry.fine_tuners import FineTuners
 from lensmith_registry.preflight import Preflight
+from lensmith_registry.retraining_store import DueModel
 from lensmith_registry.store import ModelDefinition, ModelRow
 from lensmith_registry.upgrade_store import UpgradeRow
 from lensmith_registry.version_store import NewVersion, VersionRow
@@ -127,12 +128,12 @@ class TrainingStart:
             # A rival with the same request_id was first, or the app was switched to another base model meanwhile.
         return await self._insert_lost(request)
 
-    async def queue_unasked(self, request: TrainingRequest, annotations_cursor: str) -> VersionRow | None:
+    async def queue_unasked(self, request: TrainingRequest, due: DueModel) -> VersionRow | None:
         """Queue a new version of a model that is trained by itself, unless there is no reason for it any more.
 
         Args:
             request: What to train.
-            annotations_cursor: From where the annotations were counted that are the reason.
+            due: The model as it was claimed: from where the annotations were counted that are the reason.
 
         Returns:
             The version; None where another was queued meanwhile, or the app was switched to another base model.
@@ -149,7 +150,7 @@ class TrainingStart:
             if await base_model_store.keep_space(connection, app_id) != base.space:
                 return None
             model = await store.lock_model(connection, app_id, request.model)
-            if not await retraining_store.still_due(connection, model, annotations_cursor):
+            if not await retraining_store.still_due(connection, model, due):
                 return None
             return await self._insert_version(connection, request, model, judged, 0)
 

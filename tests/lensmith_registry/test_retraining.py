@@ -1,10 +1,12 @@
 """Training by itself after so many new annotations."""
 
+import asyncpg
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_registry import retraining_store, store
 from tests.lensmith_registry.conftest import MakeRig
 from tests.lensmith_registry.rig import DIM, MULTI_CLASS, TRASH, Rig
 from tests.polling import until
@@ -84,6 +86,36 @@ async def test_annotation_that_waits_for_its_vector_counts_for_the_version_after
         await until_versions(rig, 2)
         second = await rig.version("apps/trash/models/sorter/versions/2")
         assert second.note == "by itself, after 10 new annotations"
+
+
+async def test_nothing_is_due_any_more_when_a_rival_learnt_from_pictures_that_had_waited(make_rig: MakeRig):
+    async with make_rig(retrain_seconds=3600.0) as rig:
+        rig.dataset.add_classes(TRASH, DIM, TWO)
+        await indexed(rig)
+        await rig.create("sorter", Model(type=MULTI_CLASS, retrain_after_annotations=2))
+
+        async def trained(pending: int) -> None:
+            rig.dataset.pending = pending
+            version = await rig.train("sorter")
+            await rig.complete(await rig.claim(version))
+            await rig.until_state(version.name, "READY")
+
+        await trained(pending=2)
+        connection = await asyncpg.connect(rig.database_url, server_settings={"search_path": "registry,public"})
+        try:
+            await connection.execute("UPDATE models SET retrain_looked_at = '-infinity'")
+            (due,) = await retraining_store.claim(connection, 0.0, 1)
+            async with connection.transaction():
+                model = await store.lock_model(connection, TRASH, "sorter")
+                assert await retraining_store.still_due(connection, model, due)
+            await trained(pending=0)
+            # Nobody has annotated anything, so that the cursor stays.
+            assert await connection.fetchval("SELECT annotations_cursor FROM models") == due.annotations_cursor
+            async with connection.transaction():
+                model = await store.lock_model(connection, TRASH, "sorter")
+                assert not await retraining_store.still_due(connection, model, due)
+        finally:
+            await connection.close()
 
 
 async def test_refusal_is_told_once_when_the_data_is_not_fit(make_rig: MakeRig):

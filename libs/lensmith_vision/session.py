@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -79,35 +81,73 @@ class _Bounded:
         self._session = session
         self._name = name
         self._most_seconds = most_seconds
+        self._watch = _Watch(most_seconds)
 
     def run(
         self, output_names: Sequence[str], feed: Mapping[str, npt.NDArray[np.uint8] | npt.NDArray[np.float32]]
     ) -> list[npt.NDArray[np.float32]]:
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        # Looked at before each node, those inside loops too.
-        watch = threading.Timer(self._most_seconds, setattr, (options, "terminate", True))
-        watch.daemon = True
-        watch.start()
-        try:
-            return cast(list[npt.NDArray[np.float32]], self._session.run(output_names, feed, options))
-        except Exception as error:
-            if not options.terminate:
-                raise
-            raise PackError(
-                "PACK_GRAPH_TOO_SLOW",
-                f"{self._name} was stopped: one run took more than {self._most_seconds:g} s",
-                {"seconds": f"{self._most_seconds:g}"},
-            ) from error
-        finally:
-            watch.cancel()
+        with self._watch.over_a_run() as options:
+            try:
+                return cast(list[npt.NDArray[np.float32]], self._session.run(output_names, feed, options))
+            except Exception as error:
+                if not options.terminate:
+                    raise
+                raise PackError(
+                    "PACK_GRAPH_TOO_SLOW",
+                    f"{self._name} was stopped: one run took more than {self._most_seconds:g} s",
+                    {"seconds": f"{self._most_seconds:g}"},
+                ) from error
 
     def get_inputs(self) -> Sequence[ValueInfo]:
         return cast(Sequence[ValueInfo], self._session.get_inputs())
 
     def get_outputs(self) -> Sequence[ValueInfo]:
         return cast(Sequence[ValueInfo], self._session.get_outputs())
+
+
+class _Watch:
+    """Stops runs that take too long.
+
+    One thread looks at all of them, and ends when it finds none: a timer for each run would be a thread for each, which
+    on a busy machine takes longer to start than a small network to run.
+    """
+
+    def __init__(self, most_seconds: float) -> None:
+        self._most_seconds = most_seconds
+        self._pause = min(1.0, most_seconds / 4)
+        self._lock = threading.Lock()
+        self._ends: dict[ort.RunOptions, float] = {}
+        self._looks = False
+
+    @contextmanager
+    def over_a_run(self) -> Iterator[ort.RunOptions]:
+        """Give the options of one run, which is stopped when its time is over."""
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        with self._lock:
+            if not self._looks:
+                threading.Thread(target=self._look, name="session-watch", daemon=True).start()
+                self._looks = True
+            self._ends[options] = time.monotonic() + self._most_seconds
+        try:
+            yield options
+        finally:
+            with self._lock:
+                del self._ends[options]
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self._pause)
+            with self._lock:
+                if not self._ends:
+                    self._looks = False
+                    return
+                now = time.monotonic()
+                for options, end in self._ends.items():
+                    if now >= end:
+                        # Looked at before each node, those inside loops too.
+                        options.terminate = True
 
 
 def open_graph(model: Path, options: ort.SessionOptions) -> ort.InferenceSession:

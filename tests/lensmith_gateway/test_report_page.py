@@ -1,9 +1,10 @@
 """The page of a report on very many concepts: readable, and right about what it leaves out."""
 
 from lensmith_api.v1.evaluation_pb2 import ConceptEvaluation, ConfusionCell, Evaluation
+from lensmith_api.v1.model_version_pb2 import Finding
 from lensmith_api.v1.suggestion_pb2 import InputToLabel, Suggestion, SuggestionKind, SuggestionState
 from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsResponse
-from lensmith_gateway.report.advice import groups
+from lensmith_gateway.report.advice import advice, groups
 from lensmith_gateway.report.composition import _confusion
 from lensmith_gateway.report.content import ConceptRow, Report, Verdict
 from lensmith_gateway.report.page import as_html
@@ -54,6 +55,10 @@ def test_too_few_pictures_and_too_few_negatives_are_told_apart_with_pictures_wor
     assert [sentence for _, sentence in shown.looks] == ["A?", "B?", "A?", "B?", "A?", "A?"]
     assert missing.message == "a has few; too few are labelled as not showing C as well"
     assert missing.looks == (("a-0-True", "not A?"),)
+    # What training noticed of pictures that show a concept is said by the first of them alone.
+    noticed = [Finding(reason="FEW_IMAGES", message="a has only 4 images")]
+    assert len(advice([shown, missing], noticed, {})) == 2
+    assert [one.message for one in advice([missing], noticed, {})] == [missing.message, "a has only 4 images"]
 
 
 def _report(rows: tuple[ConceptRow, ...]) -> Report:

@@ -38,12 +38,14 @@ class Group:
     Attributes:
         count: how many there are, those that are not listed here among them.
         looks: inputs to show, each with what is said of it, or the ones to label; empty where there are none.
+        negatives: whether it is about what is said not to show concepts, of which findings with its name say nothing.
     """
 
     kind: SuggestionKind.ValueType
     message: str
     count: int
     looks: tuple[tuple[str, str], ...]
+    negatives: bool = False
 
 
 def groups(listed: ListSuggestionsResponse | None, names: Mapping[str, str]) -> list[Group]:
@@ -85,7 +87,7 @@ def _too_few(members: Sequence[Suggestion], names: Mapping[str, str]) -> Iterato
         others = [names.get(one.concept) or one.concept for one in ours[1:]]
         shown = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
         message = f"{ours[0].message}; {too_few} {shown} as well" if others else ours[0].message
-        yield Group(ours[0].kind, message, len(ours), _worth_labelling(ours, names))
+        yield Group(ours[0].kind, message, len(ours), _worth_labelling(ours, names), negatives)
 
 
 def _worth_labelling(members: Sequence[Suggestion], names: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -122,7 +124,7 @@ def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mappin
         )
         for group in found
     ]
-    kinds = {one.kind for one in told}
+    kinds = {one.kind for one, group in zip(told, found, strict=True) if not group.negatives}
     told += [
         Advice(finding.reason, _SEVERITIES.get(finding.severity, "hint"), finding.message)
         for finding in findings

@@ -107,6 +107,8 @@ class _Walk:
         self._calls: defaultdict[int, Counter[_Call]] = defaultdict(Counter)
         self._bodies: dict[_Call, int] = {}
         self._depths: defaultdict[int, int] = defaultdict(int)
+        self._graphs = 0
+        self._given_graphs: set[_Call] = set()
 
     def check(self) -> None:
         if len(self._data) > MAX_BYTES:
@@ -129,6 +131,9 @@ class _Walk:
                 "to bring; packs may use those of ONNX and ONNX Runtime",
                 {"operator": operator[:100], "domain": domain[:100]},
             )
+        if self._given_graphs & self._bodies.keys():
+            # It would be written out wherever the function names it.
+            raise self._invalid("gives a graph to a function")
         self._check_written_out()
 
     def _check_written_out(self) -> None:
@@ -172,7 +177,9 @@ class _Walk:
             if depth > MAX_DEPTH:
                 raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
             self._depths[body] = max(self._depths[body], depth)
+            self._graphs += 1
         inside, texts, dims, seen = _INSIDE[kind], {0: ""}, list[int](), set[int]()
+        with_graph = False
         for number, wire, first, last in self._walked(start, end):
             if kind == "tensor":
                 self._check_place(number, first)
@@ -181,11 +188,14 @@ class _Walk:
                 self._check_rank(dims)
             elif wire == _BYTES and number in inside:
                 self._check_once(kind, number, seen)
+                before = self._graphs
                 yield inside[number], first, last, depth, body
+                with_graph |= inside[number] == "attribute" and self._graphs > before
             elif wire == _BYTES and number in _NAME_AND_DOMAIN.get(kind, ()):
                 texts[number] = self._name_at(first, last)
         if kind in _NAME_AND_DOMAIN:
-            self._note(kind, body, *(texts.get(number, "") for number in _NAME_AND_DOMAIN[kind]))
+            name, domain = (texts.get(number, "") for number in _NAME_AND_DOMAIN[kind])
+            self._note(kind, body, (name, "" if domain == "ai.onnx" else domain), with_graph=with_graph)
         elif kind in _DIMS:
             self._measure(kind, dims, end - start)
 
@@ -199,8 +209,9 @@ class _Walk:
             raise self._too_large(f"has a name of more than {MAX_NAME_BYTES} bytes")
         return self._data[start:end].decode("utf-8", "replace")
 
-    def _note(self, kind: str, body: int, name: str, domain: str) -> None:
-        call = name, "" if domain == "ai.onnx" else domain
+    def _note(self, kind: str, body: int, call: _Call, *, with_graph: bool) -> None:
+        if with_graph:
+            self._given_graphs.add(call)
         if kind == "function":
             # Where several have one name, any of them may be meant: what all of them call counts.
             first = self._bodies.setdefault(call, body)

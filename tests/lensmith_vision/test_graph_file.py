@@ -234,6 +234,22 @@ def test_graph_is_refused_when_functions_that_call_each_other_would_be_millions_
     assert _refusal(_of_functions("f0")) == "PACK_GRAPH_INVALID"
 
 
+def test_graph_is_refused_when_it_gives_a_graph_to_a_function() -> None:
+    body = helper.make_graph([helper.make_node("Constant", [], ["b"], value_float=1.0)], "body", [], [])
+    call = helper.make_node("f0", ["x"], ["z"], domain="own", body=body)
+    for given_by_call in (True, False):
+        model = _of_functions("Relu")
+        if given_by_call:
+            model.graph.node[0].CopyFrom(call)
+        else:
+            model.functions[0].attribute_proto.append(helper.make_attribute("body", body))
+        assert _refusal(model) == "PACK_GRAPH_INVALID"
+    # A function may hold graphs of its own.
+    model = _of_functions("Relu")
+    model.functions[0].node.append(helper.make_node("If", ["c"], ["i"], then_branch=body, else_branch=body))
+    check_graph_bytes(model.SerializeToString(), "own.onnx")
+
+
 def test_graph_is_refused_when_a_tensor_has_fewer_bytes_than_its_shape_needs() -> None:
     for dims in ([1 << 40], [-1], [1 << 62, 1 << 62, 0, 4], [5000]):
         model = _model()

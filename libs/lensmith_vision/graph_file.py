@@ -12,6 +12,7 @@ import math
 import mmap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lensmith_vision.errors import PackError
@@ -19,7 +20,7 @@ from lensmith_vision.errors import PackError
 __all__ = ["check_graph_bytes", "check_graph_file"]
 
 MAX_BYTES = (1 << 31) - 1
-"""What protobuf can hold."""
+"""What protobuf can hold; also of all functions together in a graph in which each call is written out."""
 
 MAX_NODES = 100_000
 """And functions; also of a graph in which each call of a function is written out, which engines do."""
@@ -33,6 +34,9 @@ MAX_DEPTH = 16
 MAX_WRITTEN_DEPTH = 64
 """Of graphs and functions inside each other, once each call of a function is written out: engines go down by recursion,
 and end where the stack does."""
+
+MAX_GIVEN_BYTES = 1024
+"""Of what a call gives to a function, which writes it out wherever it names it."""
 
 MAX_FIELDS = 4_000_000
 """Fields looked at: a file of weights written one by one would keep the walk busy for minutes."""
@@ -96,6 +100,15 @@ def check_graph_bytes(data: bytes, name: str) -> None:
     _Walk(data, name).check()
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a graph or a function is once each call of a function is written out."""
+
+    nodes: int
+    size: int
+    depth: int
+
+
 class _Walk:
     """One walk through a file."""
 
@@ -107,8 +120,9 @@ class _Walk:
         self._calls: defaultdict[int, Counter[_Call]] = defaultdict(Counter)
         self._bodies: dict[_Call, int] = {}
         self._depths: defaultdict[int, int] = defaultdict(int)
+        self._sizes: defaultdict[int, int] = defaultdict(int)
         self._graphs = 0
-        self._given_graphs: set[_Call] = set()
+        self._given_much: set[_Call] = set()
 
     def check(self) -> None:
         if len(self._data) > MAX_BYTES:
@@ -131,55 +145,61 @@ class _Walk:
                 "to bring; packs may use those of ONNX and ONNX Runtime",
                 {"operator": operator[:100], "domain": domain[:100]},
             )
-        if self._given_graphs & self._bodies.keys():
-            # It would be written out wherever the function names it.
-            raise self._invalid("gives a graph to a function")
+        if self._given_much & self._bodies.keys():
+            raise self._invalid(f"gives a graph, or more than {MAX_GIVEN_BYTES} bytes, to a function")
         self._check_written_out()
 
     def _check_written_out(self) -> None:
         """Measure what there is once each call of a function is its nodes: of twenty functions, millions."""
-        sizes: dict[int, int] = {}
-        depths: dict[int, int] = {}
+        written: dict[int, _Written] = {}
         under_way: set[int] = set()
         ways = [_MAIN]
         while ways:
             body = ways[-1]
-            if body in sizes:
+            if body in written:
                 ways.pop()
                 continue
-            inside = {call: self._bodies[call] for call in self._calls[body] if call in self._bodies}
-            missing = {other for other in inside.values() if other not in sizes}
+            missing = {other for _, other in self._called_in(body) if other not in written}
             if not missing:
                 ways.pop()
                 under_way.discard(body)
-                size = self._calls[body].total() + sum(
-                    self._calls[body][call] * sizes[other] for call, other in inside.items()
-                )
-                sizes[body] = min(size, MAX_NODES + 1)
-                depths[body] = self._depths[body] + max((1 + depths[other] for other in inside.values()), default=0)
-                if depths[body] > MAX_WRITTEN_DEPTH:
-                    raise self._too_large(
-                        f"has graphs and functions inside each other more than {MAX_WRITTEN_DEPTH} deep"
-                    )
+                written[body] = self._written_out(body, written)
                 continue
             under_way.add(body)
             if missing & under_way:
                 raise self._invalid("has a function that calls itself")
             ways.extend(missing)
-        if sizes[_MAIN] > MAX_NODES:
+
+    def _called_in(self, body: int) -> list[tuple[int, int]]:
+        """How often the graph or a function calls each function, and which."""
+        return [(times, self._bodies[call]) for call, times in self._calls[body].items() if call in self._bodies]
+
+    def _written_out(self, body: int, written: dict[int, _Written]) -> _Written:
+        """Measure the graph or a function; what it calls has been measured."""
+        inside = [(times, written[other]) for times, other in self._called_in(body)]
+        whole = _Written(
+            self._calls[body].total() + sum(times * other.nodes for times, other in inside),
+            self._sizes[body] + sum(times * other.size for times, other in inside),
+            self._depths[body] + max((1 + other.depth for _, other in inside), default=0),
+        )
+        if whole.nodes > MAX_NODES:
             raise self._too_large(f"has more than {MAX_NODES} nodes where its functions are written out")
+        if whole.size > MAX_BYTES:
+            raise self._too_large(f"has more than {MAX_BYTES} bytes where its functions are written out")
+        if whole.depth > MAX_WRITTEN_DEPTH:
+            raise self._too_large(f"has graphs and functions inside each other more than {MAX_WRITTEN_DEPTH} deep")
+        return whole
 
     def _inside(self, kind: str, start: int, end: int, depth: int, body: int) -> Iterator[_Message]:
         """The messages in a message that are to be looked at; the message itself is."""
-        body = start if kind == "function" else body
+        if kind == "function":
+            body = start
+            self._sizes[body] = end - start
         if kind == "graph":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
-            self._depths[body] = max(self._depths[body], depth)
-            self._graphs += 1
+            self._enter_graph(body, depth)
         inside, texts, dims, seen = _INSIDE[kind], {0: ""}, list[int](), set[int]()
-        with_graph = False
+        gives_much = False
         for number, wire, first, last in self._walked(start, end):
             if kind == "tensor":
                 self._check_place(number, first)
@@ -190,14 +210,24 @@ class _Walk:
                 self._check_once(kind, number, seen)
                 before = self._graphs
                 yield inside[number], first, last, depth, body
-                with_graph |= inside[number] == "attribute" and self._graphs > before
+                gives_much |= self._is_much(inside[number], last - first, before)
             elif wire == _BYTES and number in _NAME_AND_DOMAIN.get(kind, ()):
                 texts[number] = self._name_at(first, last)
         if kind in _NAME_AND_DOMAIN:
             name, domain = (texts.get(number, "") for number in _NAME_AND_DOMAIN[kind])
-            self._note(kind, body, (name, "" if domain == "ai.onnx" else domain), with_graph=with_graph)
+            self._note(kind, body, (name, "" if domain == "ai.onnx" else domain), gives_much=gives_much)
         elif kind in _DIMS:
             self._measure(kind, dims, end - start)
+
+    def _enter_graph(self, body: int, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
+        self._depths[body] = max(self._depths[body], depth)
+        self._graphs += 1
+
+    def _is_much(self, kind: str, size: int, graphs_before: int) -> bool:
+        """Tell of a part that was looked at whether it is an attribute that is large, or holds a graph."""
+        return kind == "attribute" and (size > MAX_GIVEN_BYTES or self._graphs > graphs_before)
 
     def _check_once(self, kind: str, number: int, seen: set[int]) -> None:
         if number in seen and number in _ONCE.get(kind, ()):
@@ -209,14 +239,15 @@ class _Walk:
             raise self._too_large(f"has a name of more than {MAX_NAME_BYTES} bytes")
         return self._data[start:end].decode("utf-8", "replace")
 
-    def _note(self, kind: str, body: int, call: _Call, *, with_graph: bool) -> None:
-        if with_graph:
-            self._given_graphs.add(call)
+    def _note(self, kind: str, body: int, call: _Call, *, gives_much: bool) -> None:
+        if gives_much:
+            self._given_much.add(call)
         if kind == "function":
             # Where several have one name, any of them may be meant: what all of them call counts.
             first = self._bodies.setdefault(call, body)
             if first != body:
                 self._calls[first] += self._calls.pop(body, Counter())
+                self._sizes[first] += self._sizes.pop(body, 0)
                 self._depths[first] = max(self._depths[first], self._depths.pop(body, 0))
         else:
             self._calls[body][call] += 1

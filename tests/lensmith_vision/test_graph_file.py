@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.errors import PackError
@@ -211,6 +211,11 @@ def _of_functions(*calls: str) -> ModelProto:
     return model
 
 
+def _call_of_f0(model: ModelProto) -> NodeProto:
+    [call] = [node for node in model.graph.node if node.op_type == "f0"]
+    return call
+
+
 def test_graph_is_refused_when_functions_that_call_each_other_would_be_millions_of_nodes() -> None:
     check_graph_bytes(_of_functions("f1", "f2", "Relu").SerializeToString(), "small.onnx")
     # 12 of them are some 16,000 nodes, 60 as many as nobody has memory for: in four kilobytes.
@@ -234,16 +239,33 @@ def test_graph_is_refused_when_functions_that_call_each_other_would_be_millions_
     assert _refusal(_of_functions("f0")) == "PACK_GRAPH_INVALID"
 
 
-def test_graph_is_refused_when_it_gives_a_graph_to_a_function() -> None:
+def test_graph_is_refused_when_calls_of_a_function_would_copy_its_weights_too_often() -> None:
+    model = _of_functions("Relu")
+    weights = numpy_helper.from_array(np.zeros(1 << 17, np.float32))
+    model.functions[0].node.append(helper.make_node("Constant", [], ["k"], value=weights))
+    check_graph_bytes(model.SerializeToString(), "once.onnx")
+    model.graph.node.extend([_call_of_f0(model)] * 4100)
+    assert _refusal(model) == "PACK_GRAPH_TOO_LARGE"
+
+
+def test_graph_is_refused_when_it_gives_a_graph_or_weights_to_a_function() -> None:
     body = helper.make_graph([helper.make_node("Constant", [], ["b"], value_float=1.0)], "body", [], [])
     call = helper.make_node("f0", ["x"], ["z"], domain="own", body=body)
     for given_by_call in (True, False):
         model = _of_functions("Relu")
         if given_by_call:
-            model.graph.node[0].CopyFrom(call)
+            _call_of_f0(model).CopyFrom(call)
         else:
             model.functions[0].attribute_proto.append(helper.make_attribute("body", body))
         assert _refusal(model) == "PACK_GRAPH_INVALID"
+    for size, reason in ((200, None), (300, "PACK_GRAPH_INVALID")):
+        weights = numpy_helper.from_array(np.zeros(size, np.float32))
+        _call_of_f0(model).CopyFrom(helper.make_node("f0", ["x"], ["z"], domain="own", value=weights))
+        model.functions[0].ClearField("attribute_proto")
+        if reason is None:
+            check_graph_bytes(model.SerializeToString(), "given.onnx")
+        else:
+            assert _refusal(model) == reason
     # A function may hold graphs of its own.
     model = _of_functions("Relu")
     model.functions[0].node.append(helper.make_node("If", ["c"], ["i"], then_branch=body, else_branch=body))

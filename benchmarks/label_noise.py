@@ -1,8 +1,9 @@
 """What wrong labels cost, how many of them are found, and what accepting the suggestions wins back.
 
-    python benchmarks/label_noise.py [--set trashnet] [--seeds 10] [--noise 0.1] [--cache DIR] [--json]
+    python benchmarks/label_noise.py [--set trashnet] [--seeds 10] [--deal-anew] [--noise 0.1] [--cache DIR] [--json]
 
-Trashnet with its official split, or one of the sets of `benchmarks/accuracy.py`, features of `mobilenetv2-features`
+Trashnet with its official split, or one of the sets of `benchmarks/accuracy.py`, or with every seed another split of
+the same pictures; features of `mobilenetv2-features`
 as the platform computes them, one view. A part of the training labels is turned into another one, chosen at random.
 What is flagged follows from the training pictures alone, as in the platform: scores out of fold and the most alike
 pictures, both asked once more without the labels that are most in doubt. Accuracies are those on the test split,
@@ -93,7 +94,23 @@ def doubted(data: LabelledSet, classes: Ints, fitted: Fitted) -> Doubt:
     return doubted_labels(curated, find_neighbours(directions(curated.features), curated.groups))
 
 
-def measure(data: LabelledSet, noise: float, seed: int) -> Run:
+def dealt_anew(data: LabelledSet, seed: int) -> LabelledSet:
+    """The same pictures, as many of them to train on, others."""
+    features = np.concatenate([data.train, data.test])
+    classes = np.concatenate([data.train_classes, data.test_classes])
+    order, count = np.random.default_rng(seed).permutation(len(classes)), len(data.train)
+    train, test = order[:count], order[count:]
+    return LabelledSet(
+        data.name, features[train], classes[train], features[test], classes[test], features[train], features[test]
+    )
+
+
+def clean_of(data: LabelledSet) -> dict[Tier, float]:
+    """Accuracies with the labels as they came."""
+    return {tier: trained(data, data.train_classes, tier)[1] for tier in TIERS}
+
+
+def measure(data: LabelledSet, noise: float, seed: int, clean: dict[Tier, float]) -> Run:
     """Flip labels, look for them, accept what is suggested."""
     generator = np.random.default_rng(seed)
     truth = data.train_classes
@@ -115,6 +132,7 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
         reviewed[flagged] = truth[flagged]
         left = np.setdiff1d(np.arange(rows), np.setdiff1d(sure, replaced))
         accuracy[tier] = {
+            "clean": clean[tier],
             "flipped": at_first,
             "accepted": trained(data, accepted, tier, left)[1],
             "removed": trained(data, classes, tier, np.setdiff1d(np.arange(rows), sure))[1],
@@ -135,16 +153,15 @@ def measure(data: LabelledSet, noise: float, seed: int) -> Run:
     )
 
 
-def summary(name: str, runs: list[Run], clean: dict[str, float], noise: float) -> dict[str, object]:
+def summary(name: str, runs: list[Run], noise: float) -> dict[str, object]:
     """Means and spreads, and the part of the loss that is won back."""
     names = [name for name in vars(runs[0]) if name != "accuracy"]
     result: dict[str, object] = {name: statistics.mean(getattr(run, name) for run in runs) for name in names}
     spread = statistics.stdev if len(runs) > 1 else lambda values: 0.0
     result["spreads"] = {name: spread([getattr(run, name) for run in runs]) for name in names}
     for tier in TIERS:
-        means = {"clean": clean[tier]} | {
-            state: statistics.mean(run.accuracy[tier][state] for run in runs) for state in runs[0].accuracy[tier]
-        }
+        states = runs[0].accuracy[tier]
+        means = {state: statistics.mean(run.accuracy[tier][state] for run in runs) for state in states}
         lost = means["clean"] - means["flipped"]
         for state, mean in means.items():
             result[f"accuracy_{state}_{tier}"] = mean
@@ -153,7 +170,7 @@ def summary(name: str, runs: list[Run], clean: dict[str, float], noise: float) -
                 result[f"gain_{state}_{tier}"] = statistics.mean(gains)
                 result[f"gain_error_{state}_{tier}"] = spread(gains) / len(gains) ** 0.5
                 result[f"won_back_{state}_{tier}"] = statistics.mean(gains) / lost if lost > 0 else None
-                result[f"won_back_interval_{state}_{tier}"] = won_back_interval(runs, clean[tier], tier, state)
+                result[f"won_back_interval_{state}_{tier}"] = won_back_interval(runs, tier, state)
     reached = result["flips_flagged"] >= FLAGGED_TARGET and result["clean_flagged"] <= CLEAN_TARGET
     return {
         **result,
@@ -166,12 +183,19 @@ def summary(name: str, runs: list[Run], clean: dict[str, float], noise: float) -
     }
 
 
-def won_back_interval(runs: list[Run], clean: float, tier: Tier, state: str) -> tuple[float, float]:
-    """95 % interval of the part won back, a ratio of means over seeds, by drawing the seeds anew."""
+def won_back_interval(runs: list[Run], tier: Tier, state: str) -> tuple[float, float] | None:
+    """95 % interval of the part won back, a ratio of means over seeds, by drawing the seeds anew.
+
+    None where so little is lost that it may be nothing.
+    """
     flipped = np.array([run.accuracy[tier]["flipped"] for run in runs])
+    losses = np.array([run.accuracy[tier]["clean"] for run in runs]) - flipped
     gains = np.array([run.accuracy[tier][state] for run in runs]) - flipped
     drawn = np.random.default_rng(0).integers(0, len(runs), (2000, len(runs)))
-    parts = gains[drawn].mean(axis=1) / np.maximum(clean - flipped[drawn].mean(axis=1), 1e-9)
+    lost = losses[drawn].mean(axis=1)
+    if np.quantile(lost, 0.025) <= 0:
+        return None
+    parts = gains[drawn].mean(axis=1) / np.maximum(lost, 1e-9)
     low, high = np.quantile(parts, [0.025, 0.975])
     return float(low), float(high)
 
@@ -214,8 +238,8 @@ def _accuracy(result: dict[str, object], state: str, tier: str) -> str:
     text = f"{100 * result[f'accuracy_{state}_{tier}']:.1f}"
     if f"gain_{state}_{tier}" in result:
         gain, error = result[f"gain_{state}_{tier}"], result[f"gain_error_{state}_{tier}"]
-        won, (low, high) = result[f"won_back_{state}_{tier}"], result[f"won_back_interval_{state}_{tier}"]
-        part = "" if won is None else f", {won:.0%} [{low:.0%}, {high:.0%}]"
+        won, interval = result[f"won_back_{state}_{tier}"], result[f"won_back_interval_{state}_{tier}"]
+        part = "" if won is None or interval is None else f", {won:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]"
         text += f" ({100 * gain:+.1f} ± {100 * error:.1f}{part})"
     return text
 
@@ -225,14 +249,17 @@ def main() -> int:
     parser.add_argument("--set", choices=("trashnet", *POOL_SETS), default="trashnet")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--deal-anew", action="store_true", help="another split of the pictures with every seed")
     parser.add_argument("--noise", type=float, default=0.1)
     parser.add_argument("--cache", type=Path, help="a folder for features")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     data = load_one(options.set, options.cache)
-    clean = {tier: trained(data, data.train_classes, tier)[1] for tier in TIERS}
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    result = summary(data.name, [measure(data, options.noise, seed) for seed in seeds], clean, options.noise)
+    runs, clean = [], {} if options.deal_anew else clean_of(data)
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        dealt = dealt_anew(data, seed) if options.deal_anew else data
+        runs.append(measure(dealt, options.noise, seed, clean or clean_of(dealt)))
+    result = summary(data.name, runs, options.noise)
     if options.json:
         print(json.dumps(result))
     else:

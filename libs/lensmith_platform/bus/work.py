@@ -99,7 +99,6 @@ class WorkConsumer:
         self._ack_wait = ack_wait
         self._grace = grace
         self._in_work: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(concurrency)
 
     async def run(self) -> None:
         """Take and do work until cancelled, then let what is in work finish within `grace`; outages are waited out."""
@@ -122,8 +121,7 @@ class WorkConsumer:
         try:
             while self._bus.generation == generation:
                 heed_cancellation()
-                # More than once: where an earlier request is answered late, more comes than was asked for.
-                while len(self._in_work) >= self._concurrency:
+                if len(self._in_work) >= self._concurrency:
                     await asyncio.wait(self._in_work, return_when=asyncio.FIRST_COMPLETED)
                     self._in_work -= {task for task in self._in_work if task.done()}
                 message = await pull(subscription)
@@ -159,11 +157,10 @@ class WorkConsumer:
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _process(self, message: Msg) -> None:
-        """Handle one message once there is room, and say what became of it; never raises but when cancelled."""
+        """Handle one message and say what became of it; never raises but when cancelled."""
         heartbeat = asyncio.create_task(self._keep(message))
         try:
-            async with self._room:
-                await self._settle(message)
+            await self._settle(message)
         except UNREACHABLE as error:
             # Neither acknowledged nor refused: it comes back, and the handler is idempotent.
             _LOG.warning("work_not_settled", consumer=self._durable, error=repr(error))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lensmith_vision.calibration import Calibration, calibrate
 from lensmith_vision.discriminant import held_out_logits, log_prior
 from lensmith_vision.halves import Features
-from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances
+from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances, unit_of_width
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import Transform, transformed
 
@@ -169,19 +169,19 @@ def _tried(features: Features, classes: Ints, groups: Ints, prior: Doubles, tran
 
 def _choose_kernel(products: Doubles, classes: Ints, groups: Ints, linear: Doubles, *, large: bool) -> KernelChoice:
     distances = squared_distances(products)
-    median = float(np.median(distances[np.triu_indices(len(distances), 1)])) or 1.0
+    unit = unit_of_width(distances, float(np.median(distances[np.triu_indices(len(distances), 1)])))
     targets = np.eye(linear.shape[1])[classes]
     right = chance(linear, classes)
     best: tuple[float, KernelChoice] | None = None
     for wide in (_LARGE_WIDTH,) if large else _WIDTHS:
-        similarity = np.exp(-distances / (wide * median))
+        similarity = np.exp(-distances / (wide * unit))
         for penalty in (_LARGE_PENALTY,) if large else _PENALTIES:
             values = held_out_similarity(inverse_of_similarity(similarity, penalty), targets, groups)
             own = calibrate(values, classes, _USUAL_KERNEL, CERTAINTY)
             if best is None or own.loss < best[0]:
                 factor, both = mixed(linear, values, own.factor, classes)
                 gain = chance(both * (linear + values * factor), classes) - right
-                best = own.loss, KernelChoice(1 / (wide * median), penalty, factor, both, gain)
+                best = own.loss, KernelChoice(1 / (wide * unit), penalty, factor, both, gain)
     if best is None:
         raise ValueError("there is no width to try")
     return best[1]

@@ -24,6 +24,7 @@ __all__ = [
     "inverse_of_similarity",
     "most_landmarks",
     "squared_distances",
+    "unit_of_width",
 ]
 
 Floats = npt.NDArray[np.float32]
@@ -33,6 +34,9 @@ Ints = npt.NDArray[np.int64]
 _MOST_BYTES = 6_000_000
 _JITTER = 1e-4
 """Keeps equal pictures apart, numerically."""
+
+_LEAST_UNIT = 0.01
+"""Of the mean squared distance, so much that a median is more than what rounding makes of equal pictures."""
 
 CONSTANT = 10.0
 """Similarity that all pictures have to each other: an intercept that is all but free."""
@@ -89,6 +93,14 @@ def squared_distances(products: Doubles) -> Doubles:
     return np.maximum(squares[:, None] + squares - 2 * products, 0.0)
 
 
+def unit_of_width(distances: Doubles, median: float) -> float:
+    """Give what widths are measured in: the median of squared distances [n, n], where it says something.
+
+    Where most pictures look the same it is but a rounding, of which similarities would be noise and have no inverse.
+    """
+    return max(median, _LEAST_UNIT * float(distances.mean())) or 1.0
+
+
 def inverse_of_similarity(similarity: Doubles, penalty: float) -> Doubles:
     """The matrix that turns targets into weights of landmarks, an intercept among them."""
     return inverse_of(similarity + CONSTANT, penalty)
@@ -133,7 +145,9 @@ class Similarities:
     def to(cls, landmarks: Floats, sharpness: float) -> Similarities:
         """Of transformed features of pictures."""
         rounded = landmarks.astype(np.float16).astype(np.float32)
-        similar = rounded @ rounded.T
+        # About their mean, or of many pictures that look the same what rounding leaves is larger than what they differ by.
+        centred = rounded - rounded.mean(axis=0)
+        similar = centred @ centred.T
         squares = np.diagonal(similar).copy()
         similar *= 2
         similar -= squares

@@ -266,3 +266,18 @@ def test_labels_that_the_others_do_not_bear_out_have_no_say_in_what_pictures_loo
     again = likely_looks(_classes(other, features)[0])
     assert again is not None
     assert np.abs(again[0] - looks[0]).max() < 0.05
+
+
+def test_most_pictures_may_look_the_same() -> None:
+    random = np.random.default_rng(0)
+    features = random.random((300, 64)).astype(np.float32)
+    # As of a camera that sees the same most of the time: less apart than some numbers are rounded.
+    features[:240] = features[0] * (1 + 3e-4 * random.standard_normal((240, 64)))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    data, _ = _classes(np.arange(300) % 3, features.astype(np.float16).astype(np.float32))
+    looks = likely_looks(replace(data, groups=np.arange(300)))
+    assert looks is not None
+    assert np.isfinite(looks).all()
+    whole = TrainingSet("space", CONCEPTS, data.ids, data.features, data.ids, data.labels)
+    similar = fit(whole, TrainOptions("multi_class", tier="kernel"))
+    assert np.isfinite(similar.out_of_fold.scores).all()

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 
 from lensmith_vision.curation.suggestion import Curated, Floats, Ints
 from lensmith_vision.halves import Features
-from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances
+from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances, unit_of_width
 from lensmith_vision.transforms import transformed
 
 __all__ = ["likely_looks"]
@@ -84,8 +84,10 @@ def _inverse(features: Features) -> Doubles:
     roots = transformed(features, "root")
     roots = roots - roots.mean(axis=0)
     distances = squared_distances((roots @ roots.T).astype(np.float64))
-    median = float(np.median(distances[:: max(1, len(distances) // _MEDIAN_ROWS)]))
-    return inverse_of_similarity(np.exp(-distances / (_WIDTH * (median or 1.0))), _PENALTY)
+    unit = unit_of_width(distances, float(np.median(distances[:: max(1, len(distances) // _MEDIAN_ROWS)])))
+    # In place: of as many pictures as are looked at together, each matrix is 134 MB.
+    distances /= -_WIDTH * unit
+    return inverse_of_similarity(np.exp(distances, out=distances), _PENALTY)
 
 
 def _scale(values: Doubles, classes: Ints, rate: float) -> float:

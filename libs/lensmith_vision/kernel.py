@@ -145,7 +145,7 @@ class Similarities:
     def to(cls, landmarks: Floats, sharpness: float) -> Similarities:
         """Of transformed features of pictures."""
         rounded = landmarks.astype(np.float16).astype(np.float32)
-        # About their mean, or of many pictures that look the same what rounding leaves is larger than what they differ by.
+        # About their mean: where most pictures look the same, rounding leaves more than they differ by otherwise.
         centred = rounded - rounded.mean(axis=0)
         similar = centred @ centred.T
         squares = np.diagonal(similar).copy()

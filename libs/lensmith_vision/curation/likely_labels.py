@@ -17,7 +17,8 @@ from scipy.special import logsumexp
 
 from lensmith_vision.curation.suggestion import Curated, Floats, Ints
 from lensmith_vision.halves import Features
-from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances, unit_of_width
+from lensmith_vision.kernel import CONSTANT, held_out_similarity, squared_distances, unit_of_width
+from lensmith_vision.positive import inverse_of
 from lensmith_vision.transforms import transformed
 
 __all__ = ["likely_looks"]
@@ -87,15 +88,21 @@ def _inverse(features: Features) -> Doubles:
     unit = unit_of_width(distances, float(np.median(distances[:: max(1, len(distances) // _MEDIAN_ROWS)])))
     # In place: of as many pictures as are looked at together, each matrix is 134 MB.
     distances /= -_WIDTH * unit
-    return inverse_of_similarity(np.exp(distances, out=distances), _PENALTY)
+    np.exp(distances, out=distances)
+    distances += CONSTANT
+    return inverse_of(distances, _PENALTY)
 
 
 def _scale(values: Doubles, classes: Ints, rate: float) -> float:
     """The factor under which the given labels are likeliest, of which some are wrong and then any of the others."""
-    every, others = np.arange(len(classes)), max(values.shape[1] - 1, 1)
+    others = max(values.shape[1] - 1, 1)
+    # The largest is 0 whatever the factor is, so that nothing overflows.
+    below = values - values.max(axis=1, keepdims=True)
+    given = below[np.arange(len(classes)), classes]
 
     def loss(logarithm: float) -> float:
-        own = np.exp(_log_chances(values * np.exp(logarithm))[every, classes])
+        factor = np.exp(logarithm)
+        own = np.exp(given * factor) / np.exp(below * factor).sum(axis=1)
         return -float(np.log((1 - rate) * own + rate / others * (1 - own)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=_SCALES, method="bounded", options={"maxiter": 25}).x))

@@ -44,10 +44,17 @@ def fix(
     accept: Annotated[
         str, typer.Option(metavar="NUMBERS", help="Do what these suggest, such as `1,2,5-9`; see --remove, --dismiss.")
     ] = "",
-    accept_all: Annotated[bool, typer.Option("--accept-all", help="The same for all open ones of --kind.")] = False,
+    accept_all: Annotated[
+        bool,
+        typer.Option(
+            "--accept-all",
+            help="The same for all open ones of --kind; of wrong labels for those that need no look, where the less "
+            "sure ones are taken away, not replaced.",
+        ),
+    ] = False,
     min_score: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="With --accept-all: only those so sure; by default what needs no look."),
+        typer.Option(min=0, max=1, help="With --accept-all: only those so sure, and all of them as asked."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the labels in doubt away instead.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Say that all is right as it is instead.")] = False,

@@ -160,8 +160,17 @@ class Similarities:
 
     @cached_property
     def root(self) -> Doubles:
-        """[m, m], lower; the landmarks' own similarities are its square."""
-        return np.asarray(scipy.linalg.cholesky(self.among, lower=True, check_finite=False))
+        """[m, m], lower; the landmarks' own similarities are its square, but for what keeps them apart."""
+        apart = 0.0
+        while True:
+            among = self.among if apart == 0 else self.among + apart * np.eye(len(self.among))
+            try:
+                return np.asarray(scipy.linalg.cholesky(among, lower=True, check_finite=False))
+            except np.linalg.LinAlgError:
+                # Rounding may leave more of landmarks that look the same. Any root does: weights are told by it too.
+                if apart > 1:
+                    raise
+                apart = 10 * max(apart, _JITTER)
 
     @property
     def rank(self) -> int:

@@ -333,3 +333,10 @@ def test_pictures_that_nobody_judged_count_as_negatives_when_that_foretells_what
     scores = head.scores((means[new] + random.normal(0, 2.0, (600, 40))).astype(np.float32))
     # The few known negatives alone teach it 0.80 of them.
     assert (scores.argmax(axis=1) == new).mean() > 0.84
+
+
+def test_landmarks_have_coordinates_when_rounding_is_all_that_keeps_them_apart() -> None:
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((60, 60))
+    root = Similarities(np.zeros((60, 4), np.float32), 1.0, np.ones((60, 60)) + noise + noise.T).root
+    assert np.isfinite(root).all()
+    np.testing.assert_allclose(root @ root.T, np.ones((60, 60)), atol=0.2)

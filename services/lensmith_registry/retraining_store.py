@@ -67,7 +67,9 @@ async def still_due(connection: Connection, model: ModelRow, due: DueModel) -> b
 
 
 async def note_queued(connection: Connection, model: ModelRow, cursor: str, pending_annotations: int) -> None:
-    """Note in the transaction that queues a version what it sees, so that everything counts once.
+    """Note in the transaction that queues a version what it sees, so that everything counts, for one version.
+
+    Only what is changed while it waits for its vector counts for two: as what waited, and as what is new.
 
     Args:
         connection: In a transaction that has locked the model.

@@ -226,12 +226,18 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
         replace(data, labels=None)
 
 
-def test_labels_in_doubt_have_no_say_when_a_model_is_asked_again() -> None:
-    features, classes = _features(5), np.repeat(np.arange(3), EACH)
-    turned = np.random.default_rng(5).permutation(len(classes))[:36]
+def _turned(count: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What pictures show, which of them are labelled as the next concept, and the labels that come of it."""
+    classes = np.repeat(np.arange(3), EACH)
+    turned = np.random.default_rng(seed).permutation(len(classes))[:count]
     given = classes.copy()
     given[turned] = (classes[turned] + 1) % 3
-    data, _ = _classes(given, features)
+    return classes, turned, given
+
+
+def test_labels_in_doubt_have_no_say_when_a_model_is_asked_again() -> None:
+    classes, turned, given = _turned(36, seed=5)
+    data, _ = _classes(given, _features(5))
     doubted = np.zeros(len(classes), dtype=np.bool_)
     doubted[turned] = True
 
@@ -247,11 +253,8 @@ def test_labels_in_doubt_have_no_say_when_a_model_is_asked_again() -> None:
 
 
 def test_labels_that_the_others_do_not_bear_out_have_no_say_in_what_pictures_look_like() -> None:
-    features, classes = _features(7), np.repeat(np.arange(3), EACH)
-    turned = np.random.default_rng(7).permutation(len(classes))[:12]
-    given = classes.copy()
-    given[turned] = (classes[turned] + 1) % 3
-    data, _ = _classes(given, features)
+    classes, _, given = _turned(12, seed=7)
+    data, _ = _classes(given, _features(7))
 
     looks = likely_looks(data)
 
@@ -263,7 +266,7 @@ def test_labels_that_the_others_do_not_bear_out_have_no_say_in_what_pictures_loo
     # A picture's own label says nothing about what it looks like.
     other = given.copy()
     other[0] = (given[0] + 1) % 3
-    again = likely_looks(_classes(other, features)[0])
+    again = likely_looks(_classes(other, data.features)[0])
     assert again is not None
     assert np.abs(again[0] - looks[0]).max() < 0.05
 

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from lensmith_dataset.store.training_data import WAITING
 from lensmith_platform.db.unit_of_work import Connection
 from lensmith_platform.errors import InvalidInputError
 
 # The first condition is for the index; the last one decides.
-_NEW = """label.xid >= pg_snapshot_xmin($3::text::pg_snapshot) AND label.xid < pg_snapshot_xmax(pg_current_snapshot())
-            AND NOT pg_visible_in_snapshot(label.xid, $3::text::pg_snapshot)"""
+_NEW = """label.xid >= pg_snapshot_xmin($2::text::pg_snapshot) AND label.xid < pg_snapshot_xmax(pg_current_snapshot())
+            AND NOT pg_visible_in_snapshot(label.xid, $2::text::pg_snapshot)"""
+# Of app $1 and concepts $3; $2 is for what follows.
+_COUNT = """SELECT count(*) FROM annotations AS label
+        JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
+        WHERE label.app_id = $1
+            AND ($3::text[] IS NULL
+                 OR label.concept_id IN (SELECT id FROM concepts WHERE app_id = $1 AND own_id = ANY($3)))"""
 _SNAPSHOT = re.compile(r"[0-9]{1,18}:[0-9]{1,18}:([0-9]{1,18}(,[0-9]{1,18})*)?")
 
 
@@ -53,38 +60,14 @@ async def count(connection: Connection, app_id: int, concepts: Sequence[str] | N
     """
     if since:
         await _check(connection, since)
-    total: int = await connection.fetchval(
-        f"""
-        SELECT count(*) FROM annotations AS label
-        JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
-        WHERE label.app_id = $1 AND {_NEW if since else "$3 = ''"}
-            AND ($2::text[] IS NULL
-                 OR label.concept_id IN (SELECT id FROM concepts WHERE app_id = $1 AND own_id = ANY($2)))
-        """,
-        app_id,
-        concepts,
-        since,
-    )
+    new = _NEW if since else "$2 = ''"
+    total: int = await connection.fetchval(f"{_COUNT} AND {new}", app_id, since, concepts)
     return total
 
 
 async def count_pending(connection: Connection, app_id: int, space: str, concepts: Sequence[str] | None) -> int:
     """Count the annotations of concepts (None: of all) on inputs to train on that wait for a vector of the space."""
-    pending: int = await connection.fetchval(
-        """
-        SELECT count(*) FROM annotations AS label
-        JOIN inputs AS input ON input.app_id = $1 AND input.id = label.input_id AND NOT input.test
-        WHERE label.app_id = $1
-            AND label.input_id IN (
-                SELECT id FROM inputs WHERE app_id = $1 AND status = 1
-                UNION SELECT input_id FROM missing_embeddings WHERE app_id = $1 AND space = $2 AND error IS NULL)
-            AND ($3::text[] IS NULL
-                 OR label.concept_id IN (SELECT id FROM concepts WHERE app_id = $1 AND own_id = ANY($3)))
-        """,
-        app_id,
-        space,
-        concepts,
-    )
+    pending: int = await connection.fetchval(f"{_COUNT} AND label.input_id IN ({WAITING})", app_id, space, concepts)
     return pending
 
 

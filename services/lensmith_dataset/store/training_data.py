@@ -39,6 +39,10 @@ class TrainingState:
 
 _CONCEPTS = "app_id = $1 AND ($3::text[] IS NULL OR own_id = ANY($3))"
 
+WAITING = """SELECT id FROM inputs WHERE app_id = $1 AND status = 1
+    UNION ALL SELECT input_id FROM missing_embeddings WHERE app_id = $1 AND space = $2 AND error IS NULL"""
+"""Ids of the inputs of app $1 that wait for a vector of space $2."""
+
 # Inputs that nothing is learnt from, marked as test or without a vector of the space, are few as a rule: found first,
 # they spare a look at each input and its vector for every annotation.
 _APART = """apart AS MATERIALIZED (
@@ -91,14 +95,7 @@ async def count_annotated(connection: Connection, app_id: int, space: str, conce
 
 async def count_pending(connection: Connection, app_id: int, space: str) -> int:
     """Count the inputs that wait for a vector of the space."""
-    count: int = await connection.fetchval(
-        """
-        SELECT (SELECT count(*) FROM inputs WHERE app_id = $1 AND status = 1)
-             + (SELECT count(*) FROM missing_embeddings WHERE app_id = $1 AND space = $2 AND error IS NULL)
-        """,
-        app_id,
-        space,
-    )
+    count: int = await connection.fetchval(f"SELECT count(*) FROM ({WAITING}) AS waiting", app_id, space)
     return count
 
 

@@ -142,6 +142,8 @@ def configure_logging(service: str, *, level: str, form: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    # What a library warns of, of a picture with broken EXIF for instance, is a line like all others.
+    logging.captureWarnings(True)
     # Libraries are chatty about what is normal for them; their warnings are ours.
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
 

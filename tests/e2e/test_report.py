@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import lensmith
-from lensmith.cli.versions import BROWSERS
+from lensmith.cli.pdf import BROWSERS
 from lensmith.errors import NotFoundError
 from lensmith.version_types import inputs_sha256
 from lensmith_vision.materials import render

@@ -65,6 +65,13 @@ def test_a_report_is_not_asked_for_when_nothing_can_take_it(tmp_path: Path) -> N
         assert why in " ".join(done.stderr.split())
 
 
+def test_a_report_is_not_asked_for_when_no_browser_can_print_it(tmp_path: Path) -> None:
+    arguments = ("--url", "http://127.0.0.1:1", "report", "m", "--pdf")
+    done = run(*arguments, folder=tmp_path, LENSMITH_KEY="lsk_secret", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "there is no Chromium or Chrome here to print with: leave out --pdf" in " ".join(done.stderr.split())
+
+
 def test_status_and_down_of_no_platform_say_so(tmp_path: Path) -> None:
     status = run("status", folder=tmp_path)
     assert status.returncode == 3

@@ -1,10 +1,7 @@
 """Commands about how a version came about and which one answers, and the report."""
 
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +13,15 @@ from lensmith.cli.explaining import MAIN
 from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
+from lensmith.cli.pdf import find_browser, print_to_pdf
 from lensmith.cli.training_options import answers_by
 from lensmith.errors import InternalError, InvalidInputError, LensmithError, NotFoundError, PreconditionError
 from lensmith.types import Annotation
 from lensmith.version_types import inputs_sha256
 
 Version = Annotated[int | None, typer.Option(min=1, help="The one in production by default.")]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-"""Programs that print a page to PDF, as they are called."""
-PRINT_SECONDS = 120
 LOOK_SECONDS = 30.0
+TERMINAL = Path("-")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,24 +59,26 @@ def report(
     """Make the report of a version: how good it is in plain words, what to fix, pictures it got right and wrong."""
     if pdf and as_json:
         raise InvalidInputError("USAGE", "--pdf and --json cannot be had together")
-    if output == Path("-") and pdf:
+    if output == TERMINAL and pdf:
         raise InvalidInputError("USAGE", "--pdf is written to a file, not to the terminal")
-    if output is not None and output != Path("-"):
-        # Before a minute is spent on a report that nothing can take.
+    # Whatever stands in the way is said before a minute is spent on a report that nothing can take.
+    if output is not None:
         _check_target(output)
+    browser = find_browser() if pdf else ""
     with context.obj.client() as client:
         model, number = _with_public(client, model, version)
+        suffix = "json" if as_json else "pdf" if pdf else "html"
+        target = output or Path(f"{model.rpartition('/')[2]}-{number}.{suffix}")
+        _check_target(target)
         with suppress(LensmithError):
             # A version that is seconds old is still being looked through, and what to fix is half of the report.
             client.suggestions.wait(model, number, timeout=LOOK_SECONDS)
         text = client.models.report(model, number, as_json=as_json, pictures=pictures)
-    if output == Path("-"):
+    if target == TERMINAL:
         sys.stdout.write(text)
         return
-    suffix = "json" if as_json else "pdf" if pdf else "html"
-    target = output or Path(f"{model.rpartition('/')[2]}-{number}.{suffix}")
     if pdf:
-        print_to_pdf(text, target)
+        print_to_pdf(text, target, browser)
     else:
         target.write_text(text, encoding="utf-8")
     console.print(f"version {number} of [bold]{safe(model)}[/]: see {safe(str(target))}")
@@ -92,6 +90,8 @@ def _check_target(target: Path) -> None:
     Raises:
         PreconditionError: `OUTPUT_NOT_WRITABLE`.
     """
+    if target == TERMINAL:
+        return
     if not target.parent.is_dir():
         why = f"there is no folder {target.parent}"
     elif target.is_dir():
@@ -127,44 +127,6 @@ def in_production(client: Client, model: str, version: int | None) -> int:
     if not number:
         raise InvalidInputError("MODEL_HAS_NO_TRAINED_VERSION", f"model {model} has no trained version yet")
     return number
-
-
-def print_to_pdf(page: str, target: Path) -> None:
-    """Prints a page to PDF.
-
-    Raises:
-        PreconditionError: `BROWSER_NOT_FOUND`.
-        InternalError: `PDF_NOT_PRINTED`.
-    """
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise PreconditionError(
-            "BROWSER_NOT_FOUND",
-            "there is no Chromium or Chrome here to print with: leave out --pdf, and print the page in any browser",
-        )
-    with tempfile.TemporaryDirectory(prefix="lensmith-report-") as folder:
-        source = Path(folder) / "report.html"
-        source.write_text(page, encoding="utf-8")
-        command = [
-            browser,
-            "--headless",
-            "--disable-gpu",
-            "--no-pdf-header-footer",
-            f"--user-data-dir={folder}/profile",
-            f"--print-to-pdf={target.absolute()}",
-            source.as_uri(),
-        ]
-        if hasattr(os, "geteuid") and os.geteuid() == 0:
-            # Chromium has no sandbox for root; the page is ours and runs nothing.
-            command.insert(1, "--no-sandbox")
-        target.unlink(missing_ok=True)
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=PRINT_SECONDS, check=False)  # noqa: S603
-        except subprocess.TimeoutExpired:
-            raise InternalError("PDF_NOT_PRINTED", f"{browser} did not print within {PRINT_SECONDS} s") from None
-    if not target.is_file():
-        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise InternalError("PDF_NOT_PRINTED", f"{browser} printed nothing: {said}")
 
 
 @models.command("inputs")

@@ -13,7 +13,7 @@ from lensmith_api.internal.v1.learning_curve_job_service_pb2 import (
     PutLearningCurveRequest,
 )
 from lensmith_api.v1 import evaluation_pb2 as pb
-from lensmith_platform.errors import NotFoundError, PreconditionError, to_status
+from lensmith_platform.errors import InternalError, InvalidInputError, NotFoundError, PreconditionError, to_status
 from lensmith_platform.service_auth import service_call_app
 from lensmith_trainer.holding import TrainingRows
 from lensmith_trainer.replicas import Replicas
@@ -65,9 +65,19 @@ class LearningCurveJobs:
             request = PutLearningCurveRequest.FromString(answer)
             request.app_id, request.version_uid = event.app_id, uid
             try:
-                await self._registry.PutLearningCurve(request)
+                await self._put(request, job.name)
             except NotFoundError:
                 _LOG.info("%s was deleted meanwhile", job.name)
+
+    async def _put(self, request: PutLearningCurveRequest, version: str) -> None:
+        """Hand in a learning curve; one that registry refuses has failed: computed once more, it would be the same."""
+        try:
+            await self._registry.PutLearningCurve(request)
+        except InvalidInputError as error:
+            _LOG.error("the learning curve of %s is refused: %s", version, error)
+            # A defect of ours: whoever asked is told no more than that.
+            request.error.CopyFrom(to_status(InternalError(error.reason, error.message)))
+            await self._registry.PutLearningCurve(request)
 
 
 def curve_of(job: LearningCurveJob, taken: TrainingRows) -> PutLearningCurveRequest:

@@ -1,11 +1,24 @@
 """Evaluation on the user's own test set, and what more images would bring, through registry and trainer."""
 
+import grpc
 import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
 
+from lensmith_api.internal.v1.events_pb2 import Event, LearningCurveQueued
+from lensmith_api.internal.v1.learning_curve_job_service_pb2 import PutLearningCurveRequest
+from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import LearningCurveJobServiceStub
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
 from lensmith_api.v1 import evaluation_pb2 as evaluation_pb
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.training_settings_pb2 import EvaluationMethod, TrainingSettings
+from lensmith_platform.clients import ServiceClients
+from lensmith_platform.service_auth import TokenSigner
+from lensmith_trainer.learning_curves import LearningCurveJobs
+from lensmith_trainer.metrics import Metrics
+from lensmith_trainer.replicas import Replicas
+from lensmith_trainer.spare_process import SpareProcess, Task
 from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, refusal
 from tests.lensmith_trainer.conftest import Farm
 from tests.polling import until
@@ -78,3 +91,38 @@ async def test_learning_curve_is_computed_when_asked_for(farm: Farm):
     for point in (*curve.points, *curve.expected):
         assert 0 <= point.range.low <= point.value <= point.range.high <= 1
     assert {one.concept for one in curve.concepts} == {"glass", "metal", "paper"}
+
+
+class _Empty(SpareProcess):
+    """Computes curves that nobody can use."""
+
+    async def run(self, task: Task, parts: list[bytes]) -> bytes:
+        return PutLearningCurveRequest(
+            learning_curve=evaluation_pb.LearningCurve(figure="accuracy")
+        ).SerializeToString()
+
+
+async def test_learning_curve_has_failed_when_it_is_refused(farm: Farm, caplog: pytest.LogCaptureFixture):
+    rig = farm.rig
+    ready = await rig.trained()
+    await rig.models.ComputeLearningCurve(pb.ComputeLearningCurveRequest(name=ready.name), metadata=rig.key())
+    event = Event(app_id=TRASH, learning_curve_queued=LearningCurveQueued(version_uid=ready.uid))
+    addresses = {"registry": rig.service.target, "dataset": rig.dataset_peer.target}
+    signer = TokenSigner("trainer", farm.directory / "private" / "trainer.pem")
+    clients = ServiceClients(addresses, signer, max_message_bytes=1 << 26)
+    training_data = TrainingDataServiceStub(clients.channel("dataset"))
+    replicas = Replicas(farm.directory / "cache", 1 << 30, 1 << 30, training_data, 60.0, Metrics(CollectorRegistry()))
+    await replicas.prepare()
+    try:
+        registry = LearningCurveJobServiceStub(clients.channel("registry"))
+        await LearningCurveJobs(registry, replicas, _Empty(1)).start(event)
+    finally:
+        await clients.close()
+
+    get = pb.GetLearningCurveRequest(name=f"{ready.name}/learningCurve")
+    curve = await rig.models.GetLearningCurve(get, metadata=rig.key())
+    assert (curve.state, curve.error.code) == (
+        evaluation_pb.LEARNING_CURVE_STATE_FAILED,
+        grpc.StatusCode.INTERNAL.value[0],
+    )
+    assert "needs points" in caplog.text

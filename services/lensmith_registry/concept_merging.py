@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 
 __all__ = ["ConceptMerging"]
 
+_MOST_WALKS = 5
+"""Meanwhile people go on labelling, also what a walk has passed: the next one finds it, and the last one nothing."""
+
 
 class ConceptMerging:
     """Merges concepts. Idempotent: a merge that was broken off goes on where it stopped.
@@ -60,15 +63,22 @@ class ConceptMerging:
         _check_others(into, [user for user in users if user != row.model])
         _without(version, row, gone, into)
         request = CopyLabelsRequest(app_id=version.app_id, actor=actor, from_concept=gone, to_concept=into)
-        more = True
-        while more:
-            answer = await self._curation.CopyLabels(request)
-            more, request.after = answer.more, answer.after
+        for _ in range(_MOST_WALKS):
+            if not await self._walk(request):
+                break
         async with self._database.transaction(version.app_id) as connection:
             row = await _locked(connection, version)
             # Once more: meanwhile the model may have forgotten the concept that stays, in a merge the other way round.
             definition = _without(version, row, gone, into)
             await store.update_model(connection, row, definition, row.production_version, row.pinned)
+
+    async def _walk(self, request: CopyLabelsRequest) -> int:
+        """Copy the labels of all inputs, in order; return how many were copied."""
+        copied, request.after, more = 0, 0, True
+        while more:
+            answer = await self._curation.CopyLabels(request)
+            copied, more, request.after = copied + answer.copied_count, answer.more, answer.after
+        return copied
 
 
 async def _locked(connection: Connection, version: VersionRow) -> ModelRow:

@@ -179,11 +179,11 @@ async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) 
     # That pictures were asked for is no reason not to merge.
     assert (await _accept(rig, version, suggestions=["1"])).accepted_count == 1
     assert (await _accept(rig, version, **asked)).accepted_count == 1
-    # The second step goes on where the first one stopped; asked again, it begins anew.
-    first, second = rig.dataset.copies_after
-    assert (first, second > 0) == (0, True)
+    # The second step goes on where the first one stopped; the third begins anew, and so does a merge asked for again.
+    first, second, third = rig.dataset.copies_after
+    assert (first, second > 0, third) == (0, True, 0)
     assert (await _accept(rig, version, **asked)).accepted_count == 1
-    assert rig.dataset.copies_after == [first, second, 0]
+    assert rig.dataset.copies_after == [first, second, 0, 0]
 
     labels = [labels_of(item.labels) for _, item in rig.dataset.inputs[TRASH].values()]
     # Nothing is lost, so that it can be undone.
@@ -195,6 +195,32 @@ async def test_two_concepts_become_one_when_the_call_says_which_stays(rig: Rig) 
     await _put(rig, later, Suggestion(kind=CONFUSED, concept="glass", other_concept="paper", score=0.2))
     asked["merge_into"] = "glass"
     assert (await refusal(_accept(rig, later, **asked))).reason == "MODEL_NEEDS_CONCEPTS"
+
+
+async def test_labels_that_are_given_while_concepts_are_merged_are_copied_too(rig: Rig) -> None:
+    version = await _version(rig)
+    await _put(rig, version, _confused())
+    data = rig.dataset
+    uid, (_, item) = next(iter(data.inputs[TRASH].items()))
+    data.copying.clear()
+    merge = asyncio.create_task(_accept(rig, version, suggestions=["1"], action=MERGE, merge_into="glass"))
+
+    async def is_at_second_step() -> bool:
+        if data.calls["CopyLabels"] == 2:
+            return True
+        # Only the step that waits is let through.
+        data.copying.set()
+        data.copying.clear()
+        return False
+
+    await until(is_at_second_step)
+    data.add(TRASH, uid, np.frombuffer(item.vector, "<f2"), {"metal": True}, sha256=item.sha256)
+    data.copying.set()
+    await merge
+
+    labels = [labels_of(item.labels) for _, item in data.inputs[TRASH].values()]
+    assert sum(one == {"glass": True, "metal": True} for one in labels) == 31
+    assert {"metal": True} not in labels
 
 
 async def test_one_of_two_concepts_stays_when_they_are_merged_both_ways_at_once(rig: Rig) -> None:

@@ -192,7 +192,8 @@ def _judged(head: Head, part: TrainingSet, tests: TrainingSet) -> _Trial:
         return _Trial(len(part.ids), np.empty(0), error, np.empty(0))
     predicted: Bools = scores >= head.thresholds
     if head.type == "multi_class":
-        predicted = scores == scores.max(axis=1, keepdims=True)
+        # One of them, also where several score the same.
+        predicted = np.eye(len(head.concepts), dtype=np.bool_)[scores.argmax(axis=1)]
     positive, negative = _sides(tests)
     right = (positive & predicted).sum(axis=0).astype(np.float64)
     wrong = (positive & ~predicted).sum(axis=0) + (negative & predicted).sum(axis=0)

@@ -47,6 +47,13 @@ def test_what_is_expected_comes_true_when_there_are_more_pictures() -> None:
     assert gains == sorted(gains, reverse=True)
 
 
+def test_nothing_is_right_by_a_tie_when_all_pictures_look_the_same() -> None:
+    labels = np.eye(WIDTH, dtype=np.float32)[np.arange(80) % WIDTH]
+    alike = replace(_set(80), features=np.ones((80, DIM), np.float32), labels=labels)
+    curve = learning_curve(alike, TrainOptions("multi_class"))
+    assert max(point.high for point in curve.points) < 0.5
+
+
 def test_reason_is_given_when_there_are_too_few_pictures() -> None:
     with pytest.raises(TrainingError) as caught:
         learning_curve(_set(8), TrainOptions("multi_class"))

@@ -146,6 +146,8 @@ def curve(predictions: OutOfFoldPredictions, column: int) -> Curve | None:
     labels = _require_concepts(predictions)[:, column]
     known = np.isfinite(labels)
     truth, scores = labels[known] == 1, predictions.scores[known, column]
+    # Of low scores only those of positives were stored: alone they would all be found, and nothing else.
+    scores = np.where(scores > predictions.floor, scores, 0)
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         return None

@@ -89,6 +89,14 @@ def test_what_training_counted_stands_when_a_threshold_stays_below_what_is_store
         judging.at_thresholds(from_training, one, np.asarray([0.15, 0.002], np.float32))
 
 
+def test_curves_promise_nothing_below_what_is_stored() -> None:
+    # The low scores of the last two were not stored; that of the second was, because it is a positive.
+    one = replace(_labelled([[1], [1], [0], [0], [0]], [[0.9], [0.02], [0.3], [0.0], [0.0]]), floor=0.05)
+    drawn = judging.curve(one, 0)
+    points = zip(drawn.thresholds, drawn.recall, drawn.false_positive_rate, strict=True)
+    assert [(round(float(one), 3), *rest) for one, *rest in points] == [(0.9, 0.5, 0), (0.3, 0.5, 1 / 3), (0, 1, 1)]
+
+
 def test_regression_has_answers_but_no_thresholds() -> None:
     one = _numbers([1.0, 5.0], [2.0, 2.0])
     assert judging.answers(one, np.zeros(1, np.float32)).correct.tolist() == [True, False]

@@ -20,6 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 _BINS = 15
 _RESIDUAL_BINS = 20
+_ROUNDING = 1e-5
 _ROWS = 4096
 
 
@@ -110,10 +111,13 @@ def regression_intervals(targets: Doubles, values: Doubles, resamples: Resamples
     error, centred = values - targets, targets - targets.mean()
     columns = np.stack([np.ones(len(error)), np.abs(error), error**2, centred, centred**2], axis=1)
     count, absolute, squared, total, spread = resamples.sums(scipy.sparse.csr_array(columns))
+    varied = spread - _ratio(total**2, count)
+    # A draw of one picture over and over has no spread but what rounding makes of it.
+    varied[~(varied > _ROUNDING * spread)] = 0
     return {
         "mean_absolute_error": interval_of(_ratio(absolute, count)),
         "root_mean_squared_error": interval_of(np.sqrt(_ratio(squared, count))),
-        "r2": interval_of(1 - _ratio(squared, spread - _ratio(total**2, count))),
+        "r2": interval_of(1 - _ratio(squared, varied)),
     }
 
 
@@ -136,8 +140,13 @@ def calibration_bins(confidence: Doubles, right: Bools) -> tuple[CalibrationBin,
 
 
 def residual_bins(residuals: Doubles) -> tuple[ResidualBin, ...]:
-    """Count errors in bars of equal width."""
-    counts, edges = np.histogram(residuals, bins=_RESIDUAL_BINS)
+    """Count errors in bars of equal width, which are wide enough to be told apart."""
+    low, high = float(residuals.min()), float(residuals.max())
+    least = 4 * _RESIDUAL_BINS * float(np.spacing(max(abs(low), abs(high))))
+    if high - low < least:
+        half = max(least, 1.0) / 2
+        low, high = low - half, high + half
+    counts, edges = np.histogram(residuals, bins=_RESIDUAL_BINS, range=(low, high))
     return tuple(
         ResidualBin(low, high, count)
         for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)

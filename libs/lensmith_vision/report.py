@@ -331,10 +331,12 @@ def _whole(head: Head, decisions: Decisions, resamples: Resamples) -> _Whole:
     among_five, wrong = right.copy(), np.flatnonzero(~right)
     among_five[wrong] = metrics.in_top_k(truth, scores, 5, wrong)
     drawn = resamples.sums(scipy.sparse.csr_array(np.stack([np.ones(len(truth)), right, among_five], axis=1)))
+    # A draw may be of nothing where there are two or three pictures.
+    count = np.where(drawn[0] > 0, drawn[0], np.nan)
     groups = resamples.group_count
-    intervals = {"accuracy": interval_of(drawn[1] / np.maximum(drawn[0], 1), groups)}
+    intervals = {"accuracy": interval_of(drawn[1] / count, groups)}
     if len(head.concepts) > 5:
-        intervals["top5_accuracy"] = interval_of(drawn[2] / np.maximum(drawn[0], 1), groups)
+        intervals["top5_accuracy"] = interval_of(drawn[2] / count, groups)
     return _Whole(
         confidence,
         right,

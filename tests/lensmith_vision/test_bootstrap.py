@@ -93,6 +93,12 @@ def test_ten_right_of_ten_do_not_promise_that_all_will_be() -> None:
     assert interval_of(np.full(200, np.nan)) is None
 
 
+def test_two_right_of_two_promise_as_much_as_two_can() -> None:
+    decisions = Decisions(np.eye(2, dtype=np.float32), np.arange(2), classes=np.arange(2))
+    evaluation = evaluate(_head("multi_class", 2), decisions, 0.1, ThresholdAim())
+    assert evaluation.intervals["accuracy"] == (pytest.approx(0.025**0.5), 1.0)
+
+
 def _predictions(rows: int, width: int, type_: str = "multi_class") -> OutOfFoldPredictions:
     scores, labels = _scored(rows, width)
     return OutOfFoldPredictions(

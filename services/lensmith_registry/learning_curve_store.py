@@ -73,10 +73,15 @@ async def announce_waiting(connection: Connection, silent_seconds: float, limit:
     rows = await connection.fetch(
         """UPDATE learning_curves l SET announced_at = now() FROM model_versions v
            WHERE (l.app_id, l.version_id) IN (
-             SELECT app_id, version_id FROM learning_curves
-             WHERE state = 'QUEUED' AND announced_at < now() - make_interval(secs => $1)
-             ORDER BY announced_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-             AND v.app_id = l.app_id AND v.id = l.version_id AND v.deleted_at IS NULL
+             SELECT waiting.app_id, waiting.version_id FROM learning_curves waiting
+             -- Nobody is told of those of deleted versions: they would be the longest waiting, and taken each time.
+             JOIN model_versions its ON its.app_id = waiting.app_id AND its.id = waiting.version_id
+             WHERE waiting.state = 'QUEUED' AND its.deleted_at IS NULL
+               AND waiting.announced_at < now() - make_interval(secs => $1)
+               -- A long queue is no loss: what waits is announced again less and less often.
+               AND waiting.announced_at < now() - (now() - waiting.created_at) / 2
+             ORDER BY waiting.announced_at LIMIT $2 FOR UPDATE OF waiting SKIP LOCKED)
+             AND v.app_id = l.app_id AND v.id = l.version_id
            RETURNING l.app_id, v.uid""",
         silent_seconds,
         limit,

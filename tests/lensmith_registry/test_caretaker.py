@@ -55,6 +55,30 @@ async def test_version_of_a_dead_trainer_is_announced_again(make_rig, bus: Bus):
         assert (await rig.claim(version)).lease == 2
 
 
+async def test_learning_curve_is_announced_again_when_many_wait_whose_versions_are_gone(make_rig):
+    async with make_rig(silent_seconds=0.3, reconcile_seconds=0.1) as rig:
+        ready = await rig.trained()
+        # As many as are taken at once, and all of them wait for longer.
+        await rig.sql(
+            """
+            WITH gone AS (
+              INSERT INTO registry.model_versions
+                (app_id, model_id, number, state, space, base_model, model_snapshot, seed, note, actor, deleted_at)
+              SELECT app_id, model_id, number + more, state, space, base_model, model_snapshot, seed, note, actor, now()
+              FROM registry.model_versions CROSS JOIN generate_series(1, 100) AS more
+              RETURNING app_id, id)
+            INSERT INTO registry.learning_curves (app_id, version_id, state, announced_at)
+            SELECT app_id, id, 'QUEUED', now() - interval '1 hour' FROM gone
+            """
+        )
+        await rig.models.ComputeLearningCurve(pb.ComputeLearningCurveRequest(name=ready.name), metadata=rig.key())
+
+        async def announced_again() -> bool:
+            return bool(await rig.sql("SELECT FROM registry.learning_curves WHERE announced_at > created_at"))
+
+        await until(announced_again)
+
+
 async def test_version_becomes_ready_when_the_news_of_its_head_was_lost(make_rig):
     async with make_rig(silent_seconds=0.3, reconcile_seconds=0.1) as rig:
         version = await rig.queued()

@@ -48,6 +48,7 @@ class Models:
             AlreadyExistsError: The own id is taken, or the request_id was used for something else.
             ConflictError: A call with the same request_id is in the way.
             InvalidInputError: It breaks a rule.
+            NotFoundError: What the request_id made was deleted.
         """
         definition = definition_of(request.model_id, request.model)
         fingerprint = hashlib.sha256(
@@ -109,6 +110,9 @@ class Models:
                 connection, app.app_id, "RollbackModel", request.request_id, fingerprint
             )
             if done is not None:
+                if done != row.uid:
+                    # It was of a model that is deleted, whose name this one took.
+                    raise request_store.reused(request.request_id)
                 return row
             number = request.version or await production_store.version_before(connection, row)
             number = await production_store.fit_for_production(connection, row, number)
@@ -123,7 +127,12 @@ class Models:
         self, connection: Connection, app: AppRef, request_id: str, fingerprint: bytes
     ) -> ModelRow | None:
         uid = await request_store.requested_uid(connection, app.app_id, "CreateModel", request_id, fingerprint)
-        return None if uid is None else await store.model_by_uid(connection, app.app_id, uid)
+        if uid is None:
+            return None
+        try:
+            return await store.model_by_uid(connection, app.app_id, uid)
+        except NotFoundError as error:
+            raise request_store.deleted_since("model", request_id) from error
 
     async def _create_negative_concept(self, app: AppRef, model: str, definition: ModelDefinition) -> None:
         """Have dataset make the negative concept, after a look whether the model could be made at all."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from uuid import UUID
 
 from lensmith_platform.db.unit_of_work import Connection
-from lensmith_platform.errors import AlreadyExistsError
+from lensmith_platform.errors import AlreadyExistsError, NotFoundError
 
-__all__ = ["insert_request", "purge_requests", "requested_uid"]
+__all__ = ["deleted_since", "insert_request", "purge_requests", "requested_uid", "reused"]
 
 
 async def requested_uid(
@@ -29,9 +29,7 @@ async def requested_uid(
     if row is None:
         return None
     if row["fingerprint"] != fingerprint:
-        raise AlreadyExistsError(
-            "REQUEST_ID_REUSED", "this request_id was used for another request", metadata={"request_id": request_id}
-        )
+        raise reused(request_id)
     uid: UUID = row["resource_uid"]
     return uid
 
@@ -60,3 +58,19 @@ async def purge_requests(connection: Connection, keep_seconds: float) -> int:
         "DELETE FROM requests WHERE created_at < now() - make_interval(secs => $1)", keep_seconds
     )
     return int(status.split()[-1])
+
+
+def reused(request_id: str) -> AlreadyExistsError:
+    """Say that a request_id was used for something else."""
+    return AlreadyExistsError(
+        "REQUEST_ID_REUSED", "this request_id was used for another request", metadata={"request_id": request_id}
+    )
+
+
+def deleted_since(what: str, request_id: str) -> NotFoundError:
+    """Say that what a request_id made, a `model` or a `version`, is there no more: repeating does not make it again."""
+    return NotFoundError(
+        f"{what.upper()}_NOT_FOUND",
+        f"the {what} that this request_id made was deleted since: another one takes a new request_id",
+        metadata={"request_id": request_id},
+    )

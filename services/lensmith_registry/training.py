@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest
 from lensmith_api.v1.training_settings_pb2 import EvaluationMethod, TrainingSettings
 from lensmith_platform.db.unit_of_work import Connection, Database
-from lensmith_platform.errors import AlreadyExistsError, PreconditionError
+from lensmith_platform.errors import ConflictError, NotFoundError, PreconditionError
 from lensmith_platform.principal import AppRef
 from lensmith_registry import (
     base_model_store,
@@ -106,10 +106,11 @@ class TrainingStart:
         """Queue a new version, or return the one that an earlier call with the same request_id queued.
 
         Raises:
-            NotFoundError: There is no such model.
+            NotFoundError: There is no such model, or what the request_id queued was deleted.
             PreconditionError: The model came with a base model, preflight refuses (`TRAINING_…` says why), or nobody
                 would begin (`FINE_TUNING_NOT_AVAILABLE`).
             AlreadyExistsError: The request_id was used for something else.
+            ConflictError: BASE_MODEL_SWITCHED, again and again.
         """
         app_id = request.app.app_id
         for _ in range(_SWITCHES):
@@ -207,7 +208,12 @@ class TrainingStart:
     async def _earlier(self, connection: Connection, request: TrainingRequest) -> VersionRow | None:
         app_id = request.app.app_id
         uid = await request_store.requested_uid(connection, app_id, _METHOD, request.request_id, request.fingerprint)
-        return None if uid is None else await version_store.version_by_uid(connection, app_id, uid)
+        if uid is None:
+            return None
+        try:
+            return await version_store.version_by_uid(connection, app_id, uid)
+        except NotFoundError as error:
+            raise request_store.deleted_since("version", request.request_id) from error
 
     async def _insert(self, request: TrainingRequest, judged: _Judged) -> VersionRow | None:
         app_id = request.app.app_id
@@ -223,7 +229,7 @@ class TrainingStart:
             )
             if not first:
                 # The rival did not wait for this model's lock, so it trains another one.
-                raise AlreadyExistsError("REQUEST_ID_REUSED", "this request_id was used for another request")
+                raise request_store.reused(request.request_id)
         return row
 
     async def _insert_version(
@@ -270,7 +276,9 @@ class TrainingStart:
         async with self._database.transaction(request.app.app_id) as connection:
             earlier = await self._earlier(connection, request)
         if earlier is None:
-            raise PreconditionError("VERSION_NOT_FOUND", "the version that this request_id queued was deleted")
+            raise ConflictError(
+                "BASE_MODEL_SWITCHED", "the app was switched to another base model meanwhile; try again"
+            )
         return earlier
 
 

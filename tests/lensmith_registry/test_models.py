@@ -48,6 +48,10 @@ async def test_repeated_create_returns_the_first_model_when_the_request_id_is_th
     assert {one.uid for one in made} == {first.uid}
     refused = await refusal(rig.create("another", model, request_id="r-1"))
     assert refused.reason == "REQUEST_ID_REUSED"
+    await rig.models.DeleteModel(pb.DeleteModelRequest(name=first.name), metadata=rig.key())
+    gone = await refusal(rig.create("tagger", model, request_id="r-1"))
+    assert gone.reason == "MODEL_NOT_FOUND"
+    assert "deleted" in gone.metadata["text"]
 
 
 BROKEN = [

@@ -37,6 +37,16 @@ async def test_rollback_goes_to_what_was_in_production_before_and_keeps_it(rig: 
     assert (await refusal(roll_back(rig, version=queued.number))).reason == "VERSION_NOT_READY"
 
 
+async def test_rollback_is_not_taken_for_done_when_it_was_of_a_deleted_model_of_the_same_name(rig: Rig):
+    await rig.trained()
+    await another(rig)
+    assert (await roll_back(rig, request_id="once")).production_version == 1
+    await rig.models.DeleteModel(pb.DeleteModelRequest(name=NAME), metadata=rig.key())
+    await rig.trained()
+    await another(rig)
+    assert (await refusal(roll_back(rig, request_id="once"))).reason == "REQUEST_ID_REUSED"
+
+
 async def test_rollback_finds_the_version_before_when_it_was_never_noted(rig: Rig):
     await rig.trained()
     await another(rig)

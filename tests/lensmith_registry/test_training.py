@@ -53,6 +53,11 @@ async def test_one_version_is_queued_when_the_request_id_is_repeated(rig: Rig):
     assert {version.uid for version in versions} == {versions[0].uid}
     await rig.create("another")
     assert (await refusal(rig.train("another", request_id="once"))).reason == "REQUEST_ID_REUSED"
+    deleted = pb.DeleteModelVersionRequest(name=versions[0].name)
+    await rig.models.DeleteModelVersion(deleted, metadata=rig.key())
+    gone = await refusal(rig.train("sorter", request_id="once"))
+    assert (gone.reason, gone.metadata["request_id"]) == ("VERSION_NOT_FOUND", "once")
+    assert "deleted" in gone.metadata["text"]
 
 
 HOPELESS = [

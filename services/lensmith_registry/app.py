@@ -194,6 +194,7 @@ def _care(settings: RegistrySettings, workers: Database, blobs: Blobs, bus: Bus)
         WorkConsumer(bus, "registry--finish-version", "models.version_completed", finish, 8, 100, workers).run,
         WorkConsumer(bus, "registry--delete-app", "apps.deleted", delete_app, 2, 100, workers).run,
         Reconciler("learning-curves", settings.reconcile_seconds, caretaker.announce_learning_curves).run,
+        Reconciler("suggestions", settings.silent_seconds, caretaker.announce_suggestions).run,
         Reconciler("announce-unfinished", settings.reconcile_seconds, caretaker.announce_unfinished).run,
         Reconciler("purge", settings.purge_seconds, caretaker.purge).run,
     ]

@@ -16,6 +16,7 @@ from lensmith_registry import (
     network_store,
     request_store,
     store,
+    suggestion_store,
     version_purge_store,
     version_state_store,
     version_store,
@@ -25,6 +26,8 @@ from lensmith_registry.networks import network_prefix
 __all__ = ["Caretaker"]
 
 _BATCH = 100
+_LOOKED_THROUGH = 10
+"""How many times longer than on other work it is waited for suggestions: those of many pictures take minutes."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -85,6 +88,13 @@ class Caretaker:
             waiting = await learning_curve_store.announce_waiting(connection, self._silent_seconds, _BATCH)
             for app_id, uid in waiting:
                 await changes.learning_curve_queued(connection, app_id, uid)
+
+    async def announce_suggestions(self) -> None:
+        """Tell the bus again of versions whose data was not looked through, for whoever tried gave up."""
+        async with self._database.transaction(None) as connection:
+            silent = _LOOKED_THROUGH * self._silent_seconds
+            for app_id, uid in await suggestion_store.announce_waiting(connection, silent, _BATCH):
+                await changes.version_completed(connection, app_id, uid)
 
     async def purge(self) -> None:
         """Remove the bytes and rows of what was deleted long enough ago, and old request ids."""

@@ -205,6 +205,10 @@ async def _pending(connection: Connection, version: VersionRow) -> ListSuggestio
         raise PreconditionError(
             "SUGGESTIONS_NOT_MADE", f"{version.name} was followed by a newer version at once: ask that one"
         )
+    if await suggestion_store.is_given_up(connection, version):
+        raise PreconditionError(
+            "SUGGESTIONS_NOT_MADE", f"{version.name} could not be looked through for a week: train the model again"
+        )
     return ListSuggestionsResponse(pending=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 from asyncpg import Record
 
@@ -18,12 +19,14 @@ __all__ = [
     "SuggestionRow",
     "SuggestionStateName",
     "add",
+    "announce_waiting",
     "by_numbers",
     "count",
     "decide",
     "dismiss",
     "exists",
     "insert",
+    "is_given_up",
     "is_superseded",
     "list_page",
     "suggestion_row",
@@ -31,6 +34,10 @@ __all__ = [
 
 SuggestionStateName = Literal["OPEN", "ACCEPTED", "DISMISSED", "STALE"]
 
+_TRIED_FOR = "interval '7 days'"
+_SUPERSEDED = """EXISTS (SELECT FROM model_versions newer
+    WHERE newer.app_id = v.app_id AND newer.model_id = v.model_id AND newer.number > v.number
+      AND newer.completed_at IS NOT NULL AND newer.deleted_at IS NULL AND newer.out_of_fold <> '')"""
 _COLUMNS = "number, kind, concept, other_concept, score, body, fingerprint, state, actor, decided_at"
 
 
@@ -94,13 +101,40 @@ async def is_superseded(connection: Connection, version: VersionRow) -> bool:
     """Tell whether a newer version of the model is trained."""
     return bool(
         await connection.fetchval(
-            """SELECT EXISTS (SELECT FROM model_versions WHERE app_id = $1 AND model_id = $2 AND number > $3
-               AND completed_at IS NOT NULL AND deleted_at IS NULL AND out_of_fold <> '')""",
-            version.app_id,
-            version.model_id,
-            version.number,
+            f"SELECT {_SUPERSEDED} FROM model_versions v WHERE v.app_id = $1 AND v.id = $2", version.app_id, version.id
         )
     )
+
+
+async def is_given_up(connection: Connection, version: VersionRow) -> bool:
+    """Tell whether so much time has gone by that nobody will look through a version any more."""
+    return bool(
+        await connection.fetchval(
+            f"SELECT completed_at < now() - {_TRIED_FOR} FROM model_versions WHERE app_id = $1 AND id = $2",
+            version.app_id,
+            version.id,
+        )
+    )
+
+
+async def announce_waiting(connection: Connection, silent_seconds: float, limit: int) -> list[tuple[int, UUID]]:
+    """Take app and uid of versions, of all apps, that nobody has looked through for too long; they count as told."""
+    rows = await connection.fetch(
+        f"""UPDATE model_versions SET announced_at = now()
+            WHERE (app_id, id) IN (
+              SELECT v.app_id, v.id FROM model_versions v
+              WHERE v.state = 'READY' AND v.head <> '' AND v.out_of_fold <> '' AND v.deleted_at IS NULL
+                AND v.completed_at > now() - {_TRIED_FOR} AND v.announced_at < now() - make_interval(secs => $1)
+                -- What fails each time is tried less and less often.
+                AND v.announced_at < now() - (now() - v.completed_at) / 2
+                AND NOT EXISTS (SELECT FROM suggestion_sets s WHERE s.app_id = v.app_id AND s.version_id = v.id)
+                AND NOT {_SUPERSEDED}
+              ORDER BY v.announced_at LIMIT $2 FOR UPDATE OF v SKIP LOCKED)
+            RETURNING app_id, uid""",
+        silent_seconds,
+        limit,
+    )
+    return [(row["app_id"], row["uid"]) for row in rows]
 
 
 async def insert(connection: Connection, version: VersionRow, suggestions: Sequence[NewSuggestion]) -> bool:

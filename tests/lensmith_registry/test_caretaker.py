@@ -6,9 +6,14 @@ import pytest
 
 from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
 from lensmith_api.v1 import model_service_pb2 as pb
+from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsRequest, ListSuggestionsResponse
+from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
 from lensmith_platform.bus import Bus, WorkConsumer, connect
-from tests.lensmith_registry.rig import OTHER, OTHER_KEY, TRASH, Rig, refusal
+from tests.lensmith_registry.rig import OTHER, OTHER_KEY, SCOPES, TRASH, Rig, refusal
 from tests.polling import until
+
+MAY_SEE = "key-that-may-see-inputs"
 
 
 @pytest.fixture
@@ -37,6 +42,11 @@ async def _announcements(bus: Bus, rig: Rig, count: int) -> list[str]:
     consumer.cancel()
     await asyncio.gather(consumer, return_exceptions=True)
     return heard.uids
+
+
+async def _suggestions(rig: Rig, version: ModelVersion) -> ListSuggestionsResponse:
+    request = ListSuggestionsRequest(parent=version.name)
+    return await SuggestionServiceStub(rig.channel).ListSuggestions(request, metadata=rig.key(MAY_SEE))
 
 
 async def test_waiting_version_is_announced_again_when_nobody_takes_it(make_rig, bus: Bus):
@@ -77,6 +87,22 @@ async def test_learning_curve_is_announced_again_when_many_wait_whose_versions_a
             return bool(await rig.sql("SELECT FROM registry.learning_curves WHERE announced_at > created_at"))
 
         await until(announced_again)
+
+
+async def test_version_is_announced_again_when_nobody_has_looked_through_it(make_rig):
+    async with make_rig(silent_seconds=0.1, reconcile_seconds=60) as rig:
+        ready = await rig.trained()
+        # Its event came and went, with whoever had it in work.
+        await rig.sql("UPDATE registry.model_versions SET out_of_fold = 'evaluations/7'")
+
+        async def announced_again() -> bool:
+            return bool(await rig.sql("SELECT FROM registry.model_versions WHERE announced_at > completed_at"))
+
+        await until(announced_again)
+        rig.auth.add_key(MAY_SEE, "trash", [*SCOPES, "Inputs:Get"])
+        assert (await _suggestions(rig, ready)).pending
+        await rig.sql("UPDATE registry.model_versions SET completed_at = completed_at - interval '8 days'")
+        assert (await refusal(_suggestions(rig, ready))).reason == "SUGGESTIONS_NOT_MADE"
 
 
 async def test_version_becomes_ready_when_the_news_of_its_head_was_lost(make_rig):

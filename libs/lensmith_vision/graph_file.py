@@ -22,8 +22,13 @@ __all__ = ["check_graph_bytes", "check_graph_file"]
 MAX_BYTES = (1 << 31) - 1
 """What protobuf can hold; also of all functions together in a graph in which each call is written out."""
 
-MAX_NODES = 100_000
-"""And functions; also of a graph in which each call of a function is written out, which engines do."""
+MAX_NODES = 20_000
+"""And functions; also of a graph in which each call of a function is written out, which engines do. The time that they
+take to open a graph grows with the square, to some seconds for so many; large networks for pictures have some thousand.
+"""
+
+MAX_VALUES = 40_000
+"""Tensors, and what nodes give, each call of a function written out: time grows with the square of these, too."""
 
 MAX_NAME_BYTES = 512
 """Of an operator, and of its domain."""
@@ -38,8 +43,8 @@ and end where the stack does."""
 MAX_GIVEN_BYTES = 1024
 """Of what a call gives to a function, which writes it out wherever it names it."""
 
-MAX_FIELDS = 4_000_000
-"""Fields looked at: a file of weights written one by one would keep the walk busy for minutes."""
+MAX_FIELDS = 1_000_000
+"""Fields looked at: a file of weights written one by one would keep the walk busy for minutes, and engines after it."""
 
 MAX_RANK = 64
 """Of a tensor; ONNX has operators for some eight dimensions."""
@@ -67,6 +72,7 @@ _ONCE = {"model": {7}, "training": {1, 2}, "attribute": {5, 6, 22}, "sparse": {1
 _DIMS = {"tensor": 1, "sparse": 3}
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _NAME_AND_DOMAIN = {"node": (4, 7), "function": (1, 10)}
+_NODE_OUTPUT = 2
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _ELEMENTS_A_BYTE = 4
@@ -105,6 +111,7 @@ class _Written:
     """What a graph or a function is once each call of a function is written out."""
 
     nodes: int
+    values: int
     size: int
     depth: int
 
@@ -121,6 +128,7 @@ class _Walk:
         self._bodies: dict[_Call, int] = {}
         self._depths: defaultdict[int, int] = defaultdict(int)
         self._sizes: defaultdict[int, int] = defaultdict(int)
+        self._values: defaultdict[int, int] = defaultdict(int)
         self._graphs = 0
         self._given_much: set[_Call] = set()
 
@@ -135,6 +143,8 @@ class _Walk:
                 ways.pop()
             else:
                 ways.append(self._inside(*message))
+        if sum(self._values.values()) > MAX_VALUES:
+            raise self._too_large(f"has more than {MAX_VALUES} tensors and outputs of nodes")
         called = {call for calls in self._calls.values() for call in calls}
         unknown = {call for call in called if call[1] not in _DOMAINS} - self._bodies.keys()
         if unknown:
@@ -179,11 +189,14 @@ class _Walk:
         inside = [(times, written[other]) for times, other in self._called_in(body)]
         whole = _Written(
             self._calls[body].total() + sum(times * other.nodes for times, other in inside),
+            self._values[body] + sum(times * other.values for times, other in inside),
             self._sizes[body] + sum(times * other.size for times, other in inside),
             self._depths[body] + max((1 + other.depth for _, other in inside), default=0),
         )
         if whole.nodes > MAX_NODES:
             raise self._too_large(f"has more than {MAX_NODES} nodes where its functions are written out")
+        if whole.values > MAX_VALUES:
+            raise self._too_large(f"has more than {MAX_VALUES} values where its functions are written out")
         if whole.size > MAX_BYTES:
             raise self._too_large(f"has more than {MAX_BYTES} bytes where its functions are written out")
         if whole.depth > MAX_WRITTEN_DEPTH:
@@ -192,12 +205,7 @@ class _Walk:
 
     def _inside(self, kind: str, start: int, end: int, depth: int, body: int) -> Iterator[_Message]:
         """The messages in a message that are to be looked at; the message itself is."""
-        if kind == "function":
-            body = start
-            self._sizes[body] = end - start
-        if kind == "graph":
-            depth += 1
-            self._enter_graph(body, depth)
+        depth, body = self._enter(kind, start, end, depth, body)
         inside, texts, dims, seen = _INSIDE[kind], {0: ""}, list[int](), set[int]()
         gives_much = False
         for number, wire, first, last in self._walked(start, end):
@@ -213,17 +221,28 @@ class _Walk:
                 gives_much |= self._is_much(inside[number], last - first, before)
             elif wire == _BYTES and number in _NAME_AND_DOMAIN.get(kind, ()):
                 texts[number] = self._name_at(first, last)
+            elif kind == "node" and number == _NODE_OUTPUT:
+                self._values[body] += 1
         if kind in _NAME_AND_DOMAIN:
             name, domain = (texts.get(number, "") for number in _NAME_AND_DOMAIN[kind])
             self._note(kind, body, (name, "" if domain == "ai.onnx" else domain), gives_much=gives_much)
         elif kind in _DIMS:
             self._measure(kind, dims, end - start)
 
-    def _enter_graph(self, body: int, depth: int) -> None:
-        if depth > MAX_DEPTH:
-            raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
-        self._depths[body] = max(self._depths[body], depth)
-        self._graphs += 1
+    def _enter(self, kind: str, start: int, end: int, depth: int, body: int) -> tuple[int, int]:
+        """Note that a message begins; returns how deep in graphs its parts are, and what is written out with them."""
+        if kind == "function":
+            body = start
+            self._sizes[body] = end - start
+        elif kind == "graph":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise self._too_large(f"has graphs inside graphs more than {MAX_DEPTH} deep")
+            self._depths[body] = max(self._depths[body], depth)
+            self._graphs += 1
+        elif kind == "tensor":
+            self._values[body] += 1
+        return depth, body
 
     def _is_much(self, kind: str, size: int, graphs_before: int) -> bool:
         """Tell of a part that was looked at whether it is an attribute that is large, or holds a graph."""
@@ -248,6 +267,7 @@ class _Walk:
             if first != body:
                 self._calls[first] += self._calls.pop(body, Counter())
                 self._sizes[first] += self._sizes.pop(body, 0)
+                self._values[first] += self._values.pop(body, 0)
                 self._depths[first] = max(self._depths[first], self._depths.pop(body, 0))
         else:
             self._calls[body][call] += 1

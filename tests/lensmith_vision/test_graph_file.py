@@ -178,7 +178,7 @@ def test_graph_is_refused_when_an_operator_needs_a_library() -> None:
 
 def test_graph_is_refused_when_it_is_larger_than_graphs_are() -> None:
     many = _model()
-    many.graph.node.extend([helper.make_node("Identity", ["x"], ["y"])] * 100_000)
+    many.graph.node.extend([helper.make_node("Identity", ["x"], ["y"])] * 20_000)
     deep = _graph()
     for _ in range(16):
         node = helper.make_node("If", ["x"], ["y"])
@@ -189,10 +189,12 @@ def test_graph_is_refused_when_it_is_larger_than_graphs_are() -> None:
     nested.graph.CopyFrom(deep)
     sparse.graph.sparse_initializer.append(_sparse([1 << 16, 1 << 16]))
     ranked.graph.initializer.append(TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1] * 65))
-    parts.graph.node[0].input.extend([""] * 4_000_000)
+    parts.graph.node[0].input.extend([""] * 1_000_000)
     named, defined = _model(helper.make_node("n" * 513, ["x"], ["y"])), _model()
-    defined.functions.extend([onnx.FunctionProto(name="f")] * 100_000)
-    for model in (many, nested, sparse, ranked, parts, named, defined):
+    defined.functions.extend([onnx.FunctionProto(name="f")] * 20_000)
+    weights, outputs = _model(), _model(helper.make_node("Split", ["x"], ["y"] * 40_000))
+    weights.graph.initializer.extend([TensorProto(name="w")] * 40_000)
+    for model in (many, nested, sparse, ranked, parts, named, defined, weights, outputs):
         assert _refusal(model) == "PACK_GRAPH_TOO_LARGE"
 
 
@@ -245,6 +247,14 @@ def test_graph_is_refused_when_calls_of_a_function_would_copy_its_weights_too_of
     model.functions[0].node.append(helper.make_node("Constant", [], ["k"], value=weights))
     check_graph_bytes(model.SerializeToString(), "once.onnx")
     model.graph.node.extend([_call_of_f0(model)] * 4100)
+    assert _refusal(model) == "PACK_GRAPH_TOO_LARGE"
+
+
+def test_graph_is_refused_when_calls_of_a_function_would_give_too_many_values() -> None:
+    model = _of_functions("Relu")
+    model.functions[0].node.append(helper.make_node("Split", ["x"], ["s"] * 4000))
+    check_graph_bytes(model.SerializeToString(), "once.onnx")
+    model.graph.node.extend([_call_of_f0(model)] * 10)
     assert _refusal(model) == "PACK_GRAPH_TOO_LARGE"
 
 

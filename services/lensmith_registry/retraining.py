@@ -1,8 +1,9 @@
 """Training by itself: a model that wants it gets a new version after so many new annotations.
 
 Nothing is counted up. dataset is asked how many annotations there are behind a cursor, and the cursor moves in the very
-transaction that queues a version: whoever dies in between, the next look finds the same; no annotation counts twice.
-Annotations on pictures that still wait for their vector move on to the version after.
+transaction that queues a version: whoever dies in between, the next look finds the same, and no annotation is missed.
+Those on pictures that still wait for their vector move on to the version after. They are a number there, not a list: one
+that is changed by then counts twice, and one whose picture is gone counts still, so that training comes a little early.
 """
 
 from __future__ import annotations

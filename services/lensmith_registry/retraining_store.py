@@ -67,9 +67,10 @@ async def still_due(connection: Connection, model: ModelRow, due: DueModel) -> b
 
 
 async def note_queued(connection: Connection, model: ModelRow, cursor: str, pending_annotations: int) -> None:
-    """Note in the transaction that queues a version what it sees, so that everything counts, for one version.
+    """Note in the transaction that queues a version what it sees, so that everything counts for a version.
 
-    Only what is changed while it waits for its vector counts for two: as what waited, and as what is new.
+    What waited and is changed before the next one counts twice for that: as what waited, and as what is new. To tell
+    would take the transaction of each vector beside it.
 
     Args:
         connection: In a transaction that has locked the model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 
 __all__ = ["LearningCurveJobs", "curve_of"]
 
+_PAUSE_SECONDS = 2.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,15 +61,29 @@ class LearningCurveJobs:
             except (NotFoundError, PreconditionError) as error:
                 _LOG.info("no learning curve is wanted for %s: %s", uid, error)
                 return
-            async with self._spare.turn, self._replicas.lent(event.app_id, job.space) as replica:
-                task = Task("learning_curve", str(replica), event.app_id, job.space)
-                answer = await self._spare.run(task, [job.SerializeToString()])
-            request = PutLearningCurveRequest.FromString(answer)
+            request = await self._computed(event.app_id, job)
             request.app_id, request.version_uid = event.app_id, uid
             try:
                 await self._put(request, job.name)
             except NotFoundError:
                 _LOG.info("%s was deleted meanwhile", job.name)
+
+    async def _computed(self, app_id: int, job: LearningCurveJob) -> PutLearningCurveRequest:
+        """Have it computed; where the process dies each time, it has failed, or it would be begun for ever."""
+        for last in (False, False, True):
+            async with self._spare.turn, self._replicas.lent(app_id, job.space) as replica:
+                task = Task("learning_curve", str(replica), app_id, job.space)
+                try:
+                    return PutLearningCurveRequest.FromString(await self._spare.run(task, [job.SerializeToString()]))
+                except InternalError as error:
+                    _LOG.warning("the learning curve of %s is not computed: %s", job.name, error)
+            if not last:
+                await asyncio.sleep(_PAUSE_SECONDS)
+        crashed = PreconditionError(
+            "LEARNING_CURVE_CRASHED",
+            "the process that computes it died again and again; it may have run out of memory: see the trainer's log",
+        )
+        return PutLearningCurveRequest(error=to_status(crashed))
 
     async def _put(self, request: PutLearningCurveRequest, version: str) -> None:
         """Hand in a learning curve; one that registry refuses has failed: computed once more, it would be the same."""

@@ -1,7 +1,10 @@
 """Evaluation on the user's own test set, and what more images would bring, through registry and trainer."""
 
+from contextlib import suppress
+
 import grpc
 import numpy as np
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -126,3 +129,23 @@ async def test_learning_curve_has_failed_when_it_is_refused(farm: Farm, caplog: 
         grpc.StatusCode.INTERNAL.value[0],
     )
     assert "needs points" in caplog.text
+
+
+async def test_learning_curve_has_failed_when_its_process_dies_again_and_again(farm: Farm):
+    rig = farm.rig
+    ready = await rig.trained()
+    get = pb.GetLearningCurveRequest(name=f"{ready.name}/learningCurve")
+    async with farm.trainer():
+        await rig.models.ComputeLearningCurve(pb.ComputeLearningCurveRequest(name=ready.name), metadata=rig.key())
+
+        async def ended() -> evaluation_pb.LearningCurve | None:
+            for process in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    if "lensmith_trainer.spare_work" in process.cmdline():
+                        process.kill()
+            curve = await rig.models.GetLearningCurve(get, metadata=rig.key())
+            return None if curve.state == evaluation_pb.LEARNING_CURVE_STATE_QUEUED else curve
+
+        curve = await until(ended, seconds=40)
+    assert curve.state == evaluation_pb.LEARNING_CURVE_STATE_FAILED
+    assert "memory" in curve.error.message

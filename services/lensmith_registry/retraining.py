@@ -2,8 +2,8 @@
 
 Nothing is counted up. dataset is asked how many annotations there are behind a cursor, and the cursor moves in the very
 transaction that queues a version: whoever dies in between, the next look finds the same, and no annotation is missed.
-Those on pictures that still wait for their vector move on to the version after. They are a number there, no list: one that
-is changed by then counts twice, and one whose picture is gone still counts, so that training comes a little early.
+Those on pictures that still wait for their vector move on to the version after. They are a number there, not a list:
+one that is changed by then counts twice, and one whose picture is gone still counts: training comes a little early.
 """
 
 from __future__ import annotations

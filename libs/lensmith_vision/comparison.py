@@ -105,7 +105,7 @@ def compare(one: Side, two: Side) -> Comparison:
     if not pairs:
         raise VisionError("NO_COMMON_INPUTS", "the versions were evaluated on different pictures: none is common")
     rows = np.asarray(pairs, dtype=np.int64)
-    first, other = one.predictions.rows(rows[:, 0]), two.predictions.rows(rows[:, 1])
+    first, other = _rows(one.predictions, rows[:, 0]), _rows(two.predictions, rows[:, 1])
     resamples = Resamples(other.groups)
     if other.targets is not None:
         first = replace(first, targets=other.targets)
@@ -136,6 +136,11 @@ def compare(one: Side, two: Side) -> Comparison:
         _verdict(interval, p_value, figure.higher_is_better),
         figure.concepts,
     )
+
+
+def _rows(predictions: OutOfFoldPredictions, rows: npt.NDArray[np.int64]) -> OutOfFoldPredictions:
+    """The pictures at some places; scores of very many are a hundred megabytes, and copied only where they must be."""
+    return predictions if np.array_equal(rows, np.arange(len(predictions.ids))) else predictions.rows(rows)
 
 
 def _aligned(
@@ -176,6 +181,8 @@ def _columns(
 ) -> npt.NDArray[np.float32]:
     if values is None:
         raise ValueError("a classification has labels")
+    if tuple(have) == tuple(wanted):
+        return values
     places = {concept: column for column, concept in enumerate(have)}
     laid_out = np.zeros((len(values), len(wanted)), np.float32)
     for column, concept in enumerate(wanted):

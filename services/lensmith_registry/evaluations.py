@@ -162,7 +162,9 @@ class Evaluations:
         start = int(str(position[0])) if position else 0
         async with self._scores.of_two(first, other) as (one, two):
             compared = await asyncio.to_thread(_compared, first, one, other, two)
-            total, page = evaluated_inputs.changed_page_of(first, other, compared, request.change, start, size)
+            total, page = await asyncio.to_thread(
+                evaluated_inputs.changed_page_of, first, other, compared, request.change, start, size
+            )
         token = self._pager.encode((start + size,), fingerprint) if start + size < total else ""
         return ListChangedInputsResponse(changed_inputs=page, next_page_token=token, total_size=total)
 

@@ -118,6 +118,15 @@ def test_right_and_wrong_are_told_by_the_newer_labels_when_concepts_came_and_wen
     assert (compared.p_value, compared.verdict) == (1.0, "undecided")
 
 
+def test_scores_are_not_copied_when_both_versions_judged_the_same_pictures() -> None:
+    half = np.full(2, 0.5, np.float32)
+    first, other = (_classes([0, 0, 1, 1], answers, ("a", "b")) for answers in ([0, 0, 1, 0], [0, 1, 1, 1]))
+    compared = compare(Side(first, half), Side(other, half))
+    # Of 50,000 pictures and 500 concepts each copy takes a hundred megabytes.
+    assert compared.first.scores is first.scores
+    assert compared.other.scores is other.scores
+
+
 def test_nearer_numbers_are_better_when_versions_predict_numbers() -> None:
     truth = np.linspace(0, 10, 40).tolist()
     far, near = [value + 1 for value in truth], [value - 0.1 for value in truth]

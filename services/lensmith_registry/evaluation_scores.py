@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.errors import InternalError, PreconditionError
@@ -17,6 +17,8 @@ __all__ = ["EvaluationScores", "out_of_fold_key", "require_ready"]
 
 _LARGE = 2_000_000
 """From so many scores on, a version's take up to 270 MB of memory, so that only one is read at a time."""
+_AT_ONCE = 4
+"""Of the others, which take up to 40 MB each: whatever no processor is free for would only wait in memory."""
 
 
 def out_of_fold_key(app_id: int, version_uid: str, sha256: str) -> str:
@@ -37,7 +39,7 @@ def require_ready(row: VersionRow) -> None:
 
 
 class EvaluationScores:
-    """Reads scores; those of large versions one after the other.
+    """Reads scores; those of large versions one after the other, and of others a few at a time.
 
     Args:
         blobs: Where they lie.
@@ -46,6 +48,7 @@ class EvaluationScores:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._large = asyncio.Lock()
+        self._others = asyncio.Semaphore(_AT_ONCE)
 
     @asynccontextmanager
     async def of(self, row: VersionRow) -> AsyncIterator[OutOfFoldPredictions]:
@@ -84,7 +87,7 @@ class EvaluationScores:
 
     def _place(self, *rows: VersionRow) -> AbstractAsyncContextManager[None]:
         large = any(row.input_count * len(row.concepts) > _LARGE for row in rows)
-        return self._large if large else nullcontext()
+        return self._large if large else self._others
 
     @staticmethod
     def require(row: VersionRow) -> None:

@@ -46,6 +46,10 @@ def test_the_command_line_predicts(platform: PlatformProcess, key: str, photos: 
     assert answers["model_version"] == "apps/road/models/sorter/versions/1"
     said = [item["prediction"]["concepts"][0]["concept"] for item in answers["predictions"]]
     assert said == ["wood", "water", "brick"]
+    told = platform.cli("predict", "sorter", pictures[0], "--max-concepts", "0").stdout
+    assert "wood" in told
+    assert "(water 0.0" in told
+    assert "in brackets: below the threshold" in told
 
 
 def test_one_bad_picture_fails_alone(platform: PlatformProcess, key: str, photos: Path, tmp_path: Path) -> None:
@@ -134,10 +138,16 @@ def test_the_api_tells_of_itself(platform: PlatformProcess) -> None:
     assert httpx.get(f"{platform.url}/healthz").status_code == 200
 
 
-def test_predictions_are_metered(platform: PlatformProcess, key: str) -> None:
-    with lensmith.Client(platform.url, key, "road") as client:
-        rows = client.usage.query()
-    assert any(row.operation == "predict" and row.model.endswith("/sorter") and row.count >= 1 for row in rows)
+async def test_predictions_are_metered(platform: PlatformProcess, key: str, photos: Path) -> None:
+    async with lensmith.AsyncClient(platform.url, key, "road") as client:
+        await client.predict("sorter", [photos / "wood" / "000.jpg"])
+
+        async def is_metered() -> bool:
+            rows = await client.usage.query()
+            return any(row.operation == "predict" and row.model.endswith("/sorter") and row.count >= 1 for row in rows)
+
+        # What was used is told about once a second.
+        await until(is_metered)
 
 
 def test_status_shows_each_part(platform: PlatformProcess) -> None:
@@ -163,7 +173,13 @@ def test_wrong_labels_are_found_and_made_right_by_the_command_line(platform: Pla
             headers={"Authorization": f"Key {key}"},
         ).json()
         assert len(rest["suggestions"]) == len(found["suggestions"])
-        assert "likely wrong" in platform.cli("fix", "sorter").stdout
+        told = platform.cli("fix", "sorter").stdout
+        assert "likely wrong" in told
+        assert "wood/0" in told, "people know a picture by its file"
+        assert "wood/0" in platform.cli("inputs", "show", turned[0]).stdout
+        missing = platform.cli("fix", "sorter", "--accept", "9999", check=False)
+        assert missing.returncode == 1
+        assert "there is no suggestion" in missing.stdout
 
         every = ["--kind", "wrong-label", "--concept", "wood", "--accept-all", "--min-score", "0"]
         done = platform.cli("fix", "sorter", *every, "--json")
@@ -300,3 +316,10 @@ def test_negatives_are_asked_for_and_two_concepts_become_one_by_the_command_line
         assert len(list(client.inputs.list(concept="timber"))) == 7
         again = client.suggestions.merge("grain", twins["number"], "wood")
         assert (again.state, again.error) == (lensmith.SuggestionState.ACCEPTED, None)
+
+        refused = platform.cli("train", "any", "--type", "multi-label", check=False)
+        assert "TRAINING_NO_NEGATIVES" in refused.stderr
+        for question in (("watch", "any"), ("evaluate", "any")):
+            assert "has no" in platform.cli(*question, check=False).stderr
+        platform.cli("train", "any", "--closed", "--watch")
+        assert client.models.get("any").closed_environment

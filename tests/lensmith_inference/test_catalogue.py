@@ -153,7 +153,7 @@ async def test_longest_unused_is_forgotten_when_there_are_too_many() -> None:
 async def test_old_value_is_given_when_the_source_is_silent() -> None:
     source = Source()
     source.values["a"] = 1
-    remembered = source.remembered(fresh=0.0, patience=0.01)
+    remembered = source.remembered(fresh=0.0, patience=0.25)
     await remembered.get("a")
     source.gate.clear()
     source.values["a"] = 2

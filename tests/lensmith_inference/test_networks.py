@@ -24,7 +24,14 @@ from lensmith_api.v1.inference_service_pb2 import (
 )
 from lensmith_inference.pack_folder import PackFolder, is_whole
 from lensmith_inference.spaces import MEMORY_OF_BYTES
-from lensmith_platform.errors import DependencyUnavailableError, InternalError, PreconditionError, from_status
+from lensmith_platform.errors import (
+    DeadlineExceededError,
+    DependencyUnavailableError,
+    InternalError,
+    LensmithError,
+    PreconditionError,
+    from_status,
+)
 from lensmith_vision import decode, resize
 from lensmith_vision.engine import OnnxRuntimeEngine
 from lensmith_vision.heads import Head
@@ -216,9 +223,11 @@ async def test_reason_is_told_when_a_network_cannot_be_loaded(
     assert (error.reason, error.metadata["cause"]) == ("NETWORK_UNUSABLE", "ARTEFACT_HASH_MISMATCH")
     assert error.metadata["network"] == "apps/a/models/broken/versions/1"
     fetched = rig.registry.calls["network"]
-    again = await refusal(rig.stub.Predict(request, metadata=rig.key()))
-    assert (again.reason, again.metadata) == (error.reason, error.metadata)
-    assert rig.registry.calls["network"] == fetched, "it is not fetched for every question"
+    for _ in range(10):
+        again = await refusal(rig.stub.Predict(request, metadata=rig.key()))
+        assert (again.reason, again.metadata) == (error.reason, error.metadata)
+    # It is tried anew every two seconds, which may pass meanwhile on a busy machine.
+    assert rig.registry.calls["network"] < 5 * fetched, "it is not fetched for every question"
     assert (await ask(rig, picture(1), model="apps/a/models/common")).predictions[0].status.code == 0
     rig.registry.networks["networks/7/uid-broken-1/1"] = tuned[0]
 
@@ -235,7 +244,13 @@ async def test_caller_is_told_to_come_again_when_the_network_is_still_being_load
     add(rig, "tuned", tuned[0])
     rig.registry.networks_open.clear()
     request = PredictRequest(model="apps/a/models/tuned", inputs=queries(picture(1)))
-    error = await refusal(rig.stub.Predict(request, metadata=rig.key(), timeout=1.5))
+
+    async def told() -> LensmithError | None:
+        error = await refusal(rig.stub.Predict(request, metadata=rig.key(), timeout=1.5))
+        # A machine may be too busy for the answer to arrive in the time that is left for it.
+        return None if isinstance(error, DeadlineExceededError) else error
+
+    error = await until(told)
     assert isinstance(error, DependencyUnavailableError)
     assert (error.reason, error.metadata["network"]) == ("NETWORK_LOADING", "apps/a/models/tuned/versions/1")
     rig.registry.networks_open.set()

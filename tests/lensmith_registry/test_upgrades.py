@@ -447,12 +447,15 @@ async def test_watch_shows_every_state_and_ends_with_a_summary(move: Move):
     await move.start()
     request = pb.WatchUpgradeRequest(name="apps/trash/upgrades/1")
     stream = move.rig.upgrades.WatchUpgrade(request, metadata=move.rig.key())
-    states, last = set(), None
-    training = asyncio.create_task(move.train_candidate())
+    states, last, training = set(), None, None
     async for last in stream:
         states.add(last.item.state)
-    await training
+        # Not before it is seen: a candidate is trained in less time than a look may take.
+        if last.item.state == UpgradeState.UPGRADE_STATE_TRAINING and training is None:
+            training = asyncio.create_task(move.train_candidate())
+    assert training is not None
     assert last is not None
+    await training
     assert last.summary.upgrade.state == UpgradeState.UPGRADE_STATE_DONE
     assert {UpgradeState.UPGRADE_STATE_TRAINING, UpgradeState.UPGRADE_STATE_DONE} <= states
 

@@ -19,7 +19,7 @@ from lensmith_vision.statistics import Moments, SufficientStatistics
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import Transform, transformed
 
-__all__ = ["MOST_PAIRS", "Contrast", "RidgeChoice", "RidgeFit", "choose_ridge", "fit_ridge"]
+__all__ = ["INTERCEPT", "MOST_PAIRS", "Contrast", "RidgeChoice", "RidgeFit", "choose_ridge", "fit_ridge"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -28,11 +28,13 @@ Ints = npt.NDArray[np.int64]
 MOST_PAIRS = 1024
 """Up to so many pictures, all that is held out follows from inner products of pictures."""
 
+INTERCEPT = 10.0
+"""Added to inner products whose mean square is 1: an intercept that is all but free."""
+
 _TRANSFORMS: tuple[Transform, ...] = ("root", "unit", "none")
 _SHRINKAGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _LARGE_FACTORS = (0.1, 0.3, 1.0, 3.0)
 """How far from a sample's choice a large set may go."""
-_INTERCEPT = 10.0
 _BLOCK = 1024
 
 Contrast = Callable[[Moments], tuple[Doubles, Doubles]]
@@ -92,7 +94,7 @@ def choose_ridge(
         centred = inputs - inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
         products = (centred @ centred.T).astype(np.float64)
         products /= max(float(np.trace(products)) / len(products), 1e-12)
-        products += _INTERCEPT
+        products += INTERCEPT
         for shrinkage in _SHRINKAGES:
             values = held_out_similarity(inverse_of(products.copy(), shrinkage), targets, groups)
             found = loss(values)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import scipy.stats
 from threadpoolctl import threadpool_limits
 
 from lensmith_vision.classes import fit_classes
@@ -293,10 +294,19 @@ def _head(
     none = np.zeros(width, np.float32)
     head = Head(options.type, data.space, data.concepts, weights, bias, none, limits, transform=fitted.transform)
     decisions = Decisions(head.activate(fitted.values), folds, targets=data.targets)
-    residuals = np.sort(np.abs(decisions.scores[:, 0] - data.targets))
+    return replace(head, interval=_interval(np.abs(decisions.scores[:, 0] - data.targets))), decisions
+
+
+def _interval(errors: npt.NDArray[np.float32]) -> float:
+    """What nine of ten errors of new pictures stay within."""
+    count = len(errors)
     # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
-    rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
-    return replace(head, interval=float(residuals[rank - 1])), decisions
+    rank = math.ceil((count + 1) * INTERVAL_COVERAGE)
+    if rank <= count:
+        return float(np.sort(errors)[rank - 1])
+    # Of so few not even the largest is enough: as if errors followed a bell, whose width is not known either.
+    spread = math.sqrt(float((errors.astype(np.float64) ** 2).mean()))
+    return spread * float(scipy.stats.t.ppf((1 + INTERVAL_COVERAGE) / 2, count - 1))
 
 
 def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:

@@ -272,16 +272,44 @@ def test_interval_holds_nine_of_ten_new_values_when_head_measures() -> None:
     assert 0.84 < within.mean() < 0.97
 
 
+@pytest.mark.parametrize("count", [3, 6, 16])
+def test_errors_are_as_large_and_as_often_within_the_interval_as_said_when_numbers_are_few(count: int) -> None:
+    said, found, within = [], [], []
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        features = np.abs(generator.standard_normal((400, 32))).astype(np.float32)
+        targets = (features[:, 0] + generator.normal(0, 1, 400)).astype(np.float32)
+        names = tuple(map(str, range(count)))
+        data = TrainingSet("s.v1", ("weight",), names, features[:count], names, targets=targets[:count])
+        fitted = fit(data, TrainOptions("regression", value_range=(-99, 99)))
+        errors = np.abs(fitted.head.scores(features[count:])[:, 0] - targets[count:])
+        said.append(fitted.evaluation.mean_absolute_error)
+        found.append(errors.mean())
+        within.append((errors <= fitted.head.interval).mean())
+    assert np.mean(said) > 0.93 * np.mean(found)
+    assert 0.84 < np.mean(within) < 0.95
+
+
+def test_numbers_are_told_apart_when_they_are_as_large_as_single_precision_counts_in_ones() -> None:
+    middle, generator = 1.6e7, np.random.default_rng(0)
+    features = np.abs(generator.standard_normal((300, 64))).astype(np.float32)
+    targets = np.rint(features @ generator.standard_normal(64))
+    rows = np.arange(300)
+    fitted = fit_numbers(features, (middle + targets).astype(np.float32), rows, rows % 5, seed=0, step=lambda _: None)
+    errors = fitted.values[:, 0].astype(np.float64) - middle - targets
+    assert (errors**2).mean() < 0.02 * targets.var()
+
+
 def test_ridge_says_of_a_picture_what_a_fit_without_it_says_when_numbers_are_measured() -> None:
     generator = np.random.default_rng(3)
-    features = generator.random((24, 40), dtype=np.float32)
+    features = generator.random((140, 40), dtype=np.float32)
     targets = features[:, 0] * 2 + features[:, 1]
-    rows = np.arange(24)
+    rows = np.arange(140)
     wanted = (targets - targets.mean())[:, None].astype(np.float64)
     fitted = fit_numbers(features, targets, rows, rows, seed=0, step=lambda _: None)
     inputs = transformed(features, fitted.transform).astype(np.float64)
     unit = ((inputs - inputs.mean(axis=0)) ** 2).sum() / len(inputs)
-    for row in (0, 11, 23):
+    for row in (0, 11, 139):
         rest = rows != row
         middle = inputs[rest].mean(axis=0)
         centred = inputs[rest] - middle

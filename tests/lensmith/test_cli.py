@@ -1,7 +1,13 @@
 """The command line where no platform is needed: help, usage, and what errors look like."""
 
+import fcntl
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -88,6 +94,24 @@ def test_completion_is_there_for_the_shell(tmp_path: Path) -> None:
 
 def test_the_version_is_told(tmp_path: Path) -> None:
     assert run("--version", folder=tmp_path).stdout.startswith("lensmith 0.")
+
+
+def test_a_table_becomes_lists_when_the_terminal_is_too_narrow() -> None:
+    rows = "['!id', 'what', '#n'], [('i' * 36, 'w' * 9, 5)]"
+    program = f"from lensmith.cli.output import print_table; print_table('', {rows})"
+    shown = {width: _on_terminal(width, sys.executable, "-c", program) for width in (50, 60)}
+    assert shown[60].split() == ["id", "what", "n", "i" * 36, "w" * 9, "5"]
+    assert [line.split() for line in shown[50].splitlines()] == [["id", "i" * 36], ["what", "w" * 9], ["n", "5"], []]
+
+
+def _on_terminal(columns: int, *command: str) -> str:
+    """What a command writes to a terminal so wide, without colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    subprocess.run(command, stdout=theirs, env={"TERM": "xterm", "PATH": "/usr/bin:/bin"}, check=True)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as file:
+        return re.sub(r"\x1b\[[0-9;]*m", "", file.read1().decode())
 
 
 def test_texts_of_others_command_no_terminal_when_they_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,15 +7,20 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lensmith.errors import LensmithError
 from lensmith.types import EvaluationSummary, Finding, Severity
 
 _UNBOUNDED = 10_000
 """Columns of what is no terminal: a pipe or file gets each row and sentence on one line."""
+_PADDING = 2
+_FOLDED = 12
+"""Columns that a text wants at least before it is folded."""
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
 errors = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _UNBOUNDED)
@@ -52,29 +57,64 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """Prints a table; without rows, prints `empty`.
 
     Columns whose name begins with `#` hold numbers; those whose name begins with `!` are to be copied, so they never
-    break. Without any name there is no head.
+    break. Without any name there is no head. Where the terminal is too narrow, each row becomes a list of its own.
     """
-    table = Table(header_style="bold", box=None, show_header=any(column.strip("#!") for column in columns))
+    shown = [[cell(value) for value in row] for row in rows]
+    if not shown and empty:
+        console.print(empty, style="dim")
+        return
+    if title:
+        console.print(title, style="bold", markup=False)
+    named = any(map(_heading, columns))
+    if named and _least_width(columns, shown) > console.width:
+        for row in shown:
+            _draw(_list(columns, row))
+            console.print()
+        return
+    table = Table(header_style="bold", box=None, show_header=named)
     for column in columns:
         table.add_column(
-            column.lstrip("#!"),
+            _heading(column),
             justify="right" if column.startswith("#") else "left",
             overflow="fold",
             no_wrap=column.startswith(("#", "!")),
         )
-    count = 0
-    for row in rows:
-        table.add_row(*(cell(value) for value in row))
-        count += 1
-    if count or not empty:
-        if title:
-            console.print(title, style="bold", markup=False)
-        with console.capture() as drawn:
-            console.print(table)
-        # Cells are filled up to the width of their column; at the end of a line, nothing reads that.
-        console.file.write("".join(line.rstrip() + "\n" for line in drawn.get().splitlines()))
-    else:
-        console.print(empty, style="dim")
+    for row in shown:
+        table.add_row(*row)
+    _draw(table)
+
+
+def _heading(column: str) -> str:
+    """The name of a column without its mark."""
+    return column[1:] if column.startswith(("#", "!")) else column
+
+
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Below that, a table would hide columns or break words letter by letter."""
+    least = 0
+    for number, column in enumerate(columns):
+        lines = [_heading(column), *(line for row in rows for line in Text.from_markup(row[number]).plain.split("\n"))]
+        widest = max(map(cell_len, lines))
+        least += _PADDING + (widest if column.startswith(("#", "!")) else min(widest, _FOLDED))
+    return least
+
+
+def _list(columns: Sequence[str], row: Sequence[str]) -> Table:
+    """One row of a table that is too wide, a line for each cell that says something."""
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for column, value in zip(columns, row, strict=True):
+        if value:
+            table.add_row(_heading(column), value)
+    return table
+
+
+def _draw(table: Table) -> None:
+    with console.capture() as drawn:
+        console.print(table)
+    # Cells are filled up to the width of their column; at the end of a line, nothing reads that.
+    console.file.write("".join(line.rstrip() + "\n" for line in drawn.get().splitlines()))
 
 
 def cell(value: object) -> str:

@@ -1,4 +1,7 @@
-"""Brings a folder of pictures in: file by file, resumable, with an error for each file that fails."""
+"""Brings a folder of pictures in: file by file, resumable, with an error for each file that fails.
+
+Each input notes the name of its file, for people to find it again.
+"""
 
 import hashlib
 import json
@@ -14,6 +17,8 @@ from lensmith.labels import LabelledFile
 from lensmith.types import NewInput
 
 CONCEPTS_PER_CALL: Final = 1000
+FILE: Final = "file"
+"""Key of the metadata of an input that says from which file it came."""
 
 
 @dataclass
@@ -111,7 +116,9 @@ def import_files(
         else:
             todo.append(item)
     _create_concepts(client, todo)
-    results = client.inputs.create(NewInput(image=item.path, annotations=item.annotations, test=test) for item in todo)
+    results = client.inputs.create(
+        NewInput(item.path, annotations=item.annotations, metadata={FILE: _told(item.path)}, test=test) for item in todo
+    )
     for item, result in zip(todo, results, strict=True):
         if result.error:
             report.failed.append((item.path, result.error))
@@ -134,6 +141,11 @@ def _create_concepts(client: Client, files: Iterable[LabelledFile]) -> None:
 def _parts(items: list[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _told(path: Path) -> str:
+    """What people know a file by, `glass/bottle.jpg`; what no text can hold of it is replaced."""
+    return "/".join(path.parts[-2:]).encode(errors="replace").decode()
 
 
 def _fingerprint(item: LabelledFile) -> str:

@@ -53,7 +53,12 @@ def key(platform: PlatformProcess, tmp_path_factory: pytest.TempPathFactory) -> 
         client.concepts.create([HOSTILE, "brick", "water"], display_names=[NAME, "Brick", ""])
         for folder, concept in (("wood", HOSTILE), ("brick", "brick"), ("water", "water")):
             new = [
-                lensmith.NewInput(path, id=f"{folder} <{path.stem}>", annotations=[lensmith.Annotation(concept)])
+                lensmith.NewInput(
+                    path,
+                    id=f"{folder} <{path.stem}>",
+                    annotations=[lensmith.Annotation(concept)],
+                    metadata={"file": f"<b>{path.name}"} if folder == "brick" else None,
+                )
                 for path in sorted((photos / folder).glob("*.jpg"))
             ]
             assert all(result.error is None for result in client.inputs.create(new))
@@ -91,6 +96,7 @@ def test_report_is_one_harmless_page_when_names_are_hostile(platform: PlatformPr
     assert NAME in page.text
     assert HOSTILE in page.text
     assert re.search(r"wood <00\d>", page.text)
+    assert re.search(r"<b>00\d\.jpg", page.text), "people know a picture by its file"
 
 
 def test_report_as_json_tells_the_same(platform: PlatformProcess, key: str) -> None:

@@ -12,7 +12,7 @@ from lensmith.cli.options import Json, Yes, confirm
 from lensmith.cli.output import console, counted, errors, print_json, print_table, safe
 from lensmith.cli.progress import counting_progress
 from lensmith.errors import InvalidInputError, LensmithError
-from lensmith.importer import ImportReport, Journal, import_files
+from lensmith.importer import FILE, ImportReport, Journal, import_files
 from lensmith.labels import LabelledFile
 from lensmith.types import Annotation, InputStatus
 
@@ -156,10 +156,18 @@ def list_inputs(
         print_json(found)
         return
     rows = [
-        (item.id, item.status, f"{item.width}×{item.height}", _said(item.annotations), item.error or "")
+        (
+            item.id,
+            item.metadata.get(FILE, ""),
+            item.status,
+            f"{item.width}×{item.height}",
+            _said(item.annotations),
+            item.error or "",
+        )
         for item in found
     ]
-    print_table("", ["!input", "status", "#size", "annotations", "error"], rows, empty="there are no such inputs")
+    columns = ["!input", "file", "status", "#size", "annotations", "error"]
+    print_table("", columns, rows, empty="there are no such inputs")
 
 
 @inputs.command("show")
@@ -177,6 +185,7 @@ def show_input(
     facts = [
         ("input", item.id),
         ("uid", item.uid),
+        ("file", item.metadata.get(FILE, "")),
         ("status", item.status),
         ("error", item.error or ""),
         ("picture", f"{item.width}×{item.height}, {item.mime_type}, {item.size_bytes} bytes"),

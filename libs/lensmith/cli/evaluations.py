@@ -15,6 +15,8 @@ from lensmith.cli.figures import (
 from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, print_json, safe
+from lensmith.cli.pictures import file_of
+from lensmith.cli.progress import waiting
 from lensmith.cli.training_options import BestF1, MinPrecision, MinRecall
 from lensmith.cli.versions import in_production
 from lensmith.errors import InvalidInputError
@@ -56,12 +58,13 @@ def evaluate(
             best_f1=best_f1,
         )
         inputs = list(islice(client.evaluations.inputs(model, number, wrong_only=True), wrong)) if wrong else []
+        files = {} if as_json else {one.input: file_of(client, one.input) for one in inputs}
     if as_json:
         print_json({"evaluation": evaluation, "wrong": inputs} if wrong else evaluation)
         return
     print_evaluation(evaluation)
     if wrong:
-        print_evaluated_inputs(inputs)
+        print_evaluated_inputs(inputs, files)
 
 
 def compare(
@@ -76,12 +79,13 @@ def compare(
     with context.obj.client() as client:
         compared = client.evaluations.compare(model, first, other)
         inputs = list(islice(client.evaluations.changed_inputs(model, first, other), changed)) if changed else []
+        files = {} if as_json else {one.other.input: file_of(client, one.other.input) for one in inputs}
     if as_json:
         print_json({"comparison": compared, "changed": inputs} if changed else compared)
         return
     print_comparison(compared)
     if inputs:
-        print_changed_inputs(inputs)
+        print_changed_inputs(inputs, files)
 
 
 def learning_curve(
@@ -96,7 +100,8 @@ def learning_curve(
         number = in_production(client, model, version)
         if again:
             client.evaluations.compute_learning_curve(model, number)
-        curve = client.evaluations.wait_learning_curve(model, number)
+        with waiting("training on parts of the pictures"):
+            curve = client.evaluations.wait_learning_curve(model, number)
     if as_json:
         print_json(curve)
     else:

@@ -1,5 +1,6 @@
 """Commands that say why a model answers as it does, and take a model away."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from lensmith import Client
 from lensmith.cli.asking import Question, ask
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, errors, print_json, print_table, safe
+from lensmith.cli.pictures import file_of, label_text
 from lensmith.errors import NotFoundError
 from lensmith.explanation_types import ConceptExplanation, Explanation, Explanations
 
@@ -41,11 +43,12 @@ def explain(
     """Show which parts of a picture a model's answer comes from, and what it looked like."""
     with context.obj.client() as client:
         answer = _explain(client, model, image, version, concept or [], overlay=output is not None, nearest=nearest)
-    (found,) = answer.items
+        (found,) = answer.items
+        files = {} if as_json else {item.id: file_of(client, item.id) for item in found.nearest}
     if as_json:
         print_json(_plain(image, answer))
     elif found.error is None:
-        _print(image, answer, found)
+        _print(image, answer, found, files)
     if found.error is not None:
         errors.print(f"[red]failed[/] {safe(image)}: {safe(str(found.error))}", soft_wrap=True)
         raise typer.Exit(1)
@@ -77,7 +80,7 @@ def _explain(
         )
 
 
-def _print(image: str, answer: Explanations, found: Explanation) -> None:
+def _print(image: str, answer: Explanations, found: Explanation, files: Mapping[str, str]) -> None:
     rows = []
     for one in found.concepts:
         values, columns = one.heat_map.values, one.heat_map.columns
@@ -88,14 +91,10 @@ def _print(image: str, answer: Explanations, found: Explanation) -> None:
     print_table(image, ["concept", "#score", "strongest in"], rows)
     if found.nearest:
         near = [
-            (
-                item.id,
-                item.similarity,
-                ", ".join(f"{'' if a.positive else 'not '}{a.concept}" for a in item.annotations),
-            )
+            (files[item.id] or item.id, item.similarity, ", ".join(map(label_text, item.annotations)))
             for item in found.nearest
         ]
-        print_table("it looked like these", ["input", "#similarity", "annotated"], near)
+        print_table("it looked like these", ["!picture", "#similarity", "annotated"], near)
     if found.nearest_error is not None:
         errors.print(f"[yellow]no training pictures[/]: {safe(str(found.nearest_error))}", soft_wrap=True)
     console.print(f"[dim]{safe(answer.model_version)}, {answer.method}[/]", soft_wrap=True)

@@ -1,6 +1,6 @@
 """How figures of versions are shown to people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lensmith.cli.output import console, counted, print_table, safe
 from lensmith.evaluation_types import (
@@ -72,10 +72,15 @@ def ranged(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.low:.2f} to {interval.high:.2f}"
 
 
-def print_evaluated_inputs(inputs: Sequence[EvaluatedInput]) -> None:
-    """Shows what was answered about single inputs."""
-    rows = [(one.input, actual(one), predicted(one), one.confidence) for one in inputs]
-    print_table("answered wrongly, the surest first", ["!input", "is", "taken for", "#confidence"], rows)
+def print_evaluated_inputs(inputs: Sequence[EvaluatedInput], files: Mapping[str, str]) -> None:
+    """Shows what was answered about single inputs, with the names of their files by input."""
+    if any(one.actual_number is not None for one in inputs):
+        rows = [(one.input, files[one.input], actual(one), predicted(one), f"{one.confidence:.3g}") for one in inputs]
+        print_table("furthest off first", ["!input", "file", "#is", "#answer", "#off by"], rows)
+        return
+    told = [(one.input, files[one.input], actual(one), predicted(one), one.confidence) for one in inputs]
+    columns = ["!input", "file", "is", "taken for", "#confidence"]
+    print_table("answered wrongly, the surest first", columns, told)
 
 
 def actual(one: EvaluatedInput) -> str:
@@ -124,12 +129,20 @@ def signed(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
 
 
-def print_changed_inputs(inputs: Sequence[ChangedInput]) -> None:
-    """Shows inputs that two versions answer differently."""
+def print_changed_inputs(inputs: Sequence[ChangedInput], files: Mapping[str, str]) -> None:
+    """Shows inputs that two versions answer differently, with the names of their files by input."""
     rows = [
-        (one.change, one.other.input, actual(one.other), predicted(one.first), predicted(one.other)) for one in inputs
+        (
+            one.change,
+            one.other.input,
+            files[one.other.input],
+            actual(one.other),
+            predicted(one.first),
+            predicted(one.other),
+        )
+        for one in inputs
     ]
-    print_table("changed", ["", "!input", "is", "was taken for", "is taken for"], rows)
+    print_table("changed", ["change", "!input", "file", "is", "was taken for", "is taken for"], rows)
 
 
 def print_learning_curve(curve: LearningCurve) -> None:

@@ -1,5 +1,7 @@
 """Progress bars, shown on a terminal only."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -79,3 +81,8 @@ def bytes_progress() -> Progress:
         console=errors,
         disable=not errors.is_terminal,
     )
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Says what is waited for, as long as it is."""
+    return errors.status(what) if errors.is_terminal else nullcontext()

@@ -8,6 +8,8 @@ import typer
 from lensmith import Client
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
+from lensmith.cli.pictures import file_of
+from lensmith.cli.progress import waiting
 from lensmith.errors import InvalidInputError
 from lensmith.suggestion_types import (
     DecidedSuggestion,
@@ -26,6 +28,7 @@ TITLES = {
     SuggestionKind.LABEL_NEXT: "Pictures to label next",
 }
 SHOWN = 20
+SHOWN_OTHERS = 3
 MOST_NUMBERS = 10_000
 WAIT_SECONDS = 60.0
 
@@ -66,7 +69,7 @@ def fix(
 ) -> None:
     """Show what to fix in the data of a model and which pictures to label next; do it in one go.
 
-    The next `lensmith models train` learns from what was fixed.
+    The next `lensmith train` learns from what was fixed.
     """
     instead = [remove, dismiss, bool(merge_into)].count(True)
     if (accept and accept_all) or instead > 1 or (instead and not (accept or accept_all)):
@@ -104,7 +107,8 @@ def _show(
     every: bool,
     as_json: bool,
 ) -> None:
-    overview = client.suggestions.wait(model, version, timeout=WAIT_SECONDS)
+    with waiting("looking through the pictures"):
+        overview = client.suggestions.wait(model, version, timeout=WAIT_SECONDS)
     state = None if every else SuggestionState.OPEN
     found = list(client.suggestions.list(model, version, kind=kind, concept=concept, state=state))
     if as_json:
@@ -114,37 +118,41 @@ def _show(
         console.print("the data is still being looked through; ask again in a moment", style="yellow")
         return
     for one in SuggestionKind:
-        _print_kind(one, [row for row in found if row.kind is one], every=every)
+        _print_kind(client, one, [row for row in found if row.kind is one], every=every)
     if found:
         _print_hints(model, found)
     else:
-        console.print("nothing to fix was found", style="green")
+        console.print(f"nothing to fix was found{f' about {safe(concept)}' if concept else ''}", style="green")
 
 
-def _print_kind(kind: SuggestionKind, rows: list[Suggestion], *, every: bool) -> None:
+def _print_kind(client: Client, kind: SuggestionKind, rows: list[Suggestion], *, every: bool) -> None:
     if not rows:
         return
     shown = rows if every else rows[:SHOWN]
-    columns = ["#", "!picture", "what", "#score", "!see also", *(["state"] if every else [])]
-    table = [
-        (
-            row.number,
-            row.input or "–",
-            row.message,
-            f"{row.score:.2f}",
-            "\n".join([*row.related_inputs, *(asked.input for asked in row.inputs_to_label)][:3]),
-            *([row.state] if every else []),
-        )
-        for row in shown
-    ]
-    print_table(f"{TITLES[kind]} ({kind}, {len(rows)})", columns, table)
+    table: dict[str, list[object]] = {
+        "##": [row.number for row in shown],
+        "!picture": [row.input for row in shown],
+        "what": [f"{file}: {row.message}" if (file := file_of(client, row.input)) else row.message for row in shown],
+        "#score": [f"{row.score:.2f}" for row in shown],
+        "!see also": ["\n".join(file_of(client, one) or one for one in _others(row)) for row in shown],
+        "state": [row.state if every else "" for row in shown],
+    }
+    # A column of nothing would only push the others together.
+    told = {name: cells for name, cells in table.items() if any(cells)}
+    print_table(f"{TITLES[kind]} ({kind}, {len(rows)})", list(told), zip(*told.values(), strict=True))
     if len(rows) > len(shown):
         console.print(f"  … and {len(rows) - len(shown)} more: --every", style="dim")
     console.print()
 
 
+def _others(row: Suggestion) -> list[str]:
+    """Some pictures that a suggestion speaks of besides."""
+    return [*row.related_inputs, *(asked.input for asked in row.inputs_to_label)][:SHOWN_OTHERS]
+
+
 def _print_hints(model: str, found: list[Suggestion]) -> None:
-    first = next((row for row in found if SuggestionAction.APPLY in row.actions), None)
+    takes = SuggestionAction.APPLY
+    first = next((row for row in found if takes in row.actions and row.state is SuggestionState.OPEN), None)
     if first is None:
         return
     name = safe(model)
@@ -164,12 +172,14 @@ def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> No
     console.print(f"{counted(len(done), 'suggestion')} done{instead}")
     left = [(one.name.rsplit("/", 1)[-1], str(one.error)) for one in decided if one.error is not None]
     if left:
-        print_table(f"{counted(len(left), 'suggestion')} left alone", ["#", "why"], left)
+        print_table(f"{counted(len(left), 'suggestion')} left alone", ["##", "why"], left)
     asked = {number for one in done for number in one.label_next}
     if asked:
         console.print(f"[dim]{counted(len(asked), 'picture')} to label for it are on the list: --kind label-next[/]")
     if done:
         console.print("[dim]train again to learn from it[/]")
+    if left:
+        raise typer.Exit(1)
 
 
 def _numbers(text: str) -> list[int]:

@@ -14,9 +14,10 @@ from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, print_json, print_table, safe
 from lensmith.cli.pdf import find_browser, print_to_pdf
+from lensmith.cli.pictures import label_text
+from lensmith.cli.progress import waiting
 from lensmith.cli.training_options import answers_by
 from lensmith.errors import InternalError, InvalidInputError, LensmithError, NotFoundError, PreconditionError
-from lensmith.types import Annotation
 from lensmith.version_types import inputs_sha256
 
 Version = Annotated[int | None, typer.Option(min=1, help="The one in production by default.")]
@@ -70,10 +71,11 @@ def report(
         suffix = "json" if as_json else "pdf" if pdf else "html"
         target = output or Path(f"{model.rpartition('/')[2]}-{number}.{suffix}")
         _check_target(target)
-        with suppress(LensmithError):
+        with waiting("looking through the pictures"), suppress(LensmithError):
             # A version that is seconds old is still being looked through, and what to fix is half of the report.
             client.suggestions.wait(model, number, timeout=LOOK_SECONDS)
-        text = client.models.report(model, number, as_json=as_json, pictures=pictures)
+        with waiting("making the report"):
+            text = client.models.report(model, number, as_json=as_json, pictures=pictures)
     if target == TERMINAL:
         sys.stdout.write(text)
         return
@@ -152,13 +154,6 @@ def list_inputs(
         raise InternalError("DATASET_SHA256_MISMATCH", f"the list of version {number} is not what it was trained on")
     if not as_json:
         console.print(f"{counted(len(found), 'picture')}, whose list has the hash of version {number}: {expected}")
-
-
-def label_text(label: Annotation) -> str:
-    """A label in a word: `glass`, `not glass`, `weight 2.5`."""
-    if label.number is not None:
-        return f"{label.concept} {label.number:g}"
-    return label.concept if label.positive else f"not {label.concept}"
 
 
 @models.command("card")

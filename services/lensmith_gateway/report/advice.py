@@ -134,4 +134,4 @@ def advice(found: Sequence[Group], findings: Iterable[Finding], pictures: Mappin
 
 
 def _look(name: str, sentence: str, seen: Seen) -> Look:
-    return Look(seen.name or name, sentence, seen.picture.uri if seen.picture else "")
+    return Look(seen.name or name, sentence, seen.file, seen.picture.uri if seen.picture else "")

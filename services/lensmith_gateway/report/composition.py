@@ -194,6 +194,7 @@ def _example(one: EvaluatedInput, names: Mapping[str, str], pictures: Mapping[st
         sentence=_sentence(one, actual, predicted),
         actual_number=one.actual_number if numbers else None,
         predicted_number=one.predicted_number if numbers else None,
+        file=seen.file,
         picture=seen.picture.uri if seen.picture else "",
         heat_map=seen.heat_map.uri if seen.heat_map else "",
     )

@@ -182,11 +182,13 @@ class Look:
     Attributes:
         input: resource name.
         sentence: what there is to see; empty where that was said of all.
+        file: name of its file; empty where nobody noted one.
         picture: data URI of the picture, small; empty where it could not be had.
     """
 
     input: str
     sentence: str
+    file: str = ""
     picture: str = field(default="", repr=False)
 
 
@@ -216,6 +218,7 @@ class Example:
     Attributes:
         input: resource name.
         sentence: what it is and what the model said.
+        file: name of its file; empty where nobody noted one.
         picture: data URI of the picture, small; empty where it could not be had.
         heat_map: data URI of the same with what spoke for the answer; empty where there is none.
     """
@@ -228,6 +231,7 @@ class Example:
     sentence: str
     actual_number: float | None = None
     predicted_number: float | None = None
+    file: str = ""
     picture: str = field(default="", repr=False)
     heat_map: str = field(default="", repr=False)
 

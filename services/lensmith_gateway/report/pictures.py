@@ -34,9 +34,11 @@ class Seen:
 
     Attributes:
         name: resource name of the input as it is called now; empty where it is gone.
+        file: the name of the file that an import brought it in from; empty where nobody noted one.
     """
 
     name: str = ""
+    file: str = ""
     picture: Thumbnail | None = None
     heat_map: Thumbnail | None = None
 

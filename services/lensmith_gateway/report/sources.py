@@ -217,11 +217,12 @@ class Sources:
             except LensmithError:
                 return Seen()
             picture = await asyncio.to_thread(shrink, data, _SHOWN_SIDE)
+            file = input_.metadata.fields["file"].string_value if "file" in input_.metadata.fields else ""
             if picture is None or example is None or not self._explains:
-                return Seen(input_.name, picture)
+                return Seen(input_.name, file, picture)
             larger = await asyncio.to_thread(shrink, data, _EXPLAINED_SIDE)
             heat_map = None if larger is None else await self._heat_map(material, example, larger)
-            return Seen(input_.name, picture, heat_map)
+            return Seen(input_.name, file, picture, heat_map)
 
     async def _bytes(self, name: str) -> bytes:
         answer = await self._ask(

@@ -105,6 +105,11 @@ class Models:
             Model(name=model_name(self._app, model), concepts=concepts), _convert.mask(concepts=concepts)
         )
 
+    def set_closed_environment(self, model: str, closed: bool) -> types.Model:
+        """Says whether what is not annotated counts as negative in the next version; of multi-label models only."""
+        message = Model(name=model_name(self._app, model), closed_environment=closed)
+        return self._update(message, _convert.mask(closed_environment=closed))
+
     def set_training(self, model: str, training: types.TrainingSettings) -> types.Model:
         """Changes how the next versions are trained; what is None is then as the platform says."""
         message = Model(name=model_name(self._app, model), training=_training_settings.to_proto(training))

@@ -8,7 +8,7 @@ import typer
 from lensmith.cli.asking import Question, ask
 from lensmith.cli.options import Json
 from lensmith.cli.output import console, counted, errors, print_json, print_table, safe
-from lensmith.types import Prediction
+from lensmith.types import ConceptScore, Prediction
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,7 +40,10 @@ def predict(
     else:
         print_predictions(images, answers)
         seconds = time.perf_counter() - begin
-        console.print(f"[dim]{safe(asked)}, {counted(len(images), 'picture')} in {seconds:.2f} s[/]", soft_wrap=True)
+        below = any(not one.predicted for answer in answers for one in answer.concepts)
+        told = "; in brackets: below the threshold of the concept" if below else ""
+        took = f"{safe(asked)}, {counted(len(images), 'picture')} in {seconds:.2f} s"
+        console.print(f"[dim]{took}{told}[/]", soft_wrap=True)
     if any(answer.error for answer in answers):
         raise typer.Exit(1)
 
@@ -71,8 +74,14 @@ def _answer(answer: Prediction) -> tuple[object, object, object]:
     if answer.best is None:
         return "nothing above --min-value", None, ""
     best = answer.best
-    then = ", ".join(f"{item.display_name or item.concept} {item.value:.2f}" for item in answer.concepts[1:])
-    return best.display_name or best.concept, best.value, then
+    then = ", ".join(_marked(item, f" {item.value:.2f}") for item in answer.concepts[1:])
+    return _marked(best), best.value, then
+
+
+def _marked(item: ConceptScore, score: str = "") -> str:
+    """What is told of a concept, in brackets where it does not count as there."""
+    told = f"{item.display_name or item.concept}{score}"
+    return told if item.predicted else f"({told})"
 
 
 def _unfamiliar(answer: Prediction) -> str:

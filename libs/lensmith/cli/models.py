@@ -30,7 +30,6 @@ ModelArgument = Annotated[str, typer.Argument(help="Own id of the model.")]
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Number of the version.")]
 PLAIN = "plain"
 """The base model that ships with the platform and has learnt nothing."""
-"""Up to so many, being among the five likeliest means little."""
 STATE_STYLE = {VersionState.READY: "green", VersionState.FAILED: "red", VersionState.CANCELLED: "yellow"}
 
 
@@ -149,8 +148,9 @@ def promote(context: typer.Context, model: ModelArgument, version: VersionArgume
 def unpin(context: typer.Context, model: ModelArgument) -> None:
     """Let production follow the newest success again."""
     with context.obj.client() as client:
-        changed = client.models.unpin(model)
-    console.print(f"version {changed.production_version} of [bold]{safe(model)}[/] answers, until a newer one is ready")
+        number = client.models.unpin(model).production_version
+    answers = f"version {number} of [bold]{safe(model)}[/] answers" if number else "no version answers yet"
+    console.print(f"{answers}, until a newer one is ready")
 
 
 @models.command("cancel")
@@ -241,6 +241,8 @@ def ensure_model(
         raise InvalidInputError("MODEL_TYPE_OTHER", f"model {model} is {found.type}; a type cannot be changed")
     if concepts and tuple(concepts) != found.concepts:
         client.models.set_concepts(model, concepts)
+    if closed and not found.closed_environment:
+        client.models.set_closed_environment(model, closed)
 
 
 def follow(client: Client, model: str, version: ModelVersion) -> ModelVersion:
@@ -270,6 +272,8 @@ def watch(
     """Follow a training until it is done."""
     with context.obj.client() as client:
         number = version or client.models.get(model).latest_version
+        if not number:
+            raise InvalidInputError("MODEL_HAS_NO_TRAINED_VERSION", f"model {model} has no version yet")
         done = follow(client, model, client.models.get_version(model, number))
         evaluation = client.models.evaluation(model, number) if done.state is VersionState.READY else None
     _finish(done, evaluation, as_json=as_json)

@@ -34,6 +34,8 @@ Ints = npt.NDArray[np.int64]
 _LEAST_SHRINKAGE = 1e-12
 _NEW_CLASS = 0.5
 """Pictures that a concept without any counts as having, so that its prior is not minus infinity."""
+_UNSEEN = 0.5
+"""How likely a class without pictures is beside the least likely other one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +45,22 @@ class Discriminant:
     Attributes:
         weights: [d, c].
         bias: [c].
+        unseen: Places of the classes without a picture.
     """
 
     weights: Floats
     bias: Doubles
+    unseen: Ints
+
+    def forget_unseen(self, logits: Floats) -> None:
+        """Make classes that were not seen less likely than all others in logits [n, c], where they stand.
+
+        Where all of them stand, such a class is nearest to whatever is unlike the others, which would be right of
+        pictures that it was held out with.
+        """
+        if len(self.unseen):
+            known = np.delete(logits, self.unseen, axis=1)
+            logits[:, self.unseen] = known.min(axis=1, keepdims=True) + np.log(np.float32(_UNSEEN))
 
 
 def within_variance(moments: Moments) -> float:
@@ -64,11 +78,13 @@ class Scatter:
         within: [d, d], the scatter within classes; below the diagonal it means nothing.
         means: [c, d].
         rows: How many pictures.
+        unseen: Places of the classes without a picture.
     """
 
     within: Floats
     means: Floats
     rows: int
+    unseen: Ints
 
     @classmethod
     def of(cls, moments: Moments, less: Moments | None = None) -> Scatter:
@@ -85,9 +101,10 @@ class Scatter:
         means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
         scaled = means * np.sqrt(counts).astype(np.float32)[:, None]
         add_products(within, scaled, -1.0)
-        # A concept without pictures stands where all of them do, and its prior makes it unlikely.
-        means[counts == 0] = total / max(rows, 1)
-        return cls(within, means, rows)
+        # A concept without pictures stands where all of them do; see `forget_unseen`.
+        unseen = np.flatnonzero(counts == 0)
+        means[unseen] = total / max(rows, 1)
+        return cls(within, means, rows, unseen)
 
     def solve(self, shrinkage: float) -> Discriminant:
         """Fit with so much added to the diagonal, greater than 0; see :func:`within_variance`."""
@@ -102,7 +119,7 @@ class Scatter:
         solved = self.means.copy()
         solve_positive(positive, solved)
         solved *= np.float32(self.rows)
-        return Discriminant(solved.T, -0.5 * np.vecdot(self.means, solved).astype(np.float64))
+        return Discriminant(solved.T, -0.5 * np.vecdot(self.means, solved).astype(np.float64), self.unseen)
 
 
 def solve(moments: Moments, shrinkage: float, less: Moments | None = None) -> Discriminant:

@@ -93,6 +93,12 @@ def fit_linear(features: Features, classes: Ints, width: int, folds: Ints, choic
         some = some_rows(len(features), width)
         factor = calibrate(logits[some], classes[some], factor, CERTAINTY, prior).factor
     _scale(logits, factor, prior)
+    for fold, own in enumerate(without):
+        if len(own.unseen):
+            held_out = np.flatnonzero(folds == fold)
+            scored = logits[held_out]
+            own.forget_unseen(scored)
+            logits[held_out] = scored
     weights = np.float32(factor) * fitted.weights
     bias = factor * fitted.bias + prior - origin @ weights
     sums = ClassSums(choice.transform, origin, total, without, chosen, factor)

@@ -87,6 +87,7 @@ class ClassSums:
             logits += fitted.bias.astype(np.float32)
             logits *= np.float32(self.factor)
             logits += prior
+            fitted.forget_unseen(logits)
             scores[rows] = softmax(logits)
 
         in_threads(score, blocks_of_folds(folds))

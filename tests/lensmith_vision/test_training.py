@@ -86,6 +86,20 @@ def test_fit_is_not_fooled_when_copies_carry_the_labels() -> None:
     assert result.evaluation.group_count == 60
 
 
+def test_nothing_is_known_of_a_concept_when_all_its_pictures_are_one_that_is_held_out() -> None:
+    features, truth = clusters(30, 3, 32, distance=6)
+    copies = truth == 2
+    features[copies] = features[copies][0]
+    whole = make_set(features, np.eye(3)[truth])
+    group_ids = tuple("same" if copy else name for copy, name in zip(copies, whole.ids, strict=True))
+    data, options = replace(whole, group_ids=group_ids), TrainOptions("multi_class", tier="linear")
+    fitted = fit(data, options)
+    # Scored anew, as a very large set would be.
+    memory = replace(fitted.memory, pictures=replace(fitted.memory.pictures, scores=None))
+    for one in (fitted, fit(data, options, memory=memory)):
+        assert [concept.recall for concept in one.evaluation.concepts] == [pytest.approx(1, abs=0.1)] * 2 + [0]
+
+
 def test_fit_gives_the_same_bytes_when_repeated() -> None:
     features, truth = clusters(20, 3, 16, distance=3)
     data = make_set(features, np.eye(3)[truth])

@@ -93,9 +93,9 @@ class Decisions:
             LensmithError: dataset is away; what was done is found done by the next call. Or concepts cannot be merged.
         """
         decisions = [_judged(row, action) for row in rows]
-        # What was followed by asking for labels may be merged as well; to merge or to ask again changes nothing.
-        merge = action == "MERGE_CONCEPTS"
-        todo = [one for one in decisions if one.error is None and (merge or one.row.state != one.state or _asks(one))]
+        # What is followed is followed again, which changes nothing: it may have been followed in another way.
+        merge, again = action == "MERGE_CONCEPTS", action != "DISMISS"
+        todo = [one for one in decisions if one.error is None and (again or one.row.state != one.state)]
         for start in range(0, len(todo), _BATCH):
             batch = todo[start : start + _BATCH]
             if merge:
@@ -113,7 +113,9 @@ class Decisions:
         swaps = [_swap_of(model, message_from_json(one.row.body, Suggestion()), action) for one in batch]
         answer = await self._curation.SwapLabels(SwapLabelsRequest(app_id=version.app_id, actor=actor, swaps=swaps))
         for one, status in zip(batch, answer.statuses, strict=True):
-            if status.code:
+            if status.code and one.row.state == "ACCEPTED":
+                one.error = _otherwise(one.row)
+            elif status.code:
                 one.error = from_status(status)
                 one.state = "STALE" if one.error.reason in _STALE else "OPEN"
 
@@ -152,6 +154,11 @@ def _settle(decision: Decision, row: SuggestionRow) -> None:
 
 def _decided(row: SuggestionRow) -> PreconditionError:
     why = f"it is {row.state} already"
+    return PreconditionError("SUGGESTION_DECIDED", why, metadata={"state": row.state, "actor": row.actor})
+
+
+def _otherwise(row: SuggestionRow) -> PreconditionError:
+    why = "it was ACCEPTED otherwise, or its labels changed since"
     return PreconditionError("SUGGESTION_DECIDED", why, metadata={"state": row.state, "actor": row.actor})
 
 

@@ -3,13 +3,21 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import grpc
 import numpy as np
 
 from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
 from lensmith_api.v1.model_version_pb2 import ModelVersion
-from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionLabel
+from lensmith_api.v1.suggestion_pb2 import (
+    Suggestion,
+    SuggestionAction,
+    SuggestionKind,
+    SuggestionLabel,
+    SuggestionState,
+)
 from lensmith_api.v1.suggestion_service_pb2 import (
+    AcceptedSuggestion,
     AcceptSuggestionsRequest,
     AcceptSuggestionsResponse,
     AllSuggestions,
@@ -24,6 +32,7 @@ APPLY, REMOVE, DISMISS = (
     SuggestionAction.SUGGESTION_ACTION_REMOVE_LABELS,
     SuggestionAction.SUGGESTION_ACTION_DISMISS,
 )
+ACCEPTED = SuggestionState.SUGGESTION_STATE_ACCEPTED
 FIXER = "key-of-a-fixer"
 SCORES = {"sure": 0.97, "likely": 0.8, "doubtful": 0.4}
 
@@ -68,6 +77,27 @@ async def test_labels_are_put_right_or_taken_away_as_asked_when_a_score_is_given
     assert (await accept(DISMISS)).accepted_count == 1
     assert labels()["doubtful"] == {"metal": True}
     assert not (await accept(APPLY, min_score=0)).results
+
+
+async def test_what_was_done_otherwise_is_not_said_to_be_done_as_asked(rig: Rig) -> None:
+    version = await rig.trained()
+    accept, labels = await _suggested(rig, version)
+    await accept(APPLY)
+    found = {uid: f"{version.name}/suggestions/{number}" for number, uid in enumerate(SCORES, 1)}
+
+    async def by_name(uid: str, action: SuggestionAction.ValueType) -> AcceptedSuggestion:
+        request = AcceptSuggestionsRequest(parent=version.name, suggestions=[found[uid]], action=action)
+        answer = await SuggestionServiceStub(rig.channel).AcceptSuggestions(request, metadata=rig.key(FIXER))
+        return answer.results[0]
+
+    assert not (await by_name("sure", APPLY)).status.code
+    assert not (await by_name("likely", REMOVE)).status.code
+    # One was replaced, the other one only taken away.
+    for uid, action in (("sure", REMOVE), ("likely", APPLY)):
+        refused = await by_name(uid, action)
+        assert (refused.state, refused.status.code) == (ACCEPTED, grpc.StatusCode.FAILED_PRECONDITION.value[0])
+        assert "otherwise" in refused.status.message
+    assert labels() == {"sure": {"glass": True}, "likely": {}, "doubtful": {"metal": True}}
 
 
 async def _suggested(

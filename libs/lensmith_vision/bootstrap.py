@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+import scipy.special
 
 from lensmith_vision.metrics import Ranking
 from lensmith_vision.threads import in_threads
@@ -31,6 +32,7 @@ Ints = npt.NDArray[np.int64]
 
 _TAIL = 0.025
 """Of the draws on each side that an interval leaves out."""
+_NORMAL = float(scipy.special.ndtri(1 - _TAIL))
 
 _LEAST_RATE = 1e-6
 _FEWEST, _MOST = 200, 1000
@@ -164,6 +166,7 @@ def rank_intervals(
         fewer = min(ranking.positives, ranking.rows - ranking.positives)
         moved = ranking.roc_auc() - float(plain[0][column, 0]), ranking.average_precision() - float(plain[1][column, 0])
         both = _moved(auc[column], moved[0], fewer), _moved(average[column], moved[1], fewer)
+        both = _widened(both[0], ranking.roc_auc(), int(fewer / max(1.0, resamples.cluster))), both[1]
         found.append(RankIntervals(*both) if ranking.positives else RankIntervals(None, None))
         if ranking.positives and not fewer:
             found[-1] = RankIntervals(None, both[1])
@@ -223,6 +226,21 @@ def _moved(interval: Interval | None, by: float, trials: int) -> Interval | None
         return interval
     low, high = max(0.0, interval[0] + by), min(1.0, interval[1] + by)
     return (_TAIL ** (1 / trials), 1.0) if low >= 1 and trials else (low, high)
+
+
+def _widened(interval: Interval | None, area: float, trials: int) -> Interval | None:
+    """Make an interval of draws of an area under ROC as wide as the few positives (or negatives) ask for.
+
+    Draws of n values spread by (n - 1)/n of their variance, which is not known for sure either (Hesterberg 2015).
+    """
+    if interval is None or area >= 1:
+        return interval
+    if trials < 2:
+        return 0.0, 1.0
+    if area <= 0:
+        return 0.0, 1 - _TAIL ** (1 / trials)
+    times = math.sqrt(trials / (trials - 1)) * float(scipy.special.stdtrit(trials - 1, 1 - _TAIL)) / _NORMAL
+    return max(0.0, area - times * (area - interval[0])), min(1.0, area + times * (interval[1] - area))
 
 
 @cache

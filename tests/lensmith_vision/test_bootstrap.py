@@ -93,6 +93,22 @@ def test_ten_right_of_ten_do_not_promise_that_all_will_be() -> None:
     assert interval_of(np.full(200, np.nan)) is None
 
 
+@pytest.mark.parametrize("positives", [1, 2, 5])
+def test_the_area_under_roc_lies_in_its_interval_when_positives_are_few(positives: int) -> None:
+    random, truth = np.random.default_rng(0), np.arange(100) < positives
+    # Half the width of a bell between two of them: 64 of 100 pairs are in order.
+    drawn = [(random.standard_normal(100) + 0.5 * truth).astype(np.float32) for _ in range(200)]
+    rankings = [metrics.Ranking.of(truth, scores) for scores in drawn]
+    found = [one.roc_auc for one in rank_intervals(rankings, Resamples(np.arange(100)))]
+    assert np.mean([low <= 0.638 <= high for low, high in found]) > 0.9
+
+
+def test_nothing_right_of_a_few_does_not_promise_that_nothing_will_be() -> None:
+    truth, scores = np.asarray([True, True, False, False]), np.asarray([0.1, 0.2, 0.3, 0.4], np.float32)
+    (found,) = rank_intervals([metrics.Ranking.of(truth, scores)], Resamples(np.arange(4)))
+    assert found.roc_auc == (0.0, pytest.approx(1 - 0.025**0.5))
+
+
 def test_two_right_of_two_promise_as_much_as_two_can() -> None:
     decisions = Decisions(np.eye(2, dtype=np.float32), np.arange(2), classes=np.arange(2))
     evaluation = evaluate(_head("multi_class", 2), decisions, 0.1, ThresholdAim())

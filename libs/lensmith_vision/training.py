@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
+import scipy.special
 from threadpoolctl import threadpool_limits
 
 from lensmith_vision.classes import fit_classes
@@ -306,7 +306,7 @@ def _interval(errors: npt.NDArray[np.float32]) -> float:
         return float(np.sort(errors)[rank - 1])
     # Of so few not even the largest is enough: as if errors followed a bell, whose width is not known either.
     spread = math.sqrt(float((errors.astype(np.float64) ** 2).mean()))
-    return spread * float(scipy.stats.t.ppf((1 + INTERVAL_COVERAGE) / 2, count - 1))
+    return spread * float(scipy.special.stdtrit(count - 1, (1 + INTERVAL_COVERAGE) / 2))
 
 
 def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:

@@ -158,7 +158,7 @@ async def test_status_shows_each_part(platform: PlatformProcess) -> None:
     async def all_healthy() -> bool:
         return all(part["healthy"] for part in (await asyncio.to_thread(platform.parts)).values())
 
-    # Each says so every other second; one that took longer on a busy machine says so the next time.
+    # Each is asked every five seconds; one that took longer than that on a busy machine says so the next time.
     await until(all_healthy)
 
 

@@ -48,6 +48,8 @@ MODEL_TYPES: dict[str, ModelType.ValueType] = {
     "regression": ModelType.MODEL_TYPE_REGRESSION,
 }
 
+_SEVERITIES = dict(FindingSeverity.items())
+
 _Message = TypeVar("_Message", bound=Message)
 
 
@@ -96,7 +98,7 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         thresholds=row.thresholds,
         input_count=row.input_count,
         dataset_sha256=row.dataset_sha256,
-        findings=[message_from_json(finding, Finding()) for finding in findings],
+        findings=[_finding(finding) for finding in findings],
         summary=None if row.summary is None else message_from_json(row.summary, EvaluationSummary()),
         note=row.note,
         production=row.production,
@@ -111,6 +113,17 @@ def version_to_proto(row: VersionRow) -> ModelVersion:
         etag=row.etag,
         has_evaluation_scores=bool(row.out_of_fold) and row.state == "READY",
         tier=HeadTier.Value(f"HEAD_TIER_{row.tier.upper()}") if row.tier else HeadTier.HEAD_TIER_UNSPECIFIED,
+    )
+
+
+def _finding(document: Json) -> Finding:
+    """Read a finding back by its fields: as any message it would take ten times longer, and there is one a concept."""
+    said = document if isinstance(document, dict) else {}
+    return Finding(
+        reason=str(said.get("reason", "")),
+        severity=_SEVERITIES.get(str(said.get("severity")), FindingSeverity.FINDING_SEVERITY_UNSPECIFIED),
+        message=str(said.get("message", "")),
+        concept=str(said.get("concept", "")),
     )
 
 

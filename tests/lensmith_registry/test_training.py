@@ -344,3 +344,26 @@ async def test_version_is_deleted_unless_it_is_in_production(rig: Rig):
     rest = pb.ListModelVersionsRequest(parent="apps/trash/models/sorter", page_token=listed.next_page_token)
     page = await rig.models.ListModelVersions(rest, metadata=rig.key())
     assert [version.number for version in page.model_versions] == [1]
+
+
+async def test_versions_are_listed_in_smaller_pages_when_they_know_very_many_concepts(rig: Rig):
+    await rig.queued(counts={f"concept-{number:03d}": 5 for number in range(500)})
+    await rig.sql(
+        """
+        INSERT INTO registry.model_versions (app_id, model_id, number, state, space, base_model, model_snapshot, seed,
+          note, actor, concepts, display_names, findings)
+        SELECT app_id, model_id, number + more, 'CANCELLED', space, base_model, model_snapshot, seed, note, actor,
+          concepts, display_names, findings
+        FROM registry.model_versions CROSS JOIN generate_series(1, 200) AS more
+        """
+    )
+    request = pb.ListModelVersionsRequest(parent="apps/trash/models/sorter", page_size=1000)
+    pages = []
+    while not pages or request.page_token:
+        # More than 4 MB in one answer would be refused by this very client.
+        page = await rig.models.ListModelVersions(request, metadata=rig.key())
+        pages.append([version.number for version in page.model_versions])
+        request.page_token = page.next_page_token
+    assert len(pages) > 1
+    assert all(pages)
+    assert [number for numbers in pages for number in numbers] == list(range(201, 0, -1))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from lensmith_vision.halves import Features
+from lensmith_vision.heads import INTERVAL_COVERAGE
 from lensmith_vision.positive import inverse_of
 from lensmith_vision.ridge import INTERCEPT, MOST_PAIRS, RidgeChoice, RidgeFit, choose_ridge, fit_ridge
 from lensmith_vision.statistics import Moments
 from lensmith_vision.threads import in_threads
 from lensmith_vision.transforms import transformed
 
-__all__ = ["fit_numbers"]
+__all__ = ["fit_numbers", "interval_of_errors"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -60,6 +63,18 @@ def fit_numbers(
     if len(features) <= _FEW:
         values = _held_out_of_few(features, centred, groups, folds, plain=plain)
     return replace(fitted, bias=fitted.bias + middle, values=(values + np.float64(middle)).astype(np.float32))
+
+
+def interval_of_errors(errors: Floats) -> float:
+    """What nine of ten errors of new pictures stay within."""
+    count = len(errors)
+    # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
+    rank = math.ceil((count + 1) * INTERVAL_COVERAGE)
+    if rank <= count:
+        return float(np.sort(errors)[rank - 1])
+    # Of so few not even the largest is enough: as if errors followed a bell, whose width is not known either.
+    spread = math.sqrt(float((errors.astype(np.float64) ** 2).mean()))
+    return spread * float(scipy.special.stdtrit(count - 1, (1 + INTERVAL_COVERAGE) / 2))
 
 
 def _choose(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 from threadpoolctl import threadpool_limits
 
 from lensmith_vision.classes import fit_classes
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.evaluation import Evaluation
 from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_of
-from lensmith_vision.heads import INTERVAL_COVERAGE, Head
+from lensmith_vision.heads import Head
 from lensmith_vision.held_out_groups import deal_folds, group_copies
 from lensmith_vision.labels import fit_labels
-from lensmith_vision.numbers import fit_numbers
+from lensmith_vision.numbers import fit_numbers, interval_of_errors
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import Finding
 from lensmith_vision.refit import ClassMemory, Pictures, Refitted, is_large, kept_scores, refit_classes
@@ -294,19 +292,7 @@ def _head(
     none = np.zeros(width, np.float32)
     head = Head(options.type, data.space, data.concepts, weights, bias, none, limits, transform=fitted.transform)
     decisions = Decisions(head.activate(fitted.values), folds, targets=data.targets)
-    return replace(head, interval=_interval(np.abs(decisions.scores[:, 0] - data.targets))), decisions
-
-
-def _interval(errors: npt.NDArray[np.float32]) -> float:
-    """What nine of ten errors of new pictures stay within."""
-    count = len(errors)
-    # Conformal: with one more picture, the rank that nine of ten stay within (Vovk et al. 2005).
-    rank = math.ceil((count + 1) * INTERVAL_COVERAGE)
-    if rank <= count:
-        return float(np.sort(errors)[rank - 1])
-    # Of so few not even the largest is enough: as if errors followed a bell, whose width is not known either.
-    spread = math.sqrt(float((errors.astype(np.float64) ** 2).mean()))
-    return spread * float(scipy.special.stdtrit(count - 1, (1 + INTERVAL_COVERAGE) / 2))
+    return replace(head, interval=interval_of_errors(np.abs(decisions.scores[:, 0] - data.targets))), decisions
 
 
 def predictions_of(data: TrainingSet, head: Head, decisions: Decisions) -> OutOfFoldPredictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,8 @@ import numpy.typing as npt
 from lensmith_vision.fine_tune.job import TESTED, Floats, Ints
 from lensmith_vision.fine_tune.outcome import NetworkResult
 from lensmith_vision.fine_tune.rival import Rival
-from lensmith_vision.heads import INTERVAL_COVERAGE, Head
+from lensmith_vision.heads import Head
+from lensmith_vision.numbers import interval_of_errors
 from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from lensmith_vision.preflight import Finding, Severity
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate, fit_temperature, thresholds_of
@@ -69,7 +69,7 @@ def judge(rival: Rival, result: NetworkResult, rows: Ints, space: str, aim: Thre
     gains = _goodness(held_out, network.decisions.scores) - _goodness(held_out, held_out.scores)
     if held_out.targets is not None:
         gains /= max(float(np.abs(held_out.scores[:, 0] - held_out.targets).mean()), 1e-9)
-    gain, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
+    gain, error = float(gains.mean()), _error_of_mean(gains, groups[result.rows])
     kept = gain >= max(_GAIN, _SURE * error)
     text = _text(held_out, network.decisions.scores, f"{len(gains)} held-out images")
     if not kept:
@@ -90,6 +90,12 @@ def judge(rival: Rival, result: NetworkResult, rows: Ints, space: str, aim: Thre
         input_count=_learnt(rival.known.rows(rows)),
     )
     return Judgement(fitted, True, gain, len(gains))
+
+
+def _error_of_mean(values: npt.NDArray[np.float64], groups: Ints) -> float:
+    """Standard error of a mean [n]; near copies, which share a group, say little more than one of them."""
+    own = np.unique(groups, return_inverse=True)[1]
+    return float(np.linalg.norm(np.bincount(own, weights=values - values.mean()))) / len(values)
 
 
 def _as_evaluated(
@@ -142,9 +148,7 @@ def _network(
     if known.targets is None:
         head = replace(head, thresholds=thresholds_of(decisions, aim))
     else:
-        residuals = np.sort(np.abs(scores[:, 0] - known.targets))
-        rank = min(len(residuals), math.ceil((len(residuals) + 1) * INTERVAL_COVERAGE))
-        head = replace(head, interval=float(residuals[rank - 1]))
+        head = replace(head, interval=interval_of_errors(np.abs(scores[:, 0] - known.targets)))
     return _Network(head, decisions, tested)
 
 

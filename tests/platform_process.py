@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lensmith import Client
+from lensmith_stack.ports import free_ports
 
 
 @dataclass
@@ -61,8 +61,9 @@ class PlatformProcess:
 @contextmanager
 def platform_process(folder: Path, **settings: str) -> Iterator[PlatformProcess]:
     """Starts a platform and stops it at the end; its logs are printed when the block fails."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    # Not any port that is free: a client's connection could have one that is for clients by the time that it is needed,
+    # as one that asks again and again while Envoy is away.
+    (port,) = free_ports(1)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LENSMITH_")}
     environment |= {
         "LENSMITH_DATA_DIR": str(folder / "data"),

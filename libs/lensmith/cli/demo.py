@@ -100,13 +100,14 @@ def _platform(data_dir: Path, port: int, *, stop: bool) -> Iterator[str]:
     """The platform of this machine, started if need be; yields its address."""
     commands = stack_commands()
     from lensmith_stack.composition import UpOptions
+    from lensmith_stack.ports import free_ports
 
     told = commands.status(data_dir)
     if told.pid:
         console.print(f"using the platform at {told.url}")
         yield told.url
         return
-    options = UpOptions(data_dir=data_dir, port=port if port and _free(port) else _any_free_port())
+    options = UpOptions(data_dir=data_dir, port=port if port and _free(port) else free_ports(1)[0])
     begin = time.monotonic()
     if commands.up(options, lambda line: console.print(f"[dim]{safe(line)}[/]", soft_wrap=True), detach=True):
         raise UnavailableError("PLATFORM_NOT_STARTED", "the platform did not start; `lensmith logs` may tell why")
@@ -124,11 +125,6 @@ def _free(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _any_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _choose_photos(photos: Path | None, shared: Path) -> Photos:

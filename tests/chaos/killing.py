@@ -48,14 +48,18 @@ async def part_of(platform: PlatformProcess, name: str) -> PartStatus:
 async def kill_part(platform: PlatformProcess, name: str) -> PartStatus:
     """Kills a part that runs with SIGKILL; returns how it stood before."""
 
-    async def runs() -> bool:
-        return (await part_of(platform, name)).pid is not None
+    async def killed() -> PartStatus | None:
+        part = await part_of(platform, name)
+        if part.pid is None:
+            return None
+        try:
+            os.kill(part.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            # It ended by itself, because another part is away.
+            return None
+        return part
 
-    await until(runs, seconds=_RECOVERY_SECONDS)
-    part = await part_of(platform, name)
-    assert part.pid is not None
-    os.kill(part.pid, signal.SIGKILL)
-    return part
+    return await until(killed, seconds=_RECOVERY_SECONDS)
 
 
 async def kill_and_recover(platform: PlatformProcess, name: str, workload: Workload) -> Recovery:

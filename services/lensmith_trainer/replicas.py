@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # the generated stubs name this class for type checkers only
 __all__ = ["Replicas"]
 
 _LOCK_SECONDS = 0.1
+_FORGOTTEN_SECONDS = 7 * 86400.0
+"""Nobody tells a trainer which apps are deleted: what it knows of one goes when nobody has asked for it for so long."""
 _SUFFIX = ".sqlite"
 _Argument = TypeVar("_Argument")
 _LOG = logging.getLogger(__name__)
@@ -62,12 +65,13 @@ class Replicas:
         self._stream_seconds = stream_seconds
 
     async def prepare(self) -> None:
-        """Make the folder.
+        """Make the folder, and remove what was forgotten in it.
 
         Raises:
             OSError: It cannot be made.
         """
         await asyncio.to_thread(lambda: self._folder.mkdir(parents=True, exist_ok=True, mode=0o700))
+        await self._make_room()
 
     async def rows(
         self,
@@ -118,7 +122,7 @@ class Replicas:
             ) from error
         finally:
             self._lent[path] -= 1
-            await asyncio.to_thread(self._evict)
+            await self._make_room()
 
     @asynccontextmanager
     async def opened(self, app_id: int, space: str, on_received: Callable[[int], None]) -> AsyncIterator[Holding]:
@@ -132,7 +136,7 @@ class Replicas:
             async with _exclusive(path.with_suffix(".lock")):
                 yield await self._whole(path, app_id, space, on_received)
         finally:
-            await asyncio.to_thread(self._evict)
+            await self._make_room()
 
     @asynccontextmanager
     async def held(self, app_id: int, space: str) -> AsyncIterator[Holding | None]:
@@ -213,20 +217,25 @@ class Replicas:
     def _path(self, app_id: int, space: str) -> Path:
         return self._folder / f"{app_id}-{hashlib.sha256(space.encode()).hexdigest()[:16]}{_SUFFIX}"
 
-    def _evict(self) -> None:
-        """Delete the replicas that were unused for longest until the rest fits; those in use stay."""
-        found = []
+    async def _make_room(self) -> None:
+        """Delete the replicas that were unused for too long, or for longest until the rest fits; those in use stay."""
+        for path in await asyncio.to_thread(self._evict):
+            # The system keeps the bytes of a file that is still mapped.
+            self._holdings.pop(path, None)
+
+    def _evict(self) -> list[Path]:
+        """Delete files as `_make_room` says; return the paths of the replicas that are gone."""
+        found, gone = [], []
         for path in self._folder.glob(f"*{_SUFFIX}"):
             try:
                 status = path.stat()
             except FileNotFoundError:
                 continue
-            size = sum(file.stat().st_size for file in files_of(path) if file.exists())
-            found.append((status.st_mtime, size, path))
+            found.append((status.st_mtime, sum(map(_size, files_of(path))), path))
         total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= self._max_bytes:
-                return
+        for used_at, size, path in sorted(found):
+            if total <= self._max_bytes and used_at > time.time() - _FORGOTTEN_SECONDS:
+                break
             if self._lent[path]:
                 continue
             lock = _try_lock(path.with_suffix(".lock"))
@@ -236,8 +245,10 @@ class Replicas:
                 for file in files_of(path):
                     file.unlink(missing_ok=True)
                 total -= size
+                gone.append(path)
             finally:
                 os.close(lock)
+        return gone
 
 
 @asynccontextmanager
@@ -272,6 +283,14 @@ def _try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; others may close their database, or delete it, at any moment."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _touch(path: Path) -> None:

@@ -6,8 +6,10 @@ import sqlite3
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from lensmith_api.internal.v1.training_data_service_pb2 import (
     CompleteInputs,
@@ -16,7 +18,11 @@ from lensmith_api.internal.v1.training_data_service_pb2 import (
     TrainingLabel,
     TrainingLabels,
 )
+from lensmith_api.internal.v1.training_data_service_pb2_grpc import TrainingDataServiceStub
+from lensmith_trainer.metrics import Metrics
 from lensmith_trainer.replica import Replica, ReplicaDamagedError
+from lensmith_trainer.replicas import Replicas
+from tests.polling import until
 
 
 def _input(uid: str, **fields: object) -> TrainingInput:
@@ -265,4 +271,51 @@ async def test_replicas_go_when_they_take_too_much_room(farm, tmp_path: Path):
     async with farm.trainer(cache_bytes=0):
         version = await farm.rig.queued()
         await farm.rig.until_state(version.name, "READY")
-    assert not list((tmp_path / "cache").glob("*.sqlite"))
+        # Not out of sight only: the system keeps the bytes of a file that somebody still maps.
+        await until(lambda: asyncio.to_thread(_none_left, tmp_path / "cache"))
+
+
+def _none_left(cache: Path) -> bool:
+    mapped = Path("/proc/self/maps")
+    return not [*cache.glob("*.sqlite"), *cache.glob("*.vectors")] and (
+        not mapped.exists() or str(cache) not in mapped.read_text()
+    )
+
+
+async def test_replicas_go_when_nobody_has_asked_for_them_for_a_week(farm, tmp_path: Path):
+    cache = tmp_path / "cache"
+    async with farm.trainer():
+        version = await farm.rig.queued()
+        await farm.rig.until_state(version.name, "READY")
+    (used,) = cache.glob("*.sqlite")
+    for name in ("8-0123456789abcdef.sqlite", "8-0123456789abcdef.vectors"):
+        (cache / name).write_bytes(b"of an app that is gone")
+        os.utime(cache / name, (0, 0))
+    async with farm.trainer():
+        pass
+    assert [path.name for path in cache.glob("*.sqlite")] == [used.name]
+    assert not (cache / "8-0123456789abcdef.vectors").exists()
+
+
+async def test_room_is_counted_when_files_come_and_go(tmp_path: Path):
+    stop = threading.Event()
+    (tmp_path / "8-other.sqlite").touch()
+
+    def churn() -> None:
+        # As a database is opened and closed by another trainer.
+        log = tmp_path / "8-other.sqlite-wal"
+        while not stop.is_set():
+            log.touch()
+            log.unlink()
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        async with grpc.aio.insecure_channel("unix:/nobody/listens") as channel:
+            dataset = TrainingDataServiceStub(channel)
+            replicas = Replicas(tmp_path, 1 << 30, 1 << 30, dataset, 60.0, Metrics(CollectorRegistry()))
+            for _ in range(2000):
+                await replicas.prepare()
+    finally:
+        stop.set()
+        churning.join()

@@ -179,11 +179,11 @@ def _write_transform(writer: _Writer, head: Head, features: str) -> str:
 
 def _write_kernel(writer: _Writer, kernel: KernelPart, inputs: str) -> str:
     landmarks = writer.halves(np.ascontiguousarray(kernel.landmarks.T))
-    doubled = writer.add("Mul", writer.add("MatMul", inputs, landmarks), writer.constant(2.0))
-    squares = writer.constant((kernel.landmarks**2).sum(axis=1, keepdims=True).T)
-    nearness = writer.add(
-        "Sub", writer.add("Sub", doubled, squares), writer.sum_of_squares(inputs, kernel.landmarks.shape[1])
-    )
+    moved = writer.add("Sub", inputs, writer.constant(kernel.origin))
+    own = writer.add("MatMul", moved, writer.constant(kernel.origin[:, None]))
+    doubled = writer.add("Mul", writer.add("Sub", writer.add("MatMul", moved, landmarks), own), writer.constant(2.0))
+    nearer = writer.add("Sub", doubled, writer.constant(kernel.squares))
+    nearness = writer.add("Sub", nearer, writer.sum_of_squares(moved, len(kernel.origin)))
     capped = writer.add("Min", nearness, writer.constant(0.0))
     similar = writer.add("Exp", writer.add("Mul", capped, writer.constant(float(kernel.sharpness))))
     return writer.add("MatMul", similar, writer.constant(kernel.weights))

@@ -74,17 +74,47 @@ class KernelPart:
         """Memory of its numbers."""
         return int(self.landmarks.nbytes + self.weights.nbytes)
 
+    @cached_property
+    def origin(self) -> Floats:
+        """The landmarks' mean [d], from where distances are measured."""
+        return _mean(self.landmarks)
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Squared distances [m] of the landmarks from there."""
+        return _squares(self.landmarks, self.origin)
+
     def logits(self, features: Floats) -> Floats:
         """Of transformed features [n, d]; gives [n, c]."""
-        squares = (self.landmarks**2).sum(axis=1)
-        similarity = features @ self.landmarks.T
-        similarity *= 2
-        similarity -= squares
-        similarity -= (features**2).sum(axis=1, keepdims=True)
-        np.minimum(similarity, 0, out=similarity)
+        similarity = _nearness(features, self.landmarks, self.origin, self.squares)
         similarity *= np.float32(self.sharpness)
         result: Floats = np.exp(similarity, out=similarity) @ self.weights
         return result
+
+
+def _mean(landmarks: Floats) -> Floats:
+    mean: Floats = landmarks.mean(axis=0)
+    return mean
+
+
+def _squares(landmarks: Floats, origin: Floats) -> Floats:
+    centred = landmarks - origin
+    squares: Floats = np.vecdot(centred, centred)
+    return squares
+
+
+def _nearness(features: Floats, landmarks: Floats, origin: Floats, squares: Floats) -> Floats:
+    """Minus the squared distances [n, m] of features and landmarks, with the landmarks' own [m] from an origin.
+
+    Seen from there: where pictures look much the same, rounding leaves more than they differ by otherwise.
+    """
+    moved: Floats = features - origin
+    near: Floats = moved @ landmarks.T
+    near -= (moved @ origin)[:, None]
+    near *= 2
+    near -= squares
+    near -= np.vecdot(moved, moved)[:, None]
+    return np.minimum(near, 0, out=near)
 
 
 def squared_distances(products: Doubles) -> Doubles:
@@ -172,6 +202,11 @@ class Similarities:
                     raise
                 apart = 10 * max(apart, _JITTER)
 
+    @cached_property
+    def _seen(self) -> tuple[Floats, Floats]:
+        origin = _mean(self.landmarks)
+        return origin, _squares(self.landmarks, origin)
+
     @property
     def rank(self) -> int:
         """Number of coordinates."""
@@ -179,8 +214,9 @@ class Similarities:
 
     def coordinates(self, features: Floats) -> Floats:
         """Coordinates [n, rank] of transformed features [n, d], the constant last."""
-        squares = (features**2).sum(axis=1)[:, None] + (self.landmarks**2).sum(axis=1)
-        similar = np.exp(-self.sharpness * np.maximum(squares - 2 * (features @ self.landmarks.T), 0))
+        similar = _nearness(features, self.landmarks, *self._seen)
+        similar *= np.float32(self.sharpness)
+        similar = np.exp(similar, out=similar)
         solved = scipy.linalg.solve_triangular(
             self.root.astype(np.float32), similar.T, lower=True, check_finite=False
         ).T

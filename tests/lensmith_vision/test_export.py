@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
 from lensmith_vision.decode import decode
 from lensmith_vision.engine import OnnxRuntimeEngine
-from lensmith_vision.export import Exported, NativeAnswer
+from lensmith_vision.export import Exported, NativeAnswer, _write_kernel, _Writer
 from lensmith_vision.export_archive import _program, write_archive
 from lensmith_vision.familiarity import learn_familiarity
 from lensmith_vision.general import hierarchy
@@ -126,6 +127,24 @@ def test_the_exported_program_gives_the_platforms_numbers_when_asked_about_photo
         unfamiliar = head.unfamiliar(features)
         assert unfamiliar is not None
         assert answer["unfamiliar"] == pytest.approx(float(unfamiliar[0]), abs=1e-3)
+
+
+def test_similarities_are_told_apart_inside_and_outside_a_graph_when_pictures_look_much_the_same() -> None:
+    random = np.random.default_rng(0)
+    features = random.gamma(1.0, 0.5, 256) * (1 + 0.01 * random.standard_normal((60, 256)))
+    inputs = transformed(features.astype(np.float32), "unit")
+    landmarks = inputs[:40].astype(np.float16).astype(np.float32)
+    distances = ((inputs[:, None].astype(np.float64) - landmarks) ** 2).sum(axis=2)
+    kernel = KernelPart(landmarks, random.normal(0, 3, (40, 3)).astype(np.float32), float(2 / np.median(distances)))
+    expected = np.exp(-kernel.sharpness * distances) @ kernel.weights
+    writer = _Writer()
+    output = _write_kernel(writer, kernel, "inputs")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("inputs", output)]
+    graph = onnx.helper.make_graph(writer.nodes, "kernel", ends[:1], ends[1:], writer.constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (inside,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"inputs": inputs})
+    np.testing.assert_allclose(inside, expected, atol=1e-3)
+    np.testing.assert_allclose(kernel.logits(inputs), expected, atol=1e-3)
 
 
 def test_the_sample_gives_its_numbers_when_no_photograph_is_named(tmp_path: Path) -> None:

@@ -224,6 +224,16 @@ def test_pictures_are_asked_for_when_few_images_are_accepted_by_the_command_line
         assert not client.annotations.set({name: [lensmith.Annotation("marble")] for name in unlabelled})
 
 
+def test_nothing_changes_when_a_training_is_refused(platform: PlatformProcess, key: str, tmp_path: Path) -> None:
+    refused = platform.cli("train", "sorter", "--concept", "wod", check=False)
+    assert "the app has no concept wod" in refused.stderr
+    with lensmith.Client(platform.url, key, "road") as client:
+        assert client.models.get("sorter").concepts == ()
+    nowhere = platform.cli("export", "sorter", "--output", str(tmp_path / "missing" / "model.zip"), check=False)
+    assert nowhere.returncode == 1
+    assert "FILE_UNUSABLE" in nowhere.stderr
+
+
 def test_a_version_is_looked_into_and_tuned_by_the_command_line(
     platform: PlatformProcess, key: str, photos: Path
 ) -> None:

@@ -22,7 +22,7 @@ from lensmith.cli import (
 )
 from lensmith.cli.output import errors, print_error
 from lensmith.cli.session import Session
-from lensmith.errors import InvalidInputError, LensmithError
+from lensmith.errors import InvalidInputError, LensmithError, PreconditionError
 
 app = typer.Typer(
     name="lensmith",
@@ -82,4 +82,9 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe went away, as `| head` does; nobody is left to be told.
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print_error(PreconditionError("FILE_UNUSABLE", f"{error.filename}: {error.strerror}"))
         sys.exit(1)

@@ -21,8 +21,8 @@ from lensmith.cli.training_options import (
     answers_by,
     described,
 )
-from lensmith.errors import InvalidInputError, NotFoundError
-from lensmith.types import Evaluation, ModelType, ModelVersion, TrainingMode, TrainingSettings, VersionState
+from lensmith.errors import InvalidInputError, NotFoundError, PreconditionError
+from lensmith.types import Evaluation, Model, ModelType, ModelVersion, TrainingMode, TrainingSettings, VersionState
 
 models = typer.Typer(help="Models and their versions.", no_args_is_help=True)
 
@@ -90,6 +90,11 @@ def list_models(
         for m in found
     ]
     print_table("", ["model", "type", "#concepts", "#production", "#latest"], rows, empty="there are no models yet")
+    for m in found:
+        if m.retrain_after_annotations:
+            console.print(f"{safe(m.id)} is trained after {counted(m.retrain_after_annotations, 'new annotation')}")
+        if m.retrain_error:
+            console.print(f"{safe(m.id)} could not be trained by itself: {safe(str(m.retrain_error))}", style="yellow")
 
 
 @models.command("versions")
@@ -202,8 +207,16 @@ def train(
     session: Session = context.obj
     settings = TrainingSettings(tier, best_f1, min_precision, min_recall, test_on, mode, max_epochs)
     with session.client() as client:
-        ensure_model(client, model, type, concept or [], closed=closed)
-        version = client.models.train(model, note=note, training=settings)
+        before = ensure_model(client, model, type, concept or [], closed=closed)
+        try:
+            version = client.models.train(model, note=note, training=settings)
+        except PreconditionError:
+            # What was refused changes nothing, or a misspelt concept would stand in the way of every training after.
+            if before and concept:
+                client.models.set_concepts(model, before.concepts)
+            if before and closed:
+                client.models.set_closed_environment(model, before.closed_environment)
+            raise
         if watch:
             version = follow(client, model, version)
         elif not as_json:
@@ -215,8 +228,11 @@ def train(
 
 def ensure_model(
     client: Client, model: str, kind: ModelType | None, concepts: list[str], *, closed: bool = False
-) -> None:
-    """Makes the model where there is none.
+) -> Model | None:
+    """Makes the model where there is none; changes which concepts it learns where it is there.
+
+    Returns:
+        The model as it was; None where there was none.
 
     Raises:
         InvalidInputError: `MODEL_TYPE_MISSING`, or `MODEL_TYPE_OTHER`: it exists and is of another type.
@@ -236,13 +252,14 @@ def ensure_model(
                 "USAGE", "a regression learns the numbers of one concept: say which with --concept"
             ) from error
         client.models.create(model, kind, concepts=concepts, closed_environment=closed)
-        return
+        return None
     if kind and found.type is not kind:
         raise InvalidInputError("MODEL_TYPE_OTHER", f"model {model} is {found.type}; a type cannot be changed")
     if concepts and tuple(concepts) != found.concepts:
         client.models.set_concepts(model, concepts)
     if closed and not found.closed_environment:
         client.models.set_closed_environment(model, closed)
+    return found
 
 
 def follow(client: Client, model: str, version: ModelVersion) -> ModelVersion:
@@ -251,15 +268,23 @@ def follow(client: Client, model: str, version: ModelVersion) -> ModelVersion:
     with learning_progress() if fine_tunes else fraction_progress() as progress:
         task = progress.add_task(f"training {model} version {version.number}", total=1.0, doing="queued")
         told = ""
-        for current in client.models.watch(model, version.number):
-            version = current
-            doing = version.progress or version.stage or version.state
-            if version.stage == "fine_tuning" and version.progress != told:
-                told = version.progress
-                progress.console.print(f"  [dim]{safe(told)}[/]")
-            if version.stage == "fine_tuning":
-                doing = "fine-tuning"
-            progress.update(task, completed=1.0 if version.state.final else version.fraction, doing=doing)
+        try:
+            for current in client.models.watch(model, version.number):
+                version = current
+                doing = version.progress or version.stage or version.state
+                if version.stage == "fine_tuning" and version.progress != told:
+                    told = version.progress
+                    progress.console.print(f"  [dim]{safe(told)}[/]")
+                if version.stage == "fine_tuning":
+                    doing = "fine-tuning"
+                progress.update(task, completed=1.0 if version.state.final else version.fraction, doing=doing)
+        except KeyboardInterrupt:
+            progress.console.print(
+                f"interrupted: the training goes on; `lensmith watch {safe(model)}` follows it, "
+                f"`lensmith models cancel {safe(model)} {version.number}` stops it",
+                soft_wrap=True,
+            )
+            raise
     return version
 
 

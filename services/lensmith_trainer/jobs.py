@@ -97,6 +97,7 @@ class TrainingJobs:
         self._trainer = trainer
         self._report_seconds = report_seconds
         self._complete_seconds = complete_seconds
+        self._unanswered: set[str] = set()
 
     async def start(self, event: Event) -> None:
         """Train the version that an event tells of, if it still wants to be trained.
@@ -127,18 +128,27 @@ class TrainingJobs:
         request = ClaimModelVersionRequest(app_id=app_id, version_uid=version_uid, trainer=self._trainer)
         for last in (False, True):
             try:
-                return await self._registry.ClaimModelVersion(request)
+                job = await self._registry.ClaimModelVersion(request)
             except NotFoundError:
                 return None
+            except TRANSIENT:
+                # It may have been claimed for this trainer, which does not know its lease.
+                self._unanswered.add(version_uid)
+                raise
             except PreconditionError as error:
                 left = float(error.metadata.get("lease_left", 0.0))
                 renewed = left > float(error.metadata.get("lease_seconds", 0.0)) / 2
-                if error.reason != "VERSION_LEASED" or renewed or last:
+                lives = renewed and version_uid not in self._unanswered
+                if error.reason != "VERSION_LEASED" or lives or last:
                     # It has ended, or its trainer lives: should that one die, its own message comes back.
                     _LOG.info("nothing to train: %s", error)
+                    self._unanswered.discard(version_uid)
                     return None
                 # The trainer that had it has been silent for a while: its lease ends, or is renewed.
                 await asyncio.sleep(left + _LEASE_SLACK_SECONDS)
+            else:
+                self._unanswered.discard(version_uid)
+                return job
         return None
 
     async def _train(self, job: TrainingJob) -> str:

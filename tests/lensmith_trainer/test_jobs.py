@@ -5,18 +5,28 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from google.protobuf.message import Message
+from grpc_status import rpc_status
 
 from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
+from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
 from lensmith_api.internal.v1.events_pb2 import Event
+from lensmith_api.internal.v1.training_job_service_pb2_grpc import (
+    TrainingJobServiceServicer,
+    add_TrainingJobServiceServicer_to_server,
+)
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_platform.bus import WorkConsumer, connect
 from lensmith_trainer.unbroken import run_to_end
 from lensmith_vision import heads
-from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig, refusal
+from tests.lensmith_registry.rig import DIM, MULTI_LABEL, REGRESSION, TRASH, Rig, refusal, rig_of
 from tests.lensmith_trainer.conftest import Farm
 from tests.polling import until
 
@@ -211,6 +221,60 @@ async def test_every_version_is_ready_once_when_two_trainers_work(farm: Farm):
     rows = await rig.sql("SELECT state FROM registry.model_versions")
     assert [row["state"] for row in rows] == ["READY"] * 4
     assert (await rig.model("sorter")).production_version == 4
+
+
+class _Forgetful(TrainingJobServiceServicer):
+    """Asks registry what it is asked, and loses the first answer."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._lost = False
+
+    async def ClaimModelVersion(
+        self, request: job_pb.ClaimModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> job_pb.TrainingJob:
+        job = await self._forward("ClaimModelVersion", request, context)
+        if not self._lost:
+            self._lost = True
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "registry was killed")
+        return job
+
+    async def ReportProgress(
+        self, request: job_pb.ReportProgressRequest, context: grpc.aio.ServicerContext
+    ) -> job_pb.ReportProgressResponse:
+        return await self._forward("ReportProgress", request, context)
+
+    async def CompleteModelVersion(
+        self, request: job_pb.CompleteModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> ModelVersion:
+        return await self._forward("CompleteModelVersion", request, context)
+
+    async def _forward(self, method: str, request: Message, context: grpc.aio.ServicerContext) -> Message:
+        try:
+            return await getattr(self._rig.jobs, method)(request, metadata=self._rig.token("trainer", TRASH))
+        except grpc.aio.AioRpcError as error:
+            await context.abort_with_status(rpc_status.to_status(rpc_status.from_call(error)))
+
+
+async def test_version_is_trained_when_the_answer_to_its_claim_is_lost(
+    tmp_path: Path, database, nats_url: str, s3
+) -> None:
+    urls = (database.url("registry"), database.url("registry", worker=True), database.admin_url)
+    # Nobody announces it again in the time of this test.
+    async with rig_of(tmp_path, urls, nats_url, s3.url, lease_seconds=4.0, silent_seconds=3600) as rig:
+        server = grpc.aio.server()
+        add_TrainingJobServiceServicer_to_server(_Forgetful(rig), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        farm = Farm(rig, nats_url, tmp_path)
+        addresses = {**farm.settings()["addresses"], "registry": f"127.0.0.1:{port}"}
+        try:
+            async with farm.trainer(addresses=addresses):
+                version = await rig.queued()
+                await rig.until_state(version.name, "READY")
+        finally:
+            await server.stop(0)
+        assert (await rig.sql("SELECT lease FROM registry.model_versions"))[0]["lease"] == 2
 
 
 async def test_version_waits_for_its_data_when_dataset_is_away(farm: Farm):

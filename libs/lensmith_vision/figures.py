@@ -95,13 +95,16 @@ def count_intervals(cells: Cells, resamples: Resamples) -> CountIntervals:
     each = zip(intervals_of(precision, taken), intervals_of(recall, shown), intervals_of(f1, shown), strict=True)
     concepts = [dict(zip(("precision", "recall", "f1"), three, strict=True)) for three in each]
     all_right, all_missed, all_false = right.sum(axis=0), missed.sum(axis=0), false.sum(axis=0)
+    # Where all is right, a mean over concepts says no more than all their pictures together.
+    all_taken = _groups(sum(known_right) + sum(known_false), resamples)
+    all_shown = _groups(sum(known_right) + sum(known_missed), resamples)
     whole = {
-        "macro_precision": interval_of(_mean(precision)),
-        "macro_recall": interval_of(_mean(recall)),
-        "macro_f1": interval_of(_mean(f1)),
-        "micro_precision": interval_of(_ratio(all_right, all_right + all_false)),
-        "micro_recall": interval_of(_ratio(all_right, all_right + all_missed)),
-        "micro_f1": interval_of(_ratio(2 * all_right, 2 * all_right + all_false + all_missed)),
+        "macro_precision": interval_of(_mean(precision), all_taken),
+        "macro_recall": interval_of(_mean(recall), all_shown),
+        "macro_f1": interval_of(_mean(f1), all_shown),
+        "micro_precision": interval_of(_ratio(all_right, all_right + all_false), all_taken),
+        "micro_recall": interval_of(_ratio(all_right, all_right + all_missed), all_shown),
+        "micro_f1": interval_of(_ratio(2 * all_right, 2 * all_right + all_false + all_missed), all_shown),
     }
     return CountIntervals(whole, concepts)
 

@@ -9,6 +9,7 @@ from lensmith_vision import metrics, out_of_fold
 from lensmith_vision.bootstrap import Resamples, interval_of, rank_intervals
 from lensmith_vision.errors import VisionError
 from lensmith_vision.evaluation import Evaluation
+from lensmith_vision.figures import Cells, count_intervals
 from lensmith_vision.heads import Head
 from lensmith_vision.out_of_fold import Outline, OutOfFoldPredictions
 from lensmith_vision.report import Decisions, ThresholdAim, evaluate
@@ -91,6 +92,12 @@ def test_intervals_are_wider_when_pictures_are_copies_of_each_other() -> None:
 def test_ten_right_of_ten_do_not_promise_that_all_will_be() -> None:
     assert interval_of(np.ones(200), 10) == (pytest.approx(0.6915, abs=1e-3), 1.0)
     assert interval_of(np.full(200, np.nan)) is None
+
+
+def test_means_over_concepts_promise_no_more_than_their_pictures_when_all_are_right() -> None:
+    classes = np.arange(20) % 4
+    whole = count_intervals(Cells.of_classes(classes, classes, 4), Resamples(np.arange(20))).whole
+    assert whole == dict.fromkeys(whole, (pytest.approx(0.025 ** (1 / 20)), 1.0))
 
 
 @pytest.mark.parametrize("positives", [1, 2, 5])

@@ -12,7 +12,7 @@ from lensmith.evaluation_types import (
     LearningCurvePoint,
     VersionComparison,
 )
-from lensmith.types import Evaluation
+from lensmith.types import ConceptEvaluation, Evaluation
 
 FEW_CONCEPTS = 10
 MOST_CONFUSED = 5
@@ -56,7 +56,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
                 f"{heading}\n".lstrip() + f"the {MOST_CONCEPTS} concepts of {len(evaluation.concepts)} it tells worst"
             )
         table = [
-            (c.concept, c.positives, c.precision, c.recall, c.f1, ranged(c.intervals.get("f1")), c.threshold)
+            (c.concept, c.positives, _precision(c), c.recall, c.f1, ranged(c.intervals.get("f1")), c.threshold)
             for c in concepts
         ]
         columns = ["concept", "#pictures", "#precision", "#recall", "#F1", "F1 95 %", "#threshold"]
@@ -65,6 +65,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if confused:
         cells = [(cell.actual, cell.predicted, cell.count) for cell in confused[:MOST_CONFUSED]]
         print_table("most confused", ["is", "taken for", "#pictures"], cells)
+
+
+def _precision(concept: ConceptEvaluation) -> float | None:
+    """Which part of what is marked is right; None where nothing is marked, which the mean leaves out, too."""
+    unknown = not concept.precision and concept.intervals and "precision" not in concept.intervals
+    return None if unknown else concept.precision
 
 
 def ranged(interval: Interval | None) -> str:

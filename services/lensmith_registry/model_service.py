@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -47,7 +48,7 @@ from lensmith_api.v1.model_service_pb2 import (
 )
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_platform.db.pagination import Pager
-from lensmith_platform.db.unit_of_work import Connection, Database
+from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import (
     InvalidInputError,
     LensmithError,
@@ -64,7 +65,7 @@ from lensmith_registry.evaluations import Evaluations
 from lensmith_registry.exports import Exporter
 from lensmith_registry.learning_curves import LearningCurves
 from lensmith_registry.models import Models
-from lensmith_registry.store import ModelRow
+from lensmith_registry.pages import page_of
 from lensmith_registry.training import TrainingRequest, TrainingStart
 from lensmith_registry.version_inputs import VersionInputs
 from lensmith_registry.version_store import VersionRow
@@ -78,9 +79,6 @@ _EVALUATION = "apps/{app}/models/{model}/versions/{version}/evaluation"
 _LEARNING_CURVE = "apps/{app}/models/{model}/versions/{version}/learningCurve"
 _CARD = "apps/{app}/models/{model}/versions/{version}/card"
 _LAST_NUMBER = 2**31 - 1
-_PAGE_BYTES = 3 << 20
-"""Less than the 4 MB that gRPC clients take unless they are told otherwise."""
-_VERSIONS_AT_ONCE = 20
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,10 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         position = self._pager.decode(request.page_token, fingerprint)
         after = str(position[0]) if position else ""
         async with self._database.transaction(app.app_id) as connection:
-            rows = await store.list_models(connection, app.app_id, after, size + 1)
-        token = self._pager.encode((rows[size - 1].model,), fingerprint) if len(rows) > size else ""
-        return ListModelsResponse(models=[model_to_proto(row) for row in rows[:size]], next_page_token=token)
+            read = partial(store.list_models, connection, app.app_id)
+            page, end = await page_of(read, lambda row: row.model, model_to_proto, after, size)
+        token = "" if end is None else self._pager.encode((end,), fingerprint)
+        return ListModelsResponse(models=page, next_page_token=token)
 
     async def UpdateModel(self, request: UpdateModelRequest, context: object) -> Model:
         """Change the fields that the mask names."""
@@ -200,10 +199,10 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             row = await store.get_model(connection, app.app_id, model)
             fingerprint = f"versions/{row.uid}"
             position = self._pager.decode(request.page_token, fingerprint)
-            page = await _page_of_versions(connection, row, int(str(position[0])) if position else _LAST_NUMBER, size)
-            # Numbers begin with 1, and what is before the last one may all be deleted.
-            more = bool(page) and bool(await version_store.list_versions(connection, row, page[-1].number, 1))
-        token = self._pager.encode((page[-1].number,), fingerprint) if more else ""
+            before = int(str(position[0])) if position else _LAST_NUMBER
+            read = partial(version_store.list_versions, connection, row)
+            page, end = await page_of(read, lambda version: version.number, version_to_proto, before, size)
+        token = "" if end is None else self._pager.encode((end,), fingerprint)
         return ListModelVersionsResponse(model_versions=page, next_page_token=token)
 
     async def ListModelVersionInputs(
@@ -356,21 +355,6 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def _version(self, app: AppRef, name: _VersionName) -> VersionRow:
         async with self._database.transaction(app.app_id) as connection:
             return await version_store.get_version(connection, app.app_id, name.model, name.number)
-
-
-async def _page_of_versions(connection: Connection, model: ModelRow, before: int, size: int) -> list[ModelVersion]:
-    """Return versions below a number, fewer than asked for where they are large: some know thousands of concepts."""
-    page: list[ModelVersion] = []
-    room = _PAGE_BYTES
-    while len(page) < size and room > 0:
-        wanted = min(size - len(page), _VERSIONS_AT_ONCE)
-        rows = await version_store.list_versions(connection, model, page[-1].number if page else before, wanted)
-        some = [version_to_proto(row) for row in rows]
-        page += some
-        room -= sum(version.ByteSize() for version in some)
-        if len(rows) < wanted:
-            break
-    return page
 
 
 def _version_name(template: str, name: str, field: str = "name") -> _VersionName:

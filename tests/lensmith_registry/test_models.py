@@ -95,6 +95,22 @@ async def test_models_are_listed_in_pages_of_their_own_ids(rig: Rig):
     assert (await refusal(rig.models.ListModels(forged, metadata=rig.key()))).metadata["code"] == "INVALID_ARGUMENT"
 
 
+async def test_models_are_listed_in_smaller_pages_when_they_know_very_many_concepts(rig: Rig):
+    names = [f"model-{number}" for number in range(6)]
+    concepts = [f"{number:0100d}" for number in range(9000)]
+    for name in names:
+        await rig.create(name, Model(type=MULTI_CLASS, concepts=concepts))
+    request = pb.ListModelsRequest(parent="apps/trash", page_size=1000)
+    pages: list[list[str]] = []
+    while not pages or request.page_token:
+        # More than 4 MB in one answer would be refused by this very client.
+        page = await rig.models.ListModels(request, metadata=rig.key())
+        pages.append([model.name.rpartition("/")[2] for model in page.models])
+        request.page_token = page.next_page_token
+    assert len(pages) > 1
+    assert [name for page in pages for name in page] == names
+
+
 async def _update(rig: Rig, paths: list[str], **fields: object) -> Model:
     request = pb.UpdateModelRequest(model=Model(name="apps/trash/models/sorter", **fields))
     request.update_mask.paths[:] = paths

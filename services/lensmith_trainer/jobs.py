@@ -130,6 +130,7 @@ class TrainingJobs:
             try:
                 job = await self._registry.ClaimModelVersion(request)
             except NotFoundError:
+                self._unanswered.discard(version_uid)
                 return None
             except TRANSIENT:
                 # It may have been claimed for this trainer, which does not know its lease.

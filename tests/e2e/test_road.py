@@ -237,7 +237,9 @@ def test_nothing_changes_when_a_training_is_refused(platform: PlatformProcess, k
 def test_a_version_is_looked_into_and_tuned_by_the_command_line(
     platform: PlatformProcess, key: str, photos: Path
 ) -> None:
-    told = json.loads(platform.cli("evaluate", "sorter", "--version", "1", "--wrong", "3", "--json").stdout)
+    asked = ("evaluate", "sorter", "--version", "1", "--wrong", "3", "--curves", "--json")
+    told = json.loads(platform.cli(*asked).stdout)
+    assert len(told["curves"]) == len(told["evaluation"]["concepts"]) == 6
     low, high = (told["evaluation"]["intervals"]["accuracy"][end] for end in ("low", "high"))
     assert low <= told["evaluation"]["accuracy"] <= high
     lax = json.loads(platform.cli("evaluate", "sorter", "--version", "1", "--threshold", "brick=0", "--json").stdout)

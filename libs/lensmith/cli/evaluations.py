@@ -44,9 +44,14 @@ def evaluate(
     min_precision: MinPrecision = None,
     min_recall: MinRecall = None,
     wrong: Annotated[int, typer.Option(min=0, help="Also list so many pictures that were answered wrongly.")] = 0,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="With --json: also the precision-recall and ROC curves.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show how good a version is on pictures that it was not fitted on, also as it would be at other thresholds."""
+    if curves and not as_json:
+        raise InvalidInputError("USAGE", "--curves needs --json: curves are for programs to draw")
     with context.obj.client() as client:
         number = in_production(client, model, version)
         evaluation = client.evaluations.get(
@@ -59,8 +64,10 @@ def evaluate(
         )
         inputs = list(islice(client.evaluations.inputs(model, number, wrong_only=True), wrong)) if wrong else []
         files = {} if as_json else {one.input: file_of(client, one.input) for one in inputs}
+        drawn = {"curves": client.evaluations.curves(model, number)} if curves else {}
     if as_json:
-        print_json({"evaluation": evaluation, "wrong": inputs} if wrong else evaluation)
+        listed = {"wrong": inputs} if wrong else {}
+        print_json({"evaluation": evaluation, **listed, **drawn} if wrong or curves else evaluation)
         return
     print_evaluation(evaluation)
     if wrong:

@@ -22,6 +22,7 @@ from lensmith_registry import (
     version_store,
 )
 from lensmith_registry.networks import network_prefix
+from lensmith_registry.version_purge_store import Purgeable
 
 __all__ = ["Caretaker"]
 
@@ -106,6 +107,8 @@ class Caretaker:
             for candidate in candidates:
                 if candidate.has_network:
                     await self._delete_networks(candidate.app_id, candidate.uid)
+                if candidate.contested:
+                    await self._delete_unnamed(candidate)
             async with self._database.transaction(None) as connection:
                 for candidate in candidates:
                     await version_purge_store.remove_version(connection, candidate.app_id, candidate.id)
@@ -133,3 +136,10 @@ class Caretaker:
 
     async def _delete_networks(self, app_id: int, version_uid: UUID) -> None:
         await self._blobs.delete(list(await self._blobs.list(network_prefix(app_id, str(version_uid)))))
+
+    async def _delete_unnamed(self, candidate: Purgeable) -> None:
+        """Delete what a trainer sent after another one had taken its version."""
+        keys: list[str] = []
+        for kind in ("heads", "evaluations", "snapshots"):
+            keys += await self._blobs.list(f"{kind}/{candidate.app_id}/{candidate.uid}/")
+        await self._blobs.delete([key for key in keys if key != candidate.scores])

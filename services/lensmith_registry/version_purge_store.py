@@ -12,19 +12,26 @@ __all__ = ["Purgeable", "purge_candidates", "remove_version"]
 
 @dataclass(frozen=True)
 class Purgeable:
-    """A buried version with the keys of its blobs; its networks are found by what their keys begin with."""
+    """A buried version with the keys of its blobs; its networks are found by what their keys begin with.
+
+    Attributes:
+        scores: Key of the scores behind its evaluation, which may stay for other versions; empty: it has none.
+        contested: Whether several trainers had it in turn: bytes that one of them sent too late are named by no row.
+    """
 
     app_id: int
     id: int
     uid: UUID
     blobs: list[str]
+    scores: str
     has_network: bool
+    contested: bool
 
 
 async def purge_candidates(connection: Connection, grace_seconds: float, limit: int) -> list[Purgeable]:
     """Return buried versions whose grace is over, of all apps."""
     rows = await connection.fetch(
-        """SELECT app_id, id, uid, network <> '' AS has_network,
+        """SELECT app_id, id, uid, out_of_fold AS scores, network <> '' AS has_network, lease > 1 AS contested,
              array_remove(ARRAY[head, dataset_snapshot, CASE WHEN EXISTS (
                -- Scores stay as long as any version names them; of several that are buried, the last one takes them.
                SELECT FROM model_versions other

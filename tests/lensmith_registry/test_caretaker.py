@@ -1,7 +1,9 @@
 """What registry looks after by itself: forgotten versions, deleted apps, bytes that must go."""
 
 import asyncio
+import io
 
+import grpc
 import pytest
 
 from lensmith_api.internal.v1.events_pb2 import AppDeleted, Event
@@ -145,3 +147,23 @@ async def test_bytes_of_a_deleted_version_stay_for_the_grace(make_rig, s3):
         assert not await _no_heads(s3)
         await rig.sql("UPDATE registry.model_versions SET deleted_at = now() - interval '25 hours'")
         await until(lambda: _no_heads(s3))
+
+
+async def test_bytes_that_a_trainer_sent_too_late_go_with_their_version(make_rig, s3):
+    async with make_rig(lease_seconds=0.1, purge_grace_seconds=0, purge_seconds=0.1) as rig:
+        version = await rig.queued()
+        await rig.claim(version)
+        await until(lambda: _claimed_again(rig, version))
+        # By the time they arrived, nobody named them any more.
+        late = f"heads/{TRASH}/{version.uid}/{'0' * 64}"
+        await asyncio.to_thread(s3.client.put_object, s3.name, late, io.BytesIO(b"late"), 4)
+        await rig.models.DeleteModel(pb.DeleteModelRequest(name="apps/trash/models/sorter"), metadata=rig.key())
+        await until(lambda: _gone(rig))
+        assert await _no_heads(s3)
+
+
+async def _claimed_again(rig: Rig, version: ModelVersion) -> bool:
+    try:
+        return (await rig.claim(version)).lease == 2
+    except grpc.aio.AioRpcError:
+        return False

@@ -2,8 +2,9 @@
 
 A snapshot is bound to its SHA-256, which stands in the version. The hash is that of a text anybody can write again: for
 each input, in order of uid, one line of JSON, ``["{uid}", "{sha256}", {"{concept}": true | false | number, …}]``, its
-concepts in order of code points, ASCII only, each line ended by a line feed. So a listing can be held against it with
-nothing but a hash function. Most inputs share a few sets of labels, which the file holds once.
+concepts in order of code points, ASCII only, numbers as Python writes them (``12.0``, ``0.1``, ``1e+16``), each line
+ended by a line feed. So a listing can be held against it with nothing but a hash function. Most inputs share a few sets
+of labels, which the file holds once.
 """
 
 from __future__ import annotations

@@ -107,6 +107,8 @@ class InputServicer(InputServiceServicer):
 
     def _draft(self, position: int, item: pb.NewInput) -> Draft:
         content, url = item.image.content, item.image.url
+        if not content and item.image.HasField("content"):
+            raise InvalidInputError("IMAGE_EMPTY", "the image has no bytes")
         if not content and not url:
             raise InvalidInputError("IMAGE_MISSING", "an input needs an image: its bytes in content, or a url")
         metadata = None

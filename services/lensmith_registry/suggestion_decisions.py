@@ -165,8 +165,10 @@ def _otherwise(row: SuggestionRow) -> PreconditionError:
 def _judged(row: SuggestionRow, action: Action) -> Decision:
     outcome = _OUTCOMES[action]
     wanted = SuggestionAction.Value(f"SUGGESTION_ACTION_{action}")
-    if wanted not in actions_of(message_from_json(row.body, Suggestion())):
-        why = "this cannot be done about it; see its `actions`"
+    possible = actions_of(message_from_json(row.body, Suggestion()))
+    if wanted not in possible:
+        names = [SuggestionAction.Name(one).removeprefix("SUGGESTION_ACTION_") for one in possible]
+        why = f"{action} cannot be done about this suggestion, only {' or '.join(names)}"
         return Decision(row, row.state, PreconditionError("SUGGESTION_ACTION_NOT_POSSIBLE", why))
     # What is followed for good may be ended.
     ended = row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")

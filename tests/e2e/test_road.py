@@ -221,6 +221,7 @@ def test_pictures_are_asked_for_when_few_images_are_accepted_by_the_command_line
         refused = client.suggestions.merge("sorter", few["number"], "wood")
         assert refused.error is not None
         assert refused.error.reason == "SUGGESTION_ACTION_NOT_POSSIBLE"
+        assert "only APPLY or DISMISS" in str(refused.error)
         assert not client.annotations.set({name: [lensmith.Annotation("marble")] for name in unlabelled})
 
 

@@ -51,6 +51,7 @@ async def test_bad_item_fails_alone_when_others_are_good(rig: Rig) -> None:
         new_input(b"no picture at all"),
         new_input(data[: len(data) // 2]),
         NewInput(input_id="empty", image=Image()),
+        new_input(b""),
         new_input(picture(2), annotations=[Annotation(concept="unknown")]),
         new_input(picture(3), annotations=[Annotation(concept="glass", number=math.inf)]),
         new_input(picture(4)),
@@ -63,11 +64,12 @@ async def test_bad_item_fails_alone_when_others_are_good(rig: Rig) -> None:
         "IMAGE_NOT_AN_IMAGE",
         "IMAGE_TRUNCATED",
         "IMAGE_MISSING",
+        "IMAGE_EMPTY",
         "CONCEPT_NOT_FOUND",
         "NUMBER_NOT_FINITE",
         "",
     ]
-    assert "unknown" in results[4].status.message
+    assert "unknown" in results[5].status.message
     assert len(rig.objects()) <= 3
 
 

@@ -138,7 +138,8 @@ def configure(
     settings = TrainingSettings(tier, best_f1, min_precision, min_recall, test_on, mode, max_epochs)
     with context.obj.client() as client:
         client.models.set_training(model, settings)
-    console.print(f"the next version of [bold]{safe(model)}[/] is trained so")
+    how = "as the platform does: nothing is chosen any more" if settings == TrainingSettings() else "so"
+    console.print(f"from now on [bold]{safe(model)}[/] is trained {how}")
 
 
 @models.command("promote")

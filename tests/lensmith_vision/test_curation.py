@@ -10,12 +10,14 @@ import pytest
 
 from lensmith_vision.curation.asked import with_asked
 from lensmith_vision.curation.curate import suggest
+from lensmith_vision.curation.harm import harm_of_labels, more_where_harmful
 from lensmith_vision.curation.likely_labels import likely_looks
 from lensmith_vision.curation.second_look import scores_without
 from lensmith_vision.curation.suggestion import Curated, Pictures, Suggestion
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.folds import groups_of
 from lensmith_vision.heads import Head
+from lensmith_vision.kernel import held_out_similarity
 from lensmith_vision.training import TrainingSet, TrainOptions, fit
 
 Floats = npt.NDArray[np.float32]
@@ -259,16 +261,45 @@ def test_labels_that_the_others_do_not_bear_out_have_no_say_in_what_pictures_loo
     looks = likely_looks(data)
 
     assert looks is not None
-    assert np.allclose(looks.sum(axis=1), 1, atol=1e-5)
-    assert (looks.argmax(axis=1) == classes).all()
+    assert np.allclose(looks.chances.sum(axis=1), 1, atol=1e-5)
+    assert (looks.chances.argmax(axis=1) == classes).all()
     every = np.arange(len(classes))
-    assert looks[every, classes].mean() > data.scores[every, classes].mean() + 0.05
+    assert looks.chances[every, classes].mean() > data.scores[every, classes].mean() + 0.05
     # A picture's own label says nothing about what it looks like.
     other = given.copy()
     other[0] = (given[0] + 1) % 3
     again = likely_looks(_classes(other, data.features)[0])
     assert again is not None
-    assert np.abs(again[0] - looks[0]).max() < 0.05
+    assert np.abs(again.chances[0] - looks.chances[0]).max() < 0.05
+
+
+def test_harm_of_a_label_is_how_much_likelier_the_others_are_without_it() -> None:
+    random = np.random.default_rng(8)
+    features, classes = random.standard_normal((30, 4)), random.integers(0, 3, 30)
+    groups = np.arange(30)
+    groups[[3, 4, 5]] = 3
+    inverse = np.linalg.inv(features @ features.T + 2 * np.eye(30))
+    given, scale, rate, every = np.eye(3)[classes], 3.0, 0.1, np.arange(30)
+
+    def chances(targets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        likely = np.exp(scale * held_out_similarity(inverse, targets, groups))
+        return np.asarray(likely / likely.sum(axis=1, keepdims=True))
+
+    def likelihood(targets: npt.NDArray[np.float64], without: npt.NDArray[np.bool_]) -> float:
+        own = chances(targets)[every, classes]
+        return float(np.log((1 - rate) * own + rate / 2 * (1 - own))[~without].sum())
+
+    values = held_out_similarity(inverse, given, groups)
+    harm = harm_of_labels(inverse, values, chances(given), classes, groups, scale, rate)
+
+    for one in (0, 4, 17):
+        moved, step = given.copy(), 1e-5
+        moved[one] += step * (values[one] - given[one])
+        alike = groups == groups[one]
+        expected = (likelihood(moved, alike) - likelihood(given, alike)) / step
+        assert harm[one] == pytest.approx(expected, rel=1e-3)
+    wrong = np.full(30, 0.5, np.float32)
+    assert (more_where_harmful(wrong, harm.astype(np.float32)) > 0.5).tolist() == (harm > 0).tolist()
 
 
 def test_most_pictures_may_look_the_same() -> None:
@@ -280,7 +311,8 @@ def test_most_pictures_may_look_the_same() -> None:
     data, _ = _classes(np.arange(300) % 3, features.astype(np.float16).astype(np.float32))
     looks = likely_looks(replace(data, groups=np.arange(300)))
     assert looks is not None
-    assert np.isfinite(looks).all()
+    assert np.isfinite(looks.chances).all()
+    assert np.isfinite(looks.harm).all()
     whole = TrainingSet("space", CONCEPTS, data.ids, data.features, data.ids, data.labels)
     similar = fit(whole, TrainOptions("multi_class", tier="kernel"))
     assert np.isfinite(similar.out_of_fold.scores).all()

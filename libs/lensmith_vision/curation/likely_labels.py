@@ -10,18 +10,21 @@ follows exactly from one inverse, so a turn costs one product of matrices.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
+from lensmith_vision.curation.harm import harm_of_labels
 from lensmith_vision.curation.suggestion import Curated, Floats, Ints
 from lensmith_vision.halves import Features
 from lensmith_vision.kernel import CONSTANT, held_out_similarity, squared_distances, unit_of_width
 from lensmith_vision.positive import inverse_of
 from lensmith_vision.transforms import transformed
 
-__all__ = ["likely_looks"]
+__all__ = ["LikelyLooks", "likely_looks"]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -29,7 +32,7 @@ _MOST_ROWS = 10_000
 """Larger sets are not asked: there are enough right labels in them to outvote the wrong ones."""
 _AT_ONCE = 4096
 """Pictures that are compared with each other; an inverse of so many takes some seconds."""
-_WIDTH, _PENALTY = 0.5, 0.03
+_WIDTH, _PENALTY = 0.35, 0.05
 """Of the similarities, in units of the median squared distance, and of the ridge."""
 _MEDIAN_ROWS = 256
 _TURNS, _SCALED_TURNS = 6, 4
@@ -41,33 +44,46 @@ _SCALES = (0.0, 5.0)
 """Logarithms between which the factor is sought that makes logits of held-out values."""
 
 
-def likely_looks(data: Curated, seed: int = 0) -> Floats | None:
-    """Say how likely each concept is, [n, c], by what a picture looks like to a fit without it and its near copies.
+@dataclass(frozen=True, eq=False)
+class LikelyLooks:
+    """What such a fit says.
+
+    Attributes:
+        chances: [n, c] how likely each concept is by what a picture looks like without it and its near copies.
+        harm: [n] how much each label harms what is said of the others (`harm.py`).
+    """
+
+    chances: Floats
+    harm: Floats
+
+
+def likely_looks(data: Curated, seed: int = 0) -> LikelyLooks | None:
+    """Say what pictures look like to a fit that believes no label more than the others bear it out.
 
     Args:
         data: Pictures that each show one concept.
         seed: Of the parts in which larger sets are looked at.
 
     Returns:
-        Chances [n, c]; None for sets that are too large.
+        None for sets that are too large.
     """
     rows = len(data.ids)
     if rows > _MOST_ROWS:
         return None
     classes, width = data.truth.argmax(axis=1), len(data.concepts)
-    looks = np.empty((rows, width), np.float32)
+    looks = LikelyLooks(np.empty((rows, width), np.float32), np.empty(rows, np.float32))
     order = np.random.default_rng(seed).permutation(rows)
     for part in np.array_split(order, max(1, -(-rows // _AT_ONCE))):
         some = np.sort(part)
-        looks[some] = _looks(data.features[some], classes[some], width, data.groups[some])
+        looks.chances[some], looks.harm[some] = _looks(data.features[some], classes[some], width, data.groups[some])
     return looks
 
 
-def _looks(features: Features, classes: Ints, width: int, groups: Ints) -> Doubles:
+def _looks(features: Features, classes: Ints, width: int, groups: Ints) -> tuple[Doubles, Doubles]:
     inverse = _inverse(features)
     given = np.eye(width)[classes]
     likely, rate, scale = given, _USUAL_RATE, 1.0
-    looks = given
+    values, looks = given, given
     for turn in range(_TURNS):
         values = held_out_similarity(inverse, likely, groups)
         if turn < _SCALED_TURNS:
@@ -78,7 +94,7 @@ def _looks(features: Features, classes: Ints, width: int, groups: Ints) -> Doubl
         wrong = 1 - float(believed[given > 0].mean())
         rate = (rate + min(max(wrong, _RATES[0]), _RATES[1])) / 2
         likely = likely + _STEP * (believed - likely)
-    return looks
+    return looks, harm_of_labels(inverse, values, looks, classes, groups, scale, rate)
 
 
 def _inverse(features: Features) -> Doubles:

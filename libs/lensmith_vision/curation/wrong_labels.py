@@ -4,7 +4,7 @@ One opinion is the model's, out of fold; the other is that of the most alike pic
 exclude each other, both are asked once more without the labels that are most in doubt, which had a say the first time;
 the second time, models of both tiers are asked: they err on different pictures. A last opinion is that of a fit which
 believes no label more than the others bear it out (`likely_labels.py`). All count, and what comes of them is a chance
-that the label is wrong (`noise.py`).
+that the label is wrong (`noise.py`), the higher the more the label harms what is said of the others (`harm.py`).
 
 Where concepts overlap, a label is doubted where the mean of the opinions holds the other side of it to be four times as
 likely, and about as likely as it is for pictures that do carry that side, so that concepts which the model knows badly
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.classes import Tier
+from lensmith_vision.curation.harm import more_where_harmful
 from lensmith_vision.curation.likely_labels import likely_looks
 from lensmith_vision.curation.neighbours import Neighbours
 from lensmith_vision.curation.noise import SHARPER_POOL, chances_of_wrong
@@ -115,8 +116,8 @@ def doubted_labels(data: Curated, near: Neighbours, seed: int = 0) -> Doubt:
         if looks is None:
             wrong = chances_of_wrong(chances, classes)
         else:
-            chances = _pooled(chances, looks)
-            wrong = chances_of_wrong(chances, classes, SHARPER_POOL)
+            chances = _pooled(chances, looks.chances)
+            wrong = more_where_harmful(chances_of_wrong(chances, classes, SHARPER_POOL), looks.harm)
         clear &= wrong >= LEAST_CLEAR_SCORE
         rows = np.flatnonzero((wrong >= LEAST_SCORE) | clear)
         columns, scores = _best_others(chances, classes)[rows], wrong[rows]

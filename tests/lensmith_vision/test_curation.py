@@ -111,6 +111,28 @@ def test_both_sides_of_a_label_are_judged_when_concepts_overlap() -> None:
     assert (dict(wrong["3"].current), dict(wrong["3"].desired)) == ({"none": True}, {"glass": True})
 
 
+def test_two_names_of_one_thing_are_told_though_their_labels_are_doubted() -> None:
+    told = []
+    for seed in range(20):
+        # Half of the pictures of metal are called paper.
+        data, head = _classes(np.repeat([0, 1, 2], [20, 10, 10]), _features(seed, 20)[:40])
+        told += _of(suggest(data, head), "CONFUSED_CONCEPTS")
+
+    assert [{one.concept, one.other} for one in told] == [{"metal", "paper"}] * 20
+
+
+def test_labels_that_are_surely_wrong_make_no_two_concepts_confused() -> None:
+    given = np.repeat(np.arange(3), EACH)
+    turned = np.arange(0, 2 * EACH, 8)
+    given[turned] = 1 - given[turned]
+    data, head = _classes(given, _features(4))
+
+    found = suggest(data, head)
+
+    assert {one.picture for one in _of(found, "WRONG_LABEL")} >= {str(row) for row in turned}
+    assert not _of(found, "CONFUSED_CONCEPTS")
+
+
 def test_a_number_far_off_is_found_with_what_it_looks_like() -> None:
     random = np.random.default_rng(3)
     features = random.standard_normal((80, DIM)).astype(np.float32)

@@ -16,17 +16,23 @@ _MOST_FEW = 200
 _EXAMPLES = 8
 
 
-def confused_concepts(data: Curated, doubted: Bools) -> list[Suggestion]:
-    """Find pairs of concepts that are often taken for each other, pictures whose labels are in doubt aside."""
+def confused_concepts(data: Curated, surely_wrong: Bools) -> list[Suggestion]:
+    """Find pairs of concepts that are often taken for each other.
+
+    Args:
+        data: What the model was trained on, with its scores out of fold.
+        surely_wrong: [n], pictures to leave aside. Only those: every picture of two concepts that are the same thing
+            may be doubted a little, whichever of the two it is given.
+    """
     if data.type == "regression":
         return []
     truth, width = data.truth, len(data.concepts)
     if data.type == "multi_class":
-        rows = np.flatnonzero(~doubted & data.held_out)
+        rows = np.flatnonzero(~surely_wrong & data.held_out)
         actual, taken = truth[rows].argmax(axis=1), data.scores[rows].argmax(axis=1)
     else:
         # A picture of one concept that is taken to show another one too, and does not.
-        rows, taken = np.nonzero((truth == 0) & (data.scores >= 0.5) & ~doubted[:, None])
+        rows, taken = np.nonzero((truth == 0) & (data.scores >= 0.5) & ~surely_wrong[:, None])
         shown = truth[rows] == 1
         shown_any = shown.any(axis=1)
         rows, taken, actual = rows[shown_any], taken[shown_any], shown[shown_any].argmax(axis=1)

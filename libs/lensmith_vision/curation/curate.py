@@ -13,7 +13,7 @@ from lensmith_vision.curation.neighbours import directions, find_neighbours
 from lensmith_vision.curation.next_labels import label_next
 from lensmith_vision.curation.outliers import outliers
 from lensmith_vision.curation.suggestion import Curated, Pictures, Suggestion
-from lensmith_vision.curation.wrong_labels import doubted_labels, wrong_labels, wrong_numbers
+from lensmith_vision.curation.wrong_labels import REPLACED_SCORES, doubted_labels, wrong_labels, wrong_numbers
 from lensmith_vision.heads import Head
 
 __all__ = ["suggest"]
@@ -42,14 +42,15 @@ def suggest(
     # Pieces run side by side instead, see `in_threads`.
     with threadpool_limits(1, user_api="blas"):
         units = directions(data.features)
-        doubted = np.zeros(len(data.ids), dtype=np.bool_)
+        doubted = surely_wrong = np.zeros(len(data.ids), dtype=np.bool_)
         if data.type == "regression":
             found = wrong_numbers(data)
         else:
             doubt = doubted_labels(data, find_neighbours(units, data.groups, seed=seed), seed)
             doubted = doubt.of(len(data.ids))
+            surely_wrong = doubt.of(len(data.ids), REPLACED_SCORES[data.type])
             found = wrong_labels(data, doubt)
-        found += confused_concepts(data, doubted)
+        found += confused_concepts(data, surely_wrong)
         found += few_images(data) + few_negatives(data, head, unlabelled)
         found += conflicting_copies(data)
         if tests is not None:

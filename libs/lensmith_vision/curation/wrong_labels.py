@@ -89,10 +89,10 @@ class Doubt:
     columns: Ints
     scores: Floats
 
-    def of(self, rows: int) -> Bools:
-        """Mark the doubted pictures in a mask [n]."""
+    def of(self, rows: int, least: float = 0.0) -> Bools:
+        """Mark the pictures that are doubted with at least this score in a mask [n]."""
         mask = np.zeros(rows, dtype=np.bool_)
-        mask[self.rows] = True
+        mask[self.rows[self.scores >= least]] = True
         return mask
 
 

@@ -120,20 +120,18 @@ class Decisions:
                 one.state = "STALE" if one.error.reason in _STALE else "OPEN"
 
     async def _note(self, version: VersionRow, batch: Sequence[Decision], action: Action, actor: str) -> None:
-        decided: dict[SuggestionStateName, list[int]] = {}
-        for one in batch:
-            if one.state != "OPEN":
-                decided.setdefault(one.state, []).append(one.row.number)
-        dismissed = [one.row.fingerprint for one in batch if one.state == "DISMISSED"]
         async with self._database.transaction(version.app_id) as connection:
+            numbers = [one.row.number for one in batch]
+            rows = await suggestion_store.by_numbers(connection, version, numbers, lock=True)
+            decided: dict[SuggestionStateName, list[int]] = {}
+            for one in batch:
+                if _holds(one, rows[one.row.number], action):
+                    decided.setdefault(one.state, []).append(one.row.number)
+            dismissed = [one.row.fingerprint for one in batch if one.state == "DISMISSED" and one.error is None]
             await suggestion_store.decide(connection, version, decided, actor)
             await suggestion_store.dismiss(connection, version, dismissed, actor)
             await standing_suggestion_store.forget_standing(connection, version, dismissed)
-            asking = [one for one in batch if action == "APPLY" and _asks(one)]
-            rows = await suggestion_store.by_numbers(connection, version, [one.row.number for one in asking])
-            for one in asking:
-                _settle(one, rows[one.row.number])
-            standing = [one for one in asking if one.error is None]
+            standing = [one for one in batch if action == "APPLY" and one.error is None and _asks(one)]
             await standing_suggestion_store.put_standing(
                 connection, version, [one.row.fingerprint for one in standing], actor
             )
@@ -146,10 +144,23 @@ def _asks(decision: Decision) -> bool:
     return decision.state == "ACCEPTED" and decision.row.kind in ASKING_KINDS
 
 
-def _settle(decision: Decision, row: SuggestionRow) -> None:
-    """Hold a decision against what is stored: somebody may have decided otherwise meanwhile."""
-    if row.state != decision.state:
-        decision.state, decision.error = row.state, _decided(row)
+def _holds(decision: Decision, row: SuggestionRow, action: Action) -> bool:
+    """Hold a decision against what is stored, for others decide meanwhile; tell whether it is to be noted.
+
+    Who changed labels is right, whatever was noted by then: the others found them changed, or looked at none.
+    """
+    if decision.state in ("OPEN", row.state):
+        return False
+    followed = decision.error is None and decision.state == "ACCEPTED" and not (action == "APPLY" and _asks(decision))
+    if row.state == "OPEN" or followed or _ends(row, decision.state):
+        return True
+    decision.state, decision.error = row.state, _decided(row)
+    return False
+
+
+def _ends(row: SuggestionRow, outcome: SuggestionStateName) -> bool:
+    """Whether it would end what is followed for good."""
+    return row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")
 
 
 def _decided(row: SuggestionRow) -> PreconditionError:
@@ -170,9 +181,7 @@ def _judged(row: SuggestionRow, action: Action) -> Decision:
         names = [SuggestionAction.Name(one).removeprefix("SUGGESTION_ACTION_") for one in possible]
         why = f"{action} cannot be done about this suggestion, only {' or '.join(names)}"
         return Decision(row, row.state, PreconditionError("SUGGESTION_ACTION_NOT_POSSIBLE", why))
-    # What is followed for good may be ended.
-    ended = row.kind in ASKING_KINDS and (row.state, outcome) == ("ACCEPTED", "DISMISSED")
-    if row.state in ("OPEN", outcome) or ended:
+    if row.state in ("OPEN", outcome) or _ends(row, outcome):
         return Decision(row, outcome)
     return Decision(row, row.state, _decided(row))
 

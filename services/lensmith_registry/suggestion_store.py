@@ -241,10 +241,13 @@ async def list_page(
     return [suggestion_row(row) for row in rows]
 
 
-async def by_numbers(connection: Connection, version: VersionRow, numbers: Sequence[int]) -> dict[int, SuggestionRow]:
-    """Return some suggestions by their numbers; those that do not exist are left out."""
+async def by_numbers(
+    connection: Connection, version: VersionRow, numbers: Sequence[int], *, lock: bool = False
+) -> dict[int, SuggestionRow]:
+    """Return some suggestions by their numbers, locked if asked; those that do not exist are left out."""
     rows = await connection.fetch(
-        f"SELECT {_COLUMNS} FROM suggestions WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[])",
+        f"""SELECT {_COLUMNS} FROM suggestions WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[])
+            {"ORDER BY number FOR UPDATE" if lock else ""}""",
         version.app_id,
         version.id,
         list(numbers),
@@ -266,15 +269,14 @@ async def count(connection: Connection, version: VersionRow) -> list[tuple[str, 
 async def decide(
     connection: Connection, version: VersionRow, decided: dict[SuggestionStateName, list[int]], actor: str
 ) -> None:
-    """Note what became of suggestions; what was decided before stays as it was, but what is dismissed after all."""
+    """Note what became of locked suggestions."""
     for state, numbers in decided.items():
         await connection.execute(
             """UPDATE suggestions SET state = $4, actor = $5, decided_at = now()
-               WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[])
-                 AND (state = 'OPEN' OR (state = 'ACCEPTED' AND $4 = 'DISMISSED'))""",
+               WHERE app_id = $1 AND version_id = $2 AND number = ANY($3::int[])""",
             version.app_id,
             version.id,
-            sorted(numbers),
+            numbers,
             state,
             actor,
         )

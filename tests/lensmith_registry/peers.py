@@ -55,6 +55,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
         pending: What CountTrainingData says of inputs that wait.
         counting: CountTrainingData answers only while this is set.
         copying: CopyLabels answers only while this is set.
+        swapping: The first SwapLabels, done as it is, answers only while this is set.
         progress: What SetSpaces answers.
         wanted: The spaces that each app was said to want last, the current one first.
         actors: Who changed labels.
@@ -71,6 +72,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
     pending: int = 0
     counting: asyncio.Event = field(default_factory=asyncio.Event)
     copying: asyncio.Event = field(default_factory=asyncio.Event)
+    swapping: asyncio.Event = field(default_factory=asyncio.Event)
     progress: SpaceProgress = field(default_factory=lambda: SpaceProgress(complete=True))
     wanted: dict[int, list[str]] = field(default_factory=dict)
     keeps_vectors: bool = False
@@ -81,6 +83,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
     def __post_init__(self) -> None:
         self.counting.set()
         self.copying.set()
+        self.swapping.set()
         self.open.set()
 
     def forget(self) -> None:
@@ -207,6 +210,7 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
 
     async def SwapLabels(self, request, context):
         self.calls["SwapLabels"] += 1
+        first = self.calls["SwapLabels"] == 1
         self.actors.add(request.actor)
         statuses = []
         for swap in request.swaps:
@@ -219,6 +223,8 @@ class Dataset(TrainingDataServiceServicer, CurationServiceServicer, SpaceService
             if have != desired:
                 vector = np.frombuffer(item.vector, "<f2")
                 self.add(request.app_id, swap.input_uid, vector, desired, sha256=item.sha256)
+        if first:
+            await self.swapping.wait()
         return curation_pb.SwapLabelsResponse(statuses=statuses)
 
     async def CopyLabels(self, request, context):

@@ -8,13 +8,14 @@ from enum import Enum
 
 from lensmith_vision.heads import HeadType
 
-__all__ = ["ConceptCount", "Finding", "Severity", "check_counts", "has_errors"]
+__all__ = ["ConceptCount", "Finding", "Severity", "check_counts", "error_about", "has_errors"]
 
 MIN_POSITIVES = 2
 FEW_POSITIVES = 10
 ENOUGH_POSITIVES = 25
 MAX_IMBALANCE = 5.0
 MIN_NUMBERS = 2
+MOST_NAMED = 5
 
 
 class Severity(Enum):
@@ -33,13 +34,15 @@ class Finding:
         reason: UPPER_SNAKE, such as ``FEW_IMAGES``.
         severity: Whether training is refused, will suffer, or could be better.
         message: One sentence for people.
-        concept: Id of the concept it is about; None for the whole set.
+        concept: Id of the concept it is about; None for the whole set, or for several.
+        concepts: Ids of all concepts it is about.
     """
 
     reason: str
     severity: Severity
     message: str
     concept: str | None = None
+    concepts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,29 @@ def has_errors(findings: Sequence[Finding]) -> bool:
     return any(finding.severity is Severity.ERROR for finding in findings)
 
 
+def error_about(reason: str, names: Sequence[str], one: str, several: str) -> list[Finding]:
+    """Say in one sentence what is wrong with some concepts, the same with each; nothing where there are none.
+
+    Args:
+        reason: UPPER_SNAKE.
+        names: Ids of the concepts.
+        one: The sentence about a single one, in which ``{}`` stands for it.
+        several: The sentence about more than one.
+    """
+    if not names:
+        return []
+    more = len(names) - MOST_NAMED
+    if len(names) == 1:
+        told = names[0]
+    elif more > 1:
+        told = f"{', '.join(names[:MOST_NAMED])} and {more} others"
+    else:
+        told = f"{', '.join(names[:-1])} and {names[-1]}"
+    single = names[0] if len(names) == 1 else None
+    message = (one if single else several).format(told)
+    return [Finding(reason, Severity.ERROR, message, single, tuple(names))]
+
+
 def check_counts(
     type: HeadType, counts: Sequence[ConceptCount], *, closed_environment: bool = False, images: int | None = None
 ) -> list[Finding]:
@@ -70,7 +96,7 @@ def check_counts(
     """
     if type == "regression":
         return _check_numbers(counts)
-    findings = [finding for count in counts for finding in _check_positives(count)]
+    findings = _check_positives(counts)
     if type == "multi_class":
         if len(counts) < 2:
             findings.append(_error("ONE_CONCEPT", "a multi_class model needs at least two concepts to tell apart"))
@@ -78,38 +104,51 @@ def check_counts(
         return findings
     if not counts:
         findings.append(_error("NO_CONCEPTS", "the model has no concepts"))
-    for count in counts:
-        negatives = max(count.negatives, (images or 0) - count.positives) if closed_environment else count.negatives
-        findings += _check_negatives(count, negatives, closed_environment)
+    shown = [count for count in counts if count.positives]
+    negatives = {
+        count.concept: max(count.negatives, (images or 0) - count.positives) if closed_environment else count.negatives
+        for count in shown
+    }
+    findings += _check_negatives([name for name, number in negatives.items() if not number], closed_environment)
+    for count in shown:
+        findings += _check_imbalance(count, negatives[count.concept], closed_environment)
     return findings
 
 
-def _check_positives(count: ConceptCount) -> list[Finding]:
+def _check_positives(counts: Sequence[ConceptCount]) -> list[Finding]:
+    none = [count.concept for count in counts if count.positives == 0]
+    single = [count.concept for count in counts if 0 < count.positives < MIN_POSITIVES]
+    needed = f"at least {MIN_POSITIVES} are needed to train"
+    return [
+        *error_about("NO_POSITIVES", none, "no image is labelled with {}", "no image is labelled with any of {}"),
+        *error_about("TOO_FEW_IMAGES", single, f"{{}} has one image; {needed}", f"{{}} have one image each; {needed}"),
+        *(finding for count in counts for finding in _check_few(count)),
+    ]
+
+
+def _check_few(count: ConceptCount) -> list[Finding]:
     name, positives = count.concept, count.positives
-    if positives == 0:
-        return [_error("NO_POSITIVES", f"no image is labelled with {name}", name)]
-    if positives < MIN_POSITIVES:
-        return [_error("TOO_FEW_IMAGES", f"{name} has one image; at least {MIN_POSITIVES} are needed to train", name)]
-    if positives < FEW_POSITIVES:
+    if MIN_POSITIVES <= positives < FEW_POSITIVES:
         text = f"{name} has only {positives} images; expect little below {FEW_POSITIVES}"
         return [Finding("FEW_IMAGES", Severity.WARNING, text, name)]
-    if positives < ENOUGH_POSITIVES:
+    if FEW_POSITIVES <= positives < ENOUGH_POSITIVES:
         text = f"{name} has {positives} images; {ENOUGH_POSITIVES} or more make a model dependable"
         return [Finding("MORE_IMAGES", Severity.HINT, text, name)]
     return []
 
 
-def _check_negatives(count: ConceptCount, negatives: int, closed_environment: bool) -> list[Finding]:
+def _check_negatives(lacking: Sequence[str], closed_environment: bool) -> list[Finding]:
+    one, several = "{} has no negative images: ", "{} have no negative images: "
+    if closed_environment:
+        return error_about("NO_NEGATIVES", lacking, f"{one}every image shows it", f"{several}every image shows them")
+    advice = "label some images as not showing {}, or train in a closed environment"
+    return error_about("NO_NEGATIVES", lacking, one + advice.format("it"), several + advice.format("them"))
+
+
+def _check_imbalance(count: ConceptCount, negatives: int, closed_environment: bool) -> list[Finding]:
     name = count.concept
-    if count.positives == 0:
-        return []
     if negatives == 0:
-        advice = (
-            "every image shows it"
-            if closed_environment
-            else "label some images as not showing it, or train in a closed environment"
-        )
-        return [_error("NO_NEGATIVES", f"{name} has no negative images: {advice}", name)]
+        return []
     more, fewer = max(count.positives, negatives), min(count.positives, negatives)
     # A closed environment of many concepts is unbalanced by nature; only too few negatives are worth a word there.
     if more > MAX_IMBALANCE * fewer and not (closed_environment and negatives > count.positives):
@@ -149,4 +188,4 @@ def _check_numbers(counts: Sequence[ConceptCount]) -> list[Finding]:
 
 
 def _error(reason: str, message: str, concept: str | None = None) -> Finding:
-    return Finding(reason, Severity.ERROR, message, concept)
+    return Finding(reason, Severity.ERROR, message, concept, (concept,) if concept else ())

@@ -14,9 +14,11 @@ from lensmith_platform.errors import PreconditionError
 from lensmith_registry.store import ModelDefinition
 from lensmith_vision import preflight as vision
 from lensmith_vision.heads import HeadType
-from lensmith_vision.preflight import Finding, Severity, check_counts
+from lensmith_vision.preflight import Finding, Severity, check_counts, error_about
 
 __all__ = ["Preflight", "concepts_to_count", "look", "look_at_tests", "refuse"]
+
+MOST_CONCEPTS = 20
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,8 @@ def look(
     # An input that shows the negative concept is a negative of every other one.
     negative_row = rows.get(definition.negative_concept)
     none_of_them = negative_row.positives if negative_row is not None else 0
-    findings = [
-        Finding("CONCEPT_NOT_FOUND", Severity.ERROR, f"the app has no concept {name}", name)
-        for name in chosen
-        if name not in rows
-    ]
+    unknown = [name for name in chosen if name not in rows]
+    findings = error_about("CONCEPT_NOT_FOUND", unknown, "the app has no concept {}", "the app has no concepts {}")
     counts = [
         vision.ConceptCount(name, rows[name].positives, rows[name].negatives + none_of_them, rows[name].numbers)
         for name in chosen
@@ -108,13 +107,14 @@ def refuse(name: str, findings: Sequence[Finding]) -> None:
     """Refuse the training when a finding is an error.
 
     Raises:
-        PreconditionError: Its reason is `TRAINING_` and that of the first error; its message holds all of them.
+        PreconditionError: Its reason is `TRAINING_` and that of the first error; its message holds all of them, its
+            metadata the first concepts they are about, for the headers of an answer hold but so much.
     """
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if not errors:
         return
     reason = f"TRAINING_{errors[0].reason}"
-    concepts = ",".join(finding.concept for finding in errors if finding.concept)
+    concepts = ",".join([name for finding in errors for name in finding.concepts][:MOST_CONCEPTS])
     message = "; ".join(finding.message for finding in errors)
     raise PreconditionError(
         reason,

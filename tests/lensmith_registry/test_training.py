@@ -80,6 +80,16 @@ async def test_training_is_refused_when_it_cannot_succeed(rig: Rig):
         assert (await rig.model(f"sorter-{index}")).latest_version == 0
 
 
+async def test_refusal_says_why_in_a_sentence_when_a_thousand_concepts_lack_the_same(rig: Rig):
+    names = [f"kind-of-thing-{index:04}" for index in range(1000)]
+    rig.dataset.add_classes(TRASH, DIM, dict.fromkeys(names, 2))
+    await rig.create("tagger", Model(type=MULTI_LABEL, concepts=names))
+    refused = await refusal(rig.train("tagger"))
+    assert (refused.reason, refused.metadata["code"]) == ("TRAINING_NO_NEGATIVES", "FAILED_PRECONDITION")
+    assert "kind-of-thing-0004 and 995 others have no negative images" in refused.metadata["text"]
+    assert len(refused.metadata["text"]) < 400
+
+
 async def test_training_is_refused_when_a_concept_has_no_positives(rig: Rig):
     rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
     rig.dataset.add(TRASH, "x", np.zeros(DIM, np.float16), {"paper": False})

@@ -248,6 +248,19 @@ def test_check_counts_judges_when_only_counts_are_known() -> None:
     assert has_errors(check_counts("regression", good))
 
 
+def test_many_concepts_are_told_in_one_sentence_when_the_same_is_wrong_with_each() -> None:
+    lacking = [ConceptCount(name, 30) for name in "abcdefgh"]
+    [found] = check_counts("multi_label", lacking)
+    assert found.message.startswith("a, b, c, d, e and 3 others have no negative images: label some images as not")
+    assert (found.concept, found.concepts) == (None, tuple("abcdefgh"))
+    some = [*lacking[:2], ConceptCount("{}", 30, 30), ConceptCount("none"), ConceptCount("x", 1, 9)]
+    told = [finding.message for finding in check_counts("multi_label", some) if finding.severity is Severity.ERROR]
+    assert told[:2] == ["no image is labelled with none", "x has one image; at least 2 are needed to train"]
+    assert told[2].startswith("a and b have no negative images")
+    [closed] = check_counts("multi_label", lacking[:1], closed_environment=True, images=30)
+    assert closed.message == "a has no negative images: every image shows it"
+
+
 def test_fit_reports_and_stops_when_asked() -> None:
     features, truth = clusters(20, 3, 16, distance=3)
     data = make_set(features, np.eye(3)[truth])

@@ -102,7 +102,7 @@ class RegistryService:
         dataset = platform.clients.channel("dataset")
         watchers = Watchers(settings.max_watches)
         training_data = TrainingDataServiceStub(dataset)
-        training = TrainingStart(database, training_data, FineTuners(bus))
+        training = TrainingStart(database, training_data, FineTuners(bus), settings.max_queued_versions)
         self._models = ModelServicer(
             database,
             pager,

@@ -19,7 +19,6 @@ __all__ = [
     "delete_base_model",
     "get_base_model",
     "insert_base_model",
-    "keep_space",
     "list_base_models",
     "lock_space",
     "newest_of",
@@ -218,14 +217,9 @@ async def base_model_of_app(connection: Connection, app_id: int) -> BaseModelRow
     return None if space is None else await by_space(connection, space)
 
 
-async def keep_space(connection: Connection, app_id: int) -> str:
-    """Return the space of an app, and keep it from being switched until the transaction ends."""
-    return str(await connection.fetchval("SELECT space FROM app_spaces WHERE app_id = $1 FOR SHARE", app_id))
-
-
-async def lock_space(connection: Connection, app_id: int) -> None:
-    """Wait for whoever keeps the space of an app, and let nobody keep it until the transaction ends."""
-    await connection.execute("SELECT 1 FROM app_spaces WHERE app_id = $1 FOR UPDATE", app_id)
+async def lock_space(connection: Connection, app_id: int) -> str:
+    """Return the space of an app; until the transaction ends, nobody switches it or queues a version of the app."""
+    return str(await connection.fetchval("SELECT space FROM app_spaces WHERE app_id = $1 FOR UPDATE", app_id))
 
 
 async def switch_space(connection: Connection, app_id: int, space: str) -> None:

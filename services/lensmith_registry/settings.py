@@ -36,6 +36,8 @@ class RegistrySettings(ServiceSettings, PostgresSettings, BusSettings, BlobSetti
     """How long an upgrade of an app rests between two looks at how far it is."""
     retrain_seconds: float = Field(default=5.0, gt=0)
     """How long a model that is trained by itself rests between two looks at how much is new."""
+    max_queued_versions: int = Field(default=100, ge=1)
+    """Most versions of an app at once that are QUEUED or TRAINING; candidates of its upgrade come on top."""
     max_watches: int = Field(default=2000, ge=1)
     """Most streams at once that watch versions and upgrades in this process."""
     watch_poll_seconds: float = Field(default=5.0, gt=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lensmith_api.internal.v1.training_data_service_pb2 import CountTrainingDataRequest
 from lensmith_api.v1.training_settings_pb2 import EvaluationMethod, TrainingSettings
 from lensmith_platform.db.unit_of_work import Connection, Database
-from lensmith_platform.errors import ConflictError, NotFoundError, PreconditionError
+from lensmith_platform.errors import ConflictError, NotFoundError, PreconditionError, QuotaExceededError
 from lensmith_platform.principal import AppRef
 from lensmith_registry import (
     base_model_store,
@@ -93,14 +93,20 @@ class TrainingStart:
         database: Of the service's role.
         training_data: dataset, which counts what there is to learn from.
         fine_tuners: Trainers for versions whose whole network is to learn.
+        most_queued: Versions of an app at once that wait or are in training.
     """
 
     def __init__(
-        self, database: Database, training_data: TrainingDataServiceAsyncStub, fine_tuners: FineTuners
+        self,
+        database: Database,
+        training_data: TrainingDataServiceAsyncStub,
+        fine_tuners: FineTuners,
+        most_queued: int,
     ) -> None:
         self._database = database
         self._training_data = training_data
         self._fine_tuners = fine_tuners
+        self._most_queued = most_queued
 
     async def queue(self, request: TrainingRequest) -> VersionRow:
         """Queue a new version, or return the one that an earlier call with the same request_id queued.
@@ -111,6 +117,7 @@ class TrainingStart:
                 would begin (`FINE_TUNING_NOT_AVAILABLE`).
             AlreadyExistsError: The request_id was used for something else.
             ConflictError: BASE_MODEL_SWITCHED, again and again.
+            QuotaExceededError: TOO_MANY_QUEUED_VERSIONS.
         """
         app_id = request.app.app_id
         for _ in range(_SWITCHES):
@@ -142,17 +149,19 @@ class TrainingStart:
         Raises:
             NotFoundError: There is no such model any more.
             PreconditionError: Preflight refuses; `TRAINING_…` says why.
+            QuotaExceededError: TOO_MANY_QUEUED_VERSIONS.
         """
         app_id = request.app.app_id
         async with self._database.transaction(app_id) as connection:
             base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
         judged = await self._judged(request, base)
         async with self._database.transaction(app_id) as connection:
-            if await base_model_store.keep_space(connection, app_id) != base.space:
+            if await base_model_store.lock_space(connection, app_id) != base.space:
                 return None
             model = await store.lock_model(connection, app_id, request.model)
             if not await retraining_store.still_due(connection, model, due):
                 return None
+            await self._check_room(connection, app_id)
             return await self._insert_version(connection, request, model, judged, 0)
 
     async def queue_for_upgrade(self, request: TrainingRequest, upgrade: UpgradeRow) -> None:
@@ -218,11 +227,12 @@ class TrainingStart:
     async def _insert(self, request: TrainingRequest, judged: _Judged) -> VersionRow | None:
         app_id = request.app.app_id
         async with self._database.transaction(app_id) as connection:
-            if await base_model_store.keep_space(connection, app_id) != judged.base.space:
+            if await base_model_store.lock_space(connection, app_id) != judged.base.space:
                 return None
             model = await store.lock_model(connection, app_id, request.model)
             if await self._earlier(connection, request) is not None:
                 return None
+            await self._check_room(connection, app_id)
             row = await self._insert_version(connection, request, model, judged, 0)
             first = await request_store.insert_request(
                 connection, app_id, _METHOD, request.request_id, request.fingerprint, row.uid
@@ -231,6 +241,15 @@ class TrainingStart:
                 # The rival did not wait for this model's lock, so it trains another one.
                 raise request_store.reused(request.request_id)
         return row
+
+    async def _check_room(self, connection: Connection, app_id: int) -> None:
+        """Refuse one more version of an app, whose space is locked: nobody else counts meanwhile."""
+        if await version_store.count_unended(connection, app_id) >= self._most_queued:
+            raise QuotaExceededError(
+                "TOO_MANY_QUEUED_VERSIONS",
+                f"{self._most_queued} versions of the app wait or are in training: try again when some have ended",
+                metadata={"limit": "max_queued_versions", "max": str(self._most_queued)},
+            )
 
     async def _insert_version(
         self, connection: Connection, request: TrainingRequest, model: ModelRow, judged: _Judged, upgrade: int

@@ -22,6 +22,7 @@ __all__ = [
     "best_ready",
     "adopt",
     "changed",
+    "count_unended",
     "delete_version",
     "evaluation_of",
     "follow",
@@ -205,6 +206,13 @@ async def insert_version(connection: Connection, model: ModelRow, number: int, n
         new.progress_message,
     )
     return await version_by_uid(connection, model.app_id, uid)
+
+
+async def count_unended(connection: Connection, app_id: int) -> int:
+    """Count the versions of an app that wait or are in training, without candidates of an upgrade."""
+    sql = """SELECT count(*) FROM model_versions WHERE app_id = $1 AND state IN ('QUEUED', 'TRAINING') AND upgrade = 0
+      AND deleted_at IS NULL"""
+    return int(await connection.fetchval(sql, app_id))
 
 
 async def get_version(connection: Connection, app_id: int, model: str, number: int) -> VersionRow:

@@ -38,6 +38,17 @@ async def until_versions(rig: Rig, count: int) -> Model:
     return await until(there)
 
 
+async def test_training_by_itself_waits_when_as_many_versions_of_the_app_wait_as_may(make_rig: MakeRig):
+    async with make_rig(retrain_seconds=0.05, max_queued_versions=1) as rig:
+        waiting = await rig.queued("another")
+        await rig.create("sorter", Model(type=MULTI_CLASS, retrain_after_annotations=10))
+        await looked(rig)
+        model = await rig.model("sorter")
+        assert (model.latest_version, model.HasField("retrain_error")) == (0, False)
+        await rig.models.CancelModelVersion(pb.CancelModelVersionRequest(name=waiting.name), metadata=rig.key())
+        await until_versions(rig, 1)
+
+
 async def test_version_is_queued_once_for_each_so_many_annotations_when_it_is_looked_often(make_rig: MakeRig):
     async with make_rig(retrain_seconds=0.05) as rig:
         rig.dataset.add_classes(TRASH, DIM, TWO)

@@ -9,11 +9,14 @@ from lensmith_api.internal.v1 import serving_service_pb2 as serving_pb
 from lensmith_api.internal.v1 import training_job_service_pb2 as job_pb
 from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
+from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_platform.errors import PreconditionError, to_status
 from tests.lensmith_registry.rig import (
     DIM,
     MULTI_CLASS,
     MULTI_LABEL,
+    OTHER,
+    OTHER_KEY,
     REGRESSION,
     SPACE,
     TRASH,
@@ -58,6 +61,30 @@ async def test_one_version_is_queued_when_the_request_id_is_repeated(rig: Rig):
     gone = await refusal(rig.train("sorter", request_id="once"))
     assert (gone.reason, gone.metadata["request_id"]) == ("VERSION_NOT_FOUND", "once")
     assert "deleted" in gone.metadata["text"]
+
+
+async def test_training_is_refused_when_as_many_versions_of_the_app_wait_as_may(make_rig):
+    async with make_rig(max_queued_versions=3) as rig:
+        rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
+        rig.dataset.add_classes(OTHER, DIM, {"glass": 30, "metal": 30})
+        names = [f"sorter-{number}" for number in range(6)]
+        for name in names:
+            await rig.create(name)
+        # Of several models at once: a lock of one of them would not keep the others from counting the same.
+        answers = await asyncio.gather(*(rig.train(name, request_id=name) for name in names), return_exceptions=True)
+        queued = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, ModelVersion)]
+        assert len(queued) == 3
+        left = next(name for name in names if name not in queued)
+        refused = await refusal(rig.train(left))
+        assert (refused.reason, refused.metadata["code"]) == ("TOO_MANY_QUEUED_VERSIONS", "RESOURCE_EXHAUSTED")
+        assert (refused.metadata["limit"], refused.metadata["max"]) == ("max_queued_versions", "3")
+        # What was queued before is still the answer, and apps do not wait for each other.
+        first = await rig.train(queued[0], request_id=queued[0])
+        await rig.create("sorter", app="other", key=OTHER_KEY)
+        await rig.train("sorter", app="other", key=OTHER_KEY)
+        await rig.models.CancelModelVersion(pb.CancelModelVersionRequest(name=first.name), metadata=rig.key())
+        await rig.train(left)
+        assert (await refusal(rig.train(queued[0]))).reason == "TOO_MANY_QUEUED_VERSIONS"
 
 
 HOPELESS = [

@@ -254,8 +254,8 @@ def _shrink(image: Image.Image, min_side: int | None) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    # TIFF and AVIF are turned upright by their decoders; turning them again would undo it.
-    if image.format in ("TIFF", "AVIF", "JPEG2000"):
+    # TIFF is turned upright by its decoder; turning it again would undo it.
+    if image.format in ("TIFF", "JPEG2000"):
         return 1
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)

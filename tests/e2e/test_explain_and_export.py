@@ -34,12 +34,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unseen(photos: Path) -> list[Path]:
-    """Pictures of each material that nothing was trained on, in other shapes too."""
+    """Pictures of each material that nothing was trained on, and odd ones of the first."""
     found = [photos / material / f"{TRAINED:03}.jpg" for material in MATERIALS]
-    wide = photos / "wide.png"
+    wide, sheer, printed = (photos / name for name in ("wide.png", "sheer.webp", "printed.jpg"))
     with Image.open(found[0]) as picture:
         picture.resize((700, 300)).save(wide)
-    return [*found, wide]
+        picture.convert("CMYK").save(printed)
+        picture.putalpha(picture.getchannel("R"))
+        picture.save(sheer)
+    return [*found, wide, sheer, printed]
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def engine() -> OnnxRuntimeEngine:
 
 @pytest.fixture(scope="module")
 def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Photographs of several shapes, formats and colour profiles, one large, one turned by EXIF."""
+    """Photographs of several shapes, formats, depths and colour profiles, some turned by EXIF or seen through."""
     folder = tmp_path_factory.mktemp("photos")
     found = sorted((shared / "datasets" / "trashnet").rglob("*.jpg"))[::500]
     found += sorted((shared / "datasets" / "bccd" / "JPEGImages").glob("*.jpg"))[:2]
@@ -53,6 +53,16 @@ def photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
         photo.convert("L").save(folder / "grey.webp")
         photo.save(folder / "of-other-colours.jpg", icc_profile=linear_profile())
         photo.save(folder / "with-a-broken-profile.jpg", icc_profile=b"no profile at all" * 9)
+        photo.save(folder / "with-broken-exif.jpg", exif=b"Exif\0\0garbage that is none")
+        photo.resize((1400, 1300)).convert("CMYK").save(folder / "for-print.jpg")
+        photo.quantize(64).save(folder / "of-a-palette.png", icc_profile=linear_profile())
+        photo.quantize(64).save(folder / "of-a-palette-with-a-hole.gif", transparency=7)
+        deep = np.asarray(photo.convert("L")).astype(np.uint16) * 250
+        Image.fromarray(deep).save(folder / "of-sixteen-bits.png", exif=exif)
+        photo.putalpha(photo.getchannel("R"))
+        photo.resize((900, 1400)).save(folder / "seen-through.png", exif=exif, icc_profile=linear_profile())
+        photo.resize((50, 1250)).save(folder / "narrow.webp")
+        photo.resize((1, 1)).convert("RGB").save(folder / "tiny.jpg")
     return [*found, *sorted(folder.iterdir())]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from lensmith._files import told_of
 from lensmith.errors import InvalidInputError
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -47,10 +48,11 @@ class Config:
         # A JSON string is a TOML string.
         text = "".join(f"{name} = {json.dumps(getattr(self, name))}\n" for name in FIELDS if getattr(self, name))
         partial = target.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        partial.replace(target)
+        with told_of(target):
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            partial.replace(target)
         return target
 
 

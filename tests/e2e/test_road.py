@@ -232,7 +232,7 @@ def test_nothing_changes_when_a_training_is_refused(platform: PlatformProcess, k
         assert client.models.get("sorter").concepts == ()
     nowhere = platform.cli("export", "sorter", "--output", str(tmp_path / "missing" / "model.zip"), check=False)
     assert nowhere.returncode == 1
-    assert "FILE_UNUSABLE" in nowhere.stderr
+    assert f"there is no folder {tmp_path / 'missing'}" in nowhere.stderr
 
 
 def test_a_version_is_looked_into_and_tuned_by_the_command_line(

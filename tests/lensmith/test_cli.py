@@ -71,6 +71,25 @@ def test_a_report_is_not_asked_for_when_nothing_can_take_it(tmp_path: Path) -> N
         assert why in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "what", "name"),
+    [(("explain", "m", "photo.jpg"), "the heat map", "heat.png"), (("export", "m"), "the archive", "model.zip")],
+)
+def test_nothing_is_asked_for_when_no_file_can_take_it(
+    command: tuple[str, ...], what: str, name: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "missing" / name
+    done = run(*command, "-o", str(target), folder=tmp_path, LENSMITH_KEY="lsk_secret")
+    assert done.returncode == 1
+    assert f"error: {what} cannot be written: there is no folder {target.parent}\n" in done.stderr
+
+
+def test_a_heat_map_is_refused_when_its_name_promises_another_format(tmp_path: Path) -> None:
+    done = run("explain", "m", "photo.jpg", "-o", str(tmp_path / "heat.jpg"), folder=tmp_path)
+    assert done.returncode == 2
+    assert "error: heat maps are drawn as PNG: name the file heat.png, not heat.jpg\n" in done.stderr
+
+
 def test_a_report_is_not_asked_for_when_no_browser_can_print_it(tmp_path: Path) -> None:
     arguments = ("--url", "http://127.0.0.1:1", "report", "m", "--pdf")
     done = run(*arguments, folder=tmp_path, LENSMITH_KEY="lsk_secret", PATH=str(tmp_path))

@@ -12,6 +12,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 import lensmith
+from lensmith._async import exports
+from lensmith_api.v1.model_service_pb2 import ExportModelVersionResponse
 from tests.lensmith.server import Script, scripted_server
 
 SECRET = "lsk_secret"
@@ -140,6 +142,17 @@ async def test_a_file_that_cannot_be_read_is_named(script: Script, tmp_path: Pat
     async with lensmith.AsyncClient(script.url, SECRET, "trash") as client:
         with pytest.raises(lensmith.InvalidInputError, match=r"nothing\.jpg"):
             await client.predict("sorter", [tmp_path / "nothing.jpg"])
+
+
+async def test_the_file_that_was_asked_for_is_named_when_it_cannot_be_written(tmp_path: Path) -> None:
+    async def nothing() -> AsyncIterator[ExportModelVersionResponse]:
+        for _ in ():
+            yield ExportModelVersionResponse()
+
+    asked = tmp_path / "missing" / "model.zip"
+    with pytest.raises(FileNotFoundError) as error:
+        await exports.save(nothing(), asked)
+    assert error.value.filename == str(asked)
 
 
 async def test_a_platform_that_is_not_there_is_said_to_be_away() -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from lensmith._files import told_of
 from lensmith.errors import InternalError, from_status
 from lensmith.explanation_types import ExportedVersion
 from lensmith_api.v1.model_service_pb2 import ExportModelVersionResponse, ExportSummary
@@ -19,14 +20,14 @@ async def save(parts: AsyncIterator[ExportModelVersionResponse], output: Path | 
 
     Raises:
         LensmithError: The platform could not go on, or what arrived is not what was sent.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written; it names `output`.
     """
     folder = output.parent if output is not None else Path()
     part_file = folder / f".export-{os.getpid()}-{os.urandom(4).hex()}.part"
     digest, size = hashlib.sha256(), 0
     summary: ExportSummary | None = None
     try:
-        with part_file.open("xb") as file:
+        with told_of(output or folder), part_file.open("xb") as file:
             async for part in parts:
                 if part.HasField("error"):
                     raise from_status(part.error)
@@ -39,7 +40,8 @@ async def save(parts: AsyncIterator[ExportModelVersionResponse], output: Path | 
             raise InternalError("EXPORT_INCOMPLETE", "the archive did not arrive as it was sent; try again")
         # A name from elsewhere never leads out of the folder.
         target = output or folder / Path(summary.file_name).name
-        part_file.replace(target)
+        with told_of(target):
+            part_file.replace(target)
     finally:
         part_file.unlink(missing_ok=True)
     return ExportedVersion(path=target, size_bytes=size, sha256=summary.sha256)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lensmith._files import told_of
 from lensmith.errors import InternalError, from_status
 from lensmith.explanation_types import ExportedVersion
 from lensmith_api.v1.model_service_pb2 import ExportModelVersionResponse, ExportSummary
@@ -20,14 +21,14 @@ def save(parts: Iterator[ExportModelVersionResponse], output: Path | None) -> Ex
 
     Raises:
         LensmithError: The platform could not go on, or what arrived is not what was sent.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written; it names `output`.
     """
     folder = output.parent if output is not None else Path()
     part_file = folder / f".export-{os.getpid()}-{os.urandom(4).hex()}.part"
     digest, size = hashlib.sha256(), 0
     summary: ExportSummary | None = None
     try:
-        with part_file.open("xb") as file:
+        with told_of(output or folder), part_file.open("xb") as file:
             for part in parts:
                 if part.HasField("error"):
                     raise from_status(part.error)
@@ -40,7 +41,8 @@ def save(parts: Iterator[ExportModelVersionResponse], output: Path | None) -> Ex
             raise InternalError("EXPORT_INCOMPLETE", "the archive did not arrive as it was sent; try again")
         # A name from elsewhere never leads out of the folder.
         target = output or folder / Path(summary.file_name).name
-        part_file.replace(target)
+        with told_of(target):
+            part_file.replace(target)
     finally:
         part_file.unlink(missing_ok=True)
     return ExportedVersion(path=target, size_bytes=size, sha256=summary.sha256)

@@ -8,13 +8,14 @@ import typer
 
 from lensmith import Client
 from lensmith.cli.asking import Question, ask
-from lensmith.cli.options import Json
+from lensmith.cli.options import Json, check_target
 from lensmith.cli.output import console, errors, print_json, print_table, safe
 from lensmith.cli.pictures import file_of, label_text
-from lensmith.errors import NotFoundError
+from lensmith.errors import InvalidInputError, NotFoundError
 from lensmith.explanation_types import ConceptExplanation, Explanation, Explanations
 
 MAIN = "main/"
+PNG = ".png"
 _GENERAL = ("general", "main/general")
 
 
@@ -31,7 +32,8 @@ def explain(
     ],
     image: Annotated[str, typer.Argument(help="A file or a URL.")],
     output: Annotated[
-        Path | None, typer.Option(help="Draw the heat map over the picture, into this PNG; one for each concept.")
+        Path | None,
+        typer.Option("--output", "-o", help="Draw the heat map over the picture, into this PNG; one for each concept."),
     ] = None,
     version: Annotated[int, typer.Option(min=0, help="Version to ask; the one in production by default.")] = 0,
     concept: Annotated[
@@ -41,6 +43,11 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show which parts of a picture a model's answer comes from, and what it looked like."""
+    if output is not None:
+        check_target(output, "the heat map")
+        if output.suffix.lower() != PNG:
+            named = output.with_suffix(PNG).name
+            raise InvalidInputError("USAGE", f"heat maps are drawn as PNG: name the file {named}, not {output.name}")
     with context.obj.client() as client:
         answer = _explain(client, model, image, version, concept or [], overlay=output is not None, nearest=nearest)
         (found,) = answer.items
@@ -137,11 +144,14 @@ def export(
     model: Annotated[str, typer.Argument(help="Own id of the model; main/… for a public one.")],
     version: Annotated[int, typer.Option(min=0, help="Version to export; the one in production by default.")] = 0,
     output: Annotated[
-        Path | None, typer.Option(help="The zip file to write; named for the version by default.")
+        Path | None,
+        typer.Option("--output", "-o", help="The zip file to write; named for the version by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Save a version as an archive that answers without the platform: ONNX, labels, card, example."""
+    if output is not None:
+        check_target(output, "the archive")
     with context.obj.client() as client:
         saved = client.models.export(model, output, version=version)
     if as_json:

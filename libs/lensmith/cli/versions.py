@@ -1,6 +1,5 @@
 """Commands about how a version came about and which one answers, and the report."""
 
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,13 +10,13 @@ import typer
 from lensmith import Client
 from lensmith.cli.explaining import MAIN
 from lensmith.cli.models import ModelArgument, models
-from lensmith.cli.options import Json
+from lensmith.cli.options import Json, check_target
 from lensmith.cli.output import console, counted, print_json, print_table, safe
 from lensmith.cli.pdf import find_browser, print_to_pdf
 from lensmith.cli.pictures import label_text
 from lensmith.cli.progress import waiting
 from lensmith.cli.training_options import answers_by
-from lensmith.errors import InternalError, InvalidInputError, LensmithError, NotFoundError, PreconditionError
+from lensmith.errors import InternalError, InvalidInputError, LensmithError, NotFoundError
 from lensmith.version_types import inputs_sha256
 
 Version = Annotated[int | None, typer.Option(min=1, help="The one in production by default.")]
@@ -63,14 +62,15 @@ def report(
     if output == TERMINAL and pdf:
         raise InvalidInputError("USAGE", "--pdf is written to a file, not to the terminal")
     # Whatever stands in the way is said before a minute is spent on a report that nothing can take.
-    if output is not None:
-        _check_target(output)
+    if output is not None and output != TERMINAL:
+        check_target(output, "the report")
     browser = find_browser() if pdf else ""
     with context.obj.client() as client:
         model, number = _with_public(client, model, version)
         suffix = "json" if as_json else "pdf" if pdf else "html"
         target = output or Path(f"{model.rpartition('/')[2]}-{number}.{suffix}")
-        _check_target(target)
+        if target != TERMINAL:
+            check_target(target, "the report")
         with waiting("looking through the pictures"), suppress(LensmithError):
             # A version that is seconds old is still being looked through, and what to fix is half of the report.
             client.suggestions.wait(model, number, timeout=LOOK_SECONDS)
@@ -84,25 +84,6 @@ def report(
     else:
         target.write_text(text, encoding="utf-8")
     console.print(f"version {number} of [bold]{safe(model)}[/]: see {safe(str(target))}")
-
-
-def _check_target(target: Path) -> None:
-    """Hold that a file can be written.
-
-    Raises:
-        PreconditionError: `OUTPUT_NOT_WRITABLE`.
-    """
-    if target == TERMINAL:
-        return
-    if not target.parent.is_dir():
-        why = f"there is no folder {target.parent}"
-    elif target.is_dir():
-        why = f"{target} is a folder"
-    elif not os.access(target if target.exists() else target.parent, os.W_OK):
-        why = f"{target} may not be written"
-    else:
-        return
-    raise PreconditionError("OUTPUT_NOT_WRITABLE", f"the report cannot be written: {why}")
 
 
 def _with_public(client: Client, model: str, version: int | None) -> tuple[str, int]:

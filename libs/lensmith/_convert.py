@@ -255,6 +255,7 @@ def model(message: model_pb2.Model) -> types.Model:
         training=_training_settings.from_proto(message.training),
         retrain_after_annotations=message.retrain_after_annotations,
         retrain_error=error(message.retrain_error),
+        etag=message.etag,
     )
 
 

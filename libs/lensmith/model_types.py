@@ -79,7 +79,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Model:
-    """Something that can be trained and asked."""
+    """Something that can be trained and asked. Its `etag` is another one after each change and each new version."""
 
     name: str
     id: str
@@ -99,6 +99,7 @@ class Model:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     retrain_after_annotations: int = 0
     retrain_error: LensmithError | None = None
+    etag: str = ""
 
 
 @dataclass(frozen=True)

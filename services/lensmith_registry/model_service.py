@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,7 @@ from lensmith_api.v1.model_service_pb2 import (
     WatchSummary,
 )
 from lensmith_api.v1.model_version_pb2 import ModelVersion
+from lensmith_platform import etags
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import (
@@ -170,6 +172,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         model = parse(_MODEL, request.name)["model"]
         async with self._database.transaction(app.app_id) as connection:
             row = await store.lock_model(connection, app.app_id, model)
+            etags.check(request.etag, row.etag)
             unended = await store.delete_model(connection, row)
             await changes.model_changed(connection, app.app_id, row.model)
             for uid in unended:
@@ -231,7 +234,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             except NotFoundError:
                 base = None
             evaluated = await version_store.evaluation_of(connection, row)
-        return card_of(row, base, evaluated)
+        return await asyncio.to_thread(card_of, row, base, evaluated)
 
     async def ExportModelVersion(
         self, request: ExportModelVersionRequest, context: object
@@ -242,7 +245,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         async with self._database.transaction(app.app_id) as connection:
             base = await base_model_store.by_space(connection, row.space)
             evaluated = await version_store.evaluation_of(connection, row)
-        async for part in self._exporter.stream(row, base, card_of(row, base, evaluated)):
+        card = await asyncio.to_thread(card_of, row, base, evaluated)
+        async for part in self._exporter.stream(row, base, card):
             yield part
 
     async def WatchModelVersion(

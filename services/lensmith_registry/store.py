@@ -248,7 +248,7 @@ async def next_number(connection: Connection, row: ModelRow) -> int:
         NotFoundError: The model was deleted meanwhile.
     """
     number = await connection.fetchval(
-        """UPDATE models SET last_number = last_number + 1
+        """UPDATE models SET last_number = last_number + 1, revision = revision + 1
            WHERE app_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING last_number""",
         row.app_id,
         row.id,

@@ -228,8 +228,12 @@ def test_pictures_are_asked_for_when_few_images_are_accepted_by_the_command_line
 def test_nothing_changes_when_a_training_is_refused(platform: PlatformProcess, key: str, tmp_path: Path) -> None:
     refused = platform.cli("train", "sorter", "--concept", "wod", check=False)
     assert "the app has no concept wod" in refused.stderr
+    new = platform.cli("train", "newcomer", "--type", "multi-class", "--concept", "wod", check=False)
+    assert "the app has no concept wod" in new.stderr
     with lensmith.Client(platform.url, key, "road") as client:
         assert client.models.get("sorter").concepts == ()
+        with pytest.raises(lensmith.NotFoundError):
+            client.models.get("newcomer")
     nowhere = platform.cli("export", "sorter", "--output", str(tmp_path / "missing" / "model.zip"), check=False)
     assert nowhere.returncode == 1
     assert f"there is no folder {tmp_path / 'missing'}" in nowhere.stderr
@@ -339,5 +343,5 @@ def test_negatives_are_asked_for_and_two_concepts_become_one_by_the_command_line
         assert "TRAINING_NO_NEGATIVES" in refused.stderr
         for question in (("watch", "any"), ("evaluate", "any")):
             assert "has no" in platform.cli(*question, check=False).stderr
-        platform.cli("train", "any", "--closed", "--watch")
+        platform.cli("train", "any", "--type", "multi-label", "--closed", "--watch")
         assert client.models.get("any").closed_environment

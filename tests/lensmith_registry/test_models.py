@@ -148,6 +148,17 @@ async def test_deleted_model_is_gone_and_its_own_id_is_free(rig: Rig):
     assert again.latest_version == 0
 
 
+async def test_delete_is_refused_when_the_model_changed_or_was_trained_since(rig: Rig):
+    made = await rig.create("sorter")
+    request = pb.DeleteModelRequest(name=made.name, etag=made.etag)
+    await rig.queued()
+    refused = await refusal(rig.models.DeleteModel(request, metadata=rig.key()))
+    assert (refused.reason, refused.metadata["code"]) == ("ETAG_MISMATCH", "ABORTED")
+    request.etag = (await rig.model("sorter")).etag
+    await rig.models.DeleteModel(request, metadata=rig.key())
+    assert (await refusal(rig.model("sorter"))).reason == "MODEL_NOT_FOUND"
+
+
 async def test_another_app_reaches_nothing_by_any_rpc(rig: Rig):
     version = await rig.trained()
     model, name = "apps/trash/models/sorter", version.name

@@ -151,11 +151,19 @@ class AsyncModels:
             )
         )
 
-    async def delete(self, model: str) -> None:
-        """Deletes a model with its versions."""
+    async def delete(self, model: str, *, etag: str = "") -> None:
+        """Deletes a model with its versions.
+
+        Args:
+            model: Own id of the model.
+            etag: Of the model as it was seen; left out to delete it whatever became of it since.
+
+        Raises:
+            ConflictError: It was changed, or a version was begun, since it had this etag.
+        """
         await self._transport.call(
             self._stub.DeleteModel,
-            model_service_pb2.DeleteModelRequest(name=model_name(self._app, model)),
+            model_service_pb2.DeleteModelRequest(name=model_name(self._app, model), etag=etag),
             repeatable=False,
         )
 

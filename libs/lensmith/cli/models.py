@@ -1,5 +1,6 @@
 """Commands about models and their versions."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ from lensmith.cli.training_options import (
     answers_by,
     described,
 )
-from lensmith.errors import InvalidInputError, NotFoundError, PreconditionError
+from lensmith.errors import ForbiddenError, InvalidInputError, LensmithError, NotFoundError, PreconditionError
 from lensmith.types import Evaluation, Model, ModelType, ModelVersion, TrainingMode, TrainingSettings, VersionState
 
 models = typer.Typer(help="Models and their versions.", no_args_is_help=True)
@@ -208,15 +209,12 @@ def train(
     session: Session = context.obj
     settings = TrainingSettings(tier, best_f1, min_precision, min_recall, test_on, mode, max_epochs)
     with session.client() as client:
-        before = ensure_model(client, model, type, concept or [], closed=closed)
+        before, changed = ensure_model(client, model, type, concept or [], closed=closed)
         try:
             version = client.models.train(model, note=note, training=settings)
-        except PreconditionError:
+        except (PreconditionError, InvalidInputError, ForbiddenError):
             # What was refused changes nothing, or a misspelt concept would stand in the way of every training after.
-            if before and concept:
-                client.models.set_concepts(model, before.concepts)
-            if before and closed:
-                client.models.set_closed_environment(model, before.closed_environment)
+            undo(client, model, before, changed)
             raise
         if watch:
             version = follow(client, model, version)
@@ -229,11 +227,11 @@ def train(
 
 def ensure_model(
     client: Client, model: str, kind: ModelType | None, concepts: list[str], *, closed: bool = False
-) -> Model | None:
+) -> tuple[Model | None, Model]:
     """Makes the model where there is none; changes which concepts it learns where it is there.
 
     Returns:
-        The model as it was; None where there was none.
+        The model as it was, None where there was none; and as it is.
 
     Raises:
         InvalidInputError: `MODEL_TYPE_MISSING`, or `MODEL_TYPE_OTHER`: it exists and is of another type.
@@ -252,15 +250,28 @@ def ensure_model(
             raise InvalidInputError(
                 "USAGE", "a regression learns the numbers of one concept: say which with --concept"
             ) from error
-        client.models.create(model, kind, concepts=concepts, closed_environment=closed)
-        return None
+        return None, client.models.create(model, kind, concepts=concepts, closed_environment=closed)
     if kind and found.type is not kind:
         raise InvalidInputError("MODEL_TYPE_OTHER", f"model {model} is {found.type}; a type cannot be changed")
+    changed = found
     if concepts and tuple(concepts) != found.concepts:
-        client.models.set_concepts(model, concepts)
+        changed = client.models.set_concepts(model, concepts)
     if closed and not found.closed_environment:
-        client.models.set_closed_environment(model, closed)
-    return found
+        changed = client.models.set_closed_environment(model, closed)
+    return found, changed
+
+
+def undo(client: Client, model: str, before: Model | None, changed: Model) -> None:
+    """Makes a model what it was before `ensure_model`."""
+    if before is None:
+        # By its etag: what somebody else trained or changed meanwhile stays. A key that may not delete leaves it, too.
+        with suppress(LensmithError):
+            client.models.delete(model, etag=changed.etag)
+        return
+    if changed.concepts != before.concepts:
+        client.models.set_concepts(model, before.concepts)
+    if changed.closed_environment != before.closed_environment:
+        client.models.set_closed_environment(model, before.closed_environment)
 
 
 def follow(client: Client, model: str, version: ModelVersion) -> ModelVersion:

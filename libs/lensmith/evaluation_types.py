@@ -215,7 +215,7 @@ class VersionComparison:
         value: Of the first version.
         other_value: Of the other version.
         difference_interval: Of the difference, other less first.
-        p_value: Chance of so uneven a change if neither were better.
+        p_value: Chance of so uneven a change if neither were better, near copies taken together.
         fixed_count: Inputs wrong before and right now (regression: nearer by now).
         broken_count: Inputs right before and wrong now (regression: farther off now).
     """

@@ -62,7 +62,7 @@ class Comparison:
         interval: Of the difference, other less first.
         fixed: [m], wrong before and right now (regression: nearer by now).
         broken: [m], right before and wrong now (regression: farther off now).
-        p_value: Chance of so uneven a change if neither were better.
+        p_value: Chance of so uneven a change if neither were better, near copies taken together.
         verdict: About the other version.
         concepts: Those that both answer, by the size of their change.
     """
@@ -116,8 +116,7 @@ def compare(one: Side, two: Side) -> Comparison:
         before, now = answers(first, one_thresholds), answers(other, two_thresholds)
         fixed, broken = ~before.correct & now.correct, before.correct & ~now.correct
         figure = _classes(first, other, before, now, resamples)
-    changed = int(fixed.sum()) + int(broken.sum())
-    p_value = float(scipy.stats.binomtest(int(fixed.sum()), changed).pvalue) if changed else 1.0
+    p_value = _chance(fixed, broken, other.groups)
     interval = interval_of(figure.drawn)
     return Comparison(
         first,
@@ -256,6 +255,31 @@ def _mean(drawn: Doubles) -> Doubles:
     known = np.isfinite(drawn)
     mean: Doubles = np.where(known, drawn, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     return mean
+
+
+def _chance(fixed: Bools, broken: Bools, groups: Ints) -> float:
+    """Chance of so uneven a change if each group of near copies were as likely to have changed the other way.
+
+    Exact: the randomization test (Fisher 1935) of what each group changed in sum, as McNemar's test is of single
+    pictures; of those alone it is that test (Eliasziw and Donner 1991 on why clusters must not count by their members).
+    """
+    _, places = np.unique(groups, return_inverse=True)
+    leads = np.bincount(places, fixed.astype(np.int64) - broken.astype(np.int64)).astype(np.int64)
+    sizes, counts = np.unique(np.abs(leads[leads != 0]), return_counts=True)
+    if not len(sizes):
+        return 1.0
+    if len(sizes) == 1:
+        return float(scipy.stats.binomtest(int((leads > 0).sum()), int(counts[0])).pvalue)
+    # All sums at once, from what is theirs in frequencies: of a lead that may turn, a cosine.
+    whole = int(sizes @ counts)
+    turns = np.pi / (whole + 1) * np.arange(whole + 1)
+    waves = np.ones(whole + 1)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        waves *= np.cos(size * turns) ** count
+    chances = np.fft.fft(waves * np.exp(1j * whole * turns)).real / (whole + 1)
+    as_uneven = np.abs(2 * np.arange(whole + 1) - whole) >= abs(int(leads.sum()))
+    # No less than that of one way to turn them, and its mirror image, which rounding may hide.
+    return float(np.clip(chances[as_uneven].sum(), 2.0 ** (1 - int(counts.sum())), 1.0))
 
 
 def _verdict(interval: Interval | None, p_value: float, higher_is_better: bool) -> Verdict:

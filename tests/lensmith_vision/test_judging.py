@@ -118,6 +118,27 @@ def test_right_and_wrong_are_told_by_the_newer_labels_when_concepts_came_and_wen
     assert (compared.p_value, compared.verdict) == (1.0, "undecided")
 
 
+@pytest.mark.parametrize(
+    ("groups", "chance"),
+    [
+        # Eight pictures, of which seven are fixed: as many throws of a coin.
+        ([0, 1, 2, 3, 4, 5, 6, 7], 18 / 256),
+        # Two scenes of four frames, one better by four and one by two.
+        ([0, 0, 0, 0, 7, 7, 7, 7], 2 / 4),
+        # Better by 3, 2, 1 and 1, and worse by 1: of 32 ways to turn them, eight are as uneven as that.
+        ([0, 0, 0, 1, 1, 2, 3, 4], 8 / 32),
+        # A group as often fixed as broken says nothing.
+        ([0, 1, 2, 3, 4, 5, 6, 6], 2 / 64),
+    ],
+)
+def test_a_change_counts_once_for_each_group_when_pictures_are_near_copies(groups: list[int], chance: float) -> None:
+    half = np.full(2, 0.5, np.float32)
+    first, other = (_classes([0] * 8, answers, ("a", "b")) for answers in ([1] * 7 + [0], [0] * 7 + [1]))
+    other = replace(other, groups=np.asarray(groups))
+    assert compare(Side(first, half), Side(other, half)).p_value == pytest.approx(chance)
+    assert compare(Side(other, half), Side(replace(first, groups=other.groups), half)).p_value == pytest.approx(chance)
+
+
 def test_scores_are_not_copied_when_both_versions_judged_the_same_pictures() -> None:
     half = np.full(2, 0.5, np.float32)
     first, other = (_classes([0, 0, 1, 1], answers, ("a", "b")) for answers in ([0, 0, 1, 0], [0, 1, 1, 1]))

@@ -803,7 +803,7 @@ class VersionComparison(_message.Message):
     """The figure of the other version."""
     p_value: _builtins.float
     """Chance of so uneven a change if neither were better: exact McNemar test of `fixed` against `broken`
-    (regression: sign test of nearer against farther).
+    (regression: sign test of nearer against farther), in which near copies change together.
     """
     verdict: Global___ComparisonVerdict.ValueType
     """What it comes to: decided where the p value is below 0.05 and the interval leaves out 0."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from lensmith_api.v1.evaluation_pb2 import Evaluation
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
@@ -11,7 +9,7 @@ from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.converters import base_model_to_proto, message_from_json, version_to_proto
 from lensmith_registry.evaluation_converters import evaluation_to_proto
 from lensmith_registry.evaluation_scores import require_ready
-from lensmith_registry.version_store import Json, VersionRow
+from lensmith_registry.version_store import VersionRow
 from lensmith_vision import evaluation as vision_evaluation
 
 __all__ = ["card_of"]
@@ -23,13 +21,13 @@ _WELL_CALIBRATED = 0.05
 _MOST_NAMED = 10
 
 
-def card_of(row: VersionRow, base: BaseModelRow | None, evaluated: Json) -> ModelCard:
+def card_of(row: VersionRow, base: BaseModelRow | None, evaluated: str | None) -> ModelCard:
     """Write the card of a READY version.
 
     Args:
         row: The version.
         base: Its base network; None where that is installed no more.
-        evaluated: Its evaluation, as it is stored; None: it has none.
+        evaluated: Its evaluation as JSON; None: it has none.
 
     Raises:
         PreconditionError: VERSION_NOT_READY.
@@ -37,7 +35,7 @@ def card_of(row: VersionRow, base: BaseModelRow | None, evaluated: Json) -> Mode
     require_ready(row)
     evaluation = None
     if evaluated is not None:
-        figures = vision_evaluation.Evaluation.from_json(json.dumps(evaluated))
+        figures = vision_evaluation.Evaluation.from_json(evaluated)
         evaluation = evaluation_to_proto(f"{row.name}/evaluation", figures)
     return ModelCard(
         name=f"{row.name}/card",

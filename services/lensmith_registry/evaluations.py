@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,22 +73,30 @@ class Evaluations:
             evaluated = await version_store.evaluation_of(connection, row)
         if evaluated is None:
             raise NotFoundError("EVALUATION_NOT_FOUND", f"{row.name} came trained: it was not evaluated here")
-        figures = vision_evaluation.Evaluation.from_json(json.dumps(evaluated))
-        name, aim = f"{row.name}/evaluation", _aim(request)
+        # Of thousands of concepts, reading it takes a second, and so does showing it.
+        figures = await asyncio.to_thread(vision_evaluation.Evaluation.from_json, evaluated)
+        moved = await self._moved(row, request, figures)
+        return await asyncio.to_thread(
+            evaluation_to_proto, f"{row.name}/evaluation", moved or figures, other_thresholds=moved is not None
+        )
+
+    async def _moved(
+        self, row: VersionRow, request: GetEvaluationRequest, figures: vision_evaluation.Evaluation
+    ) -> vision_evaluation.Evaluation | None:
+        """Return the figures at the thresholds that are asked for, else at the version's own; None: as trained."""
+        aim = _aim(request)
         if request.thresholds or aim is not None:
             asked = _thresholds(request.thresholds, row, "thresholds") if request.thresholds else []
             async with self._scores.of(row) as predictions:
-                moved = await asyncio.to_thread(_at, figures, predictions, aim, asked)
-            return evaluation_to_proto(name, moved, other_thresholds=True)
+                return await asyncio.to_thread(_at, figures, predictions, aim, asked)
         if row.threshold_aim is None or not row.out_of_fold:
-            return evaluation_to_proto(name, figures)
+            return None
         async with self._scores.of(row) as predictions:
             try:
-                moved = await asyncio.to_thread(_at, figures, predictions, None, row.thresholds)
+                return await asyncio.to_thread(_at, figures, predictions, None, row.thresholds)
             except InvalidInputError:
                 # Set below what is stored of so large a version: the figures of the training are the nearest there are.
-                return evaluation_to_proto(name, figures)
-        return evaluation_to_proto(name, moved, other_thresholds=True)
+                return None
 
     async def curves(self, row: VersionRow, request: GetEvaluationCurvesRequest) -> GetEvaluationCurvesResponse:
         """Return the curves of some concepts.
@@ -145,7 +152,7 @@ class Evaluations:
         """
         async with self._scores.of_two(first, other) as (one, two):
             compared = await asyncio.to_thread(_compared, first, one, other, two)
-        return comparison_to_proto(first.name, other.name, compared)
+            return await asyncio.to_thread(comparison_to_proto, first.name, other.name, compared)
 
     async def changed_inputs(
         self, first: VersionRow, other: VersionRow, request: ListChangedInputsRequest

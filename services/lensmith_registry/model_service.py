@@ -219,7 +219,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         position = self._pager.decode(request.page_token, fingerprint)
         start = int(str(position[0])) if position else 0
         found, total = await self._inputs.page(row, start, size)
-        token = self._pager.encode((start + size,), fingerprint) if start + size < total else ""
+        end = start + len(found)
+        token = self._pager.encode((end,), fingerprint) if end < total else ""
         return ListModelVersionInputsResponse(
             inputs=found, next_page_token=token, total_size=total, dataset_sha256=row.dataset_sha256
         )

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-__all__ = ["page_of"]
+__all__ = ["MOST_BYTES", "page_of"]
 
 Row = TypeVar("Row")
 Key = TypeVar("Key")
 Shown = TypeVar("Shown", bound=Message)
 
-_BYTES = 3 << 20
+MOST_BYTES = 3 << 20
 """Less than the 4 MB that gRPC clients take unless they are told otherwise."""
 _AT_ONCE = 20
 
@@ -38,7 +38,7 @@ async def page_of(
         What is shown, and the key behind which the next page begins; None: there is none.
     """
     page: list[Shown] = []
-    key, room = begin, _BYTES
+    key, room = begin, MOST_BYTES
     while len(page) < size and room > 0:
         wanted = min(size - len(page), _AT_ONCE)
         rows = await read(key, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +27,9 @@ __all__ = ["Action", "Decision", "Decisions", "actions_of"]
 
 Action = Literal["APPLY", "REMOVE_LABELS", "DISMISS", "MERGE_CONCEPTS"]
 _BATCH = 200
-"""Swaps of one call: each names all concepts of its model, of which there may be thousands."""
+"""Swaps of one call, at most."""
+_NAMES = 200_000
+"""Concepts that those of one call name, about: each names all of its model where concepts exclude each other."""
 
 _STALE = ("LABELS_CHANGED", "INPUT_NOT_FOUND")
 _OUTCOMES: dict[Action, SuggestionStateName] = {
@@ -92,26 +95,31 @@ class Decisions:
         Raises:
             LensmithError: dataset is away; what was done is found done by the next call. Or concepts cannot be merged.
         """
-        decisions = [_judged(row, action) for row in rows]
+        # Thousands take half a second.
+        decisions = await asyncio.to_thread(lambda: [_judged(row, action) for row in rows])
         # What is followed is followed again, which changes nothing: it may have been followed in another way.
         merge, again = action == "MERGE_CONCEPTS", action != "DISMISS"
         todo = [one for one in decisions if one.error is None and (again or one.row.state != one.state)]
-        for start in range(0, len(todo), _BATCH):
-            batch = todo[start : start + _BATCH]
+        model = message_from_json(version.model_snapshot, Model())
+        size = max(1, min(_BATCH, _NAMES // max(1, len(model.concepts))))
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
             if merge:
                 for one in batch:
                     await self._merging.merge(version, (one.row.concept, one.row.other_concept), merge_into, actor)
             elif action != "DISMISS":
-                await self._swap(version, [one for one in batch if one.row.kind not in ASKING_KINDS], action, actor)
+                swapped = [one for one in batch if one.row.kind not in ASKING_KINDS]
+                await self._swap(version.app_id, model, swapped, action, actor)
             await self._note(version, batch, action, actor)
         return decisions
 
-    async def _swap(self, version: VersionRow, batch: Sequence[Decision], action: Action, actor: str) -> None:
+    async def _swap(self, app_id: int, model: Model, batch: Sequence[Decision], action: Action, actor: str) -> None:
         if not batch:
             return
-        model = message_from_json(version.model_snapshot, Model())
-        swaps = [_swap_of(model, message_from_json(one.row.body, Suggestion()), action) for one in batch]
-        answer = await self._curation.SwapLabels(SwapLabelsRequest(app_id=version.app_id, actor=actor, swaps=swaps))
+        swaps = await asyncio.to_thread(
+            lambda: [_swap_of(model, message_from_json(one.row.body, Suggestion()), action) for one in batch]
+        )
+        answer = await self._curation.SwapLabels(SwapLabelsRequest(app_id=app_id, actor=actor, swaps=swaps))
         for one, status in zip(batch, answer.statuses, strict=True):
             if status.code and one.row.state == "ACCEPTED":
                 one.error = _otherwise(one.row)

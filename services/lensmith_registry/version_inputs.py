@@ -11,6 +11,7 @@ from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.model_version_input_pb2 import ModelVersionInput
 from lensmith_platform.blobs import Blobs
 from lensmith_platform.errors import InternalError, PreconditionError
+from lensmith_registry.pages import MOST_BYTES
 from lensmith_registry.version_store import VersionRow
 from lensmith_vision import dataset_snapshot
 from lensmith_vision.dataset_snapshot import DatasetSnapshot
@@ -45,7 +46,7 @@ class VersionInputs:
         self._begun: tuple[str, DatasetSnapshot] | None = None
 
     async def page(self, row: VersionRow, start: int, size: int) -> tuple[list[ModelVersionInput], int]:
-        """Return the inputs from one place on, and how many there are in all.
+        """Return the inputs from one place on, fewer where they have very many labels, and how many there are in all.
 
         Raises:
             PreconditionError: VERSION_NOT_READY, or VERSION_HAS_NO_INPUT_LIST.
@@ -65,10 +66,12 @@ class VersionInputs:
             begun = self._begun
             snapshot = begun[1] if begun is not None and begun[0] == row.dataset_snapshot else await self._read(row)
             places = range(start, min(start + size, len(snapshot)))
-            self._begun = (row.dataset_snapshot, snapshot) if places.stop < len(snapshot) else None
             uids = [snapshot.ids[place] for place in places]
             named = await self._training_data.NameInputs(NameInputsRequest(app_id=row.app_id, input_uids=uids))
-        return _page(row, snapshot, places, named.input_ids), len(snapshot)
+            # A thousand inputs of hundreds of labels take seconds.
+            page = await asyncio.to_thread(_page, row, snapshot, places, named.input_ids)
+            self._begun = (row.dataset_snapshot, snapshot) if start + len(page) < len(snapshot) else None
+        return page, len(snapshot)
 
     async def _read(self, row: VersionRow) -> DatasetSnapshot:
         data = await self._blobs.get(row.dataset_snapshot)
@@ -79,8 +82,11 @@ class VersionInputs:
 
 
 def _page(row: VersionRow, snapshot: DatasetSnapshot, places: range, names: Sequence[str]) -> list[ModelVersionInput]:
-    found = []
+    found: list[ModelVersionInput] = []
+    room = MOST_BYTES
     for place, name in zip(places, names, strict=True):
+        if room <= 0:
+            break
         fold = int(snapshot.folds[place])
         found.append(
             ModelVersionInput(
@@ -91,6 +97,7 @@ def _page(row: VersionRow, snapshot: DatasetSnapshot, places: range, names: Sequ
                 fold=None if fold == dataset_snapshot.NO_FOLD else fold,
             )
         )
+        room -= found[-1].ByteSize()
     return found
 
 

@@ -245,10 +245,10 @@ async def version_by_uid(connection: Connection, app_id: int, uid: UUID) -> Vers
     return _found(record, str(uid))
 
 
-async def evaluation_of(connection: Connection, row: VersionRow) -> Json:
-    """Return the evaluation of a version, a megabyte where there are very many concepts; None: it has none."""
-    evaluation: Json = await connection.fetchval(
-        "SELECT evaluation FROM model_versions WHERE app_id = $1 AND id = $2", row.app_id, row.id
+async def evaluation_of(connection: Connection, row: VersionRow) -> str | None:
+    """Return the evaluation of a version as JSON, megabytes where there are very many concepts; None: it has none."""
+    evaluation: str | None = await connection.fetchval(
+        "SELECT evaluation::text FROM model_versions WHERE app_id = $1 AND id = $2", row.app_id, row.id
     )
     return evaluation
 

@@ -6,6 +6,7 @@ from lensmith_api.v1 import model_service_pb2 as pb
 from lensmith_api.v1.model_pb2 import Model
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from tests.lensmith_registry.rig import (
+    DIM,
     KEY,
     MULTI_CLASS,
     MULTI_LABEL,
@@ -151,7 +152,8 @@ async def test_deleted_model_is_gone_and_its_own_id_is_free(rig: Rig):
 async def test_delete_is_refused_when_the_model_changed_or_was_trained_since(rig: Rig):
     made = await rig.create("sorter")
     request = pb.DeleteModelRequest(name=made.name, etag=made.etag)
-    await rig.queued()
+    rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
+    await rig.train("sorter")
     refused = await refusal(rig.models.DeleteModel(request, metadata=rig.key()))
     assert (refused.reason, refused.metadata["code"]) == ("ETAG_MISMATCH", "ABORTED")
     request.etag = (await rig.model("sorter")).etag

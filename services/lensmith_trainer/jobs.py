@@ -121,8 +121,14 @@ class TrainingJobs:
             finally:
                 self._metrics.train_seconds.labels(outcome).observe(time.monotonic() - started)
             # Where another trainer of the machine has it, or another try will, what was reached is worth keeping.
-            if self._fine_tuning is not None and not lost:
-                await self._fine_tuning.forget(job.version_uid)
+            if not lost:
+                await self._forget(job.version_uid)
+
+    async def _forget(self, version_uid: str) -> None:
+        """Keep nothing of a version that is over."""
+        self._unanswered.discard(version_uid)
+        if self._fine_tuning is not None:
+            await self._fine_tuning.forget(version_uid)
 
     async def _claim(self, app_id: int, version_uid: str) -> TrainingJob | None:
         request = ClaimModelVersionRequest(app_id=app_id, version_uid=version_uid, trainer=self._trainer)
@@ -130,7 +136,7 @@ class TrainingJobs:
             try:
                 job = await self._registry.ClaimModelVersion(request)
             except NotFoundError:
-                self._unanswered.discard(version_uid)
+                await self._forget(version_uid)
                 return None
             except TRANSIENT:
                 # It may have been claimed for this trainer, which does not know its lease.
@@ -140,8 +146,13 @@ class TrainingJobs:
                 left = float(error.metadata.get("lease_left", 0.0))
                 renewed = left > float(error.metadata.get("lease_seconds", 0.0)) / 2
                 lives = renewed and version_uid not in self._unanswered
-                if error.reason != "VERSION_LEASED" or lives or last:
-                    # It has ended, or its trainer lives: should that one die, its own message comes back.
+                if error.reason != "VERSION_LEASED":
+                    # A trainer that died left what it had reached, and nobody will ask for that any more.
+                    _LOG.info("nothing to train: %s", error)
+                    await self._forget(version_uid)
+                    return None
+                if lives or last:
+                    # Should the trainer that has it die, its own message comes back.
                     _LOG.info("nothing to train: %s", error)
                     self._unanswered.discard(version_uid)
                     return None

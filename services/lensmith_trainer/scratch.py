@@ -83,6 +83,9 @@ class Scratch:
 
     def _prepare(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._remove_forgotten()
+
+    def _remove_forgotten(self) -> None:
         for path in self._folders():
             if time.time() - _touched(path) > _FORGOTTEN_SECONDS:
                 self._discard(path.name)
@@ -91,6 +94,7 @@ class Scratch:
         if needed > self._max_bytes:
             raise _too_large(needed, f"this trainer gives it at most {_text(self._max_bytes)} (scratch_bytes)")
         with self._alone():
+            self._remove_forgotten()
             others = sorted((path for path in self._folders() if path != held), key=_touched)
             for path in list(others):
                 if _taken(others) + needed <= self._max_bytes and self._free(held, others) >= needed:

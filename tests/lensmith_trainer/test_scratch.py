@@ -105,10 +105,14 @@ async def test_room_is_refused_when_the_disk_lacks_it(tmp_path: Path) -> None:
             await scratch.make_room(folder, 1 << 59)
 
 
-async def test_forgotten_folders_go_when_a_trainer_starts(scratch: Scratch, tmp_path: Path) -> None:
-    forgotten = await _filled(scratch, "forgotten", 1, 8 * 86400.0)
+async def test_forgotten_folders_go_when_a_trainer_starts_or_begins_another(scratch: Scratch, tmp_path: Path) -> None:
     kept = await _filled(scratch, "kept", 1, 6 * 86400.0)
+    forgotten = await _filled(scratch, "forgotten", 1, 8 * 86400.0)
     await Scratch(tmp_path, MIB).prepare()
+    assert (forgotten.exists(), kept.exists()) == (False, True)
+    forgotten = await _filled(scratch, "forgotten", 1, 8 * 86400.0)
+    async with scratch.held("new") as folder:
+        await scratch.make_room(folder, 1)
     assert (forgotten.exists(), kept.exists()) == (False, True)
 
 

@@ -220,6 +220,24 @@ async def test_learning_stops_and_leaves_nothing_when_it_is_cancelled(farm: Farm
     assert (await rig.version(version.name)).state == 5
 
 
+async def test_nothing_is_left_when_a_version_is_cancelled_while_no_trainer_runs(farm: Farm, photographs: Photographs):
+    rig = farm.rig
+    photographs(blind=True)
+    await rig.create("sorter")
+    async with farm.trainer():
+        version = await fine_tune(rig, "sorter", 200)
+        folder = farm.directory / "cache" / "fine-tuning" / version.uid
+        await until(lambda: _holds_pictures(folder), seconds=PATIENCE)
+    assert folder.is_dir()
+    await rig.models.CancelModelVersion(pb.CancelModelVersionRequest(name=version.name), metadata=rig.key())
+    async with farm.trainer():
+        await until(lambda: _no_scratch(folder), seconds=PATIENCE)
+
+
+async def _holds_pictures(folder: Path) -> bool:
+    return await asyncio.to_thread((folder / "exact.u8").is_file)
+
+
 async def test_version_fails_before_anything_is_learnt_when_its_base_model_cannot_learn(farm: Farm):
     rig = farm.rig
     rig.dataset.add_classes(OTHER, DIM, {"glass": 12, "metal": 12})

@@ -133,7 +133,8 @@ class TrainingStart:
             row = await self._insert(request, judged)
             if row is not None:
                 return row
-            # A rival with the same request_id was first, or the app was switched to another base model meanwhile.
+            # A rival with the same request_id was first, or the app was switched to another base model meanwhile, or
+            # another model has the name now.
         return await self._insert_lost(request)
 
     async def queue_unasked(self, request: TrainingRequest, due: DueModel) -> VersionRow | None:
@@ -159,7 +160,8 @@ class TrainingStart:
             if await base_model_store.lock_space(connection, app_id) != base.space:
                 return None
             model = await store.lock_model(connection, app_id, request.model)
-            if not await retraining_store.still_due(connection, model, due):
+            same = model.uid == judged.model.uid == due.uid
+            if not same or not await retraining_store.still_due(connection, model, due):
                 return None
             await self._check_room(connection, app_id)
             return await self._insert_version(connection, request, model, judged, 0)
@@ -179,7 +181,8 @@ class TrainingStart:
             locked = await upgrade_store.lock_upgrade(connection, app_id, upgrade.id)
             model = await store.lock_model(connection, app_id, request.model)
             wanting = await model_upgrade_store.models_of(connection, locked)
-            if locked.state != "TRAINING" or (model.id, "WAITING") not in [(m.model_id, m.outcome) for m in wanting]:
+            wanted = (model.id, "WAITING") in [(one.model_id, one.outcome) for one in wanting]
+            if locked.state != "TRAINING" or model.id != judged.model.id or not wanted:
                 return
             row = await self._insert_version(connection, request, model, judged, upgrade.number)
             await model_upgrade_store.queued(connection, locked, model.id, row.number)
@@ -230,7 +233,7 @@ class TrainingStart:
             if await base_model_store.lock_space(connection, app_id) != judged.base.space:
                 return None
             model = await store.lock_model(connection, app_id, request.model)
-            if await self._earlier(connection, request) is not None:
+            if model.id != judged.model.id or await self._earlier(connection, request) is not None:
                 return None
             await self._check_room(connection, app_id)
             row = await self._insert_version(connection, request, model, judged, 0)

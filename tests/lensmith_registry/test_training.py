@@ -87,6 +87,26 @@ async def test_training_is_refused_when_as_many_versions_of_the_app_wait_as_may(
         assert (await refusal(rig.train(queued[0]))).reason == "TOO_MANY_QUEUED_VERSIONS"
 
 
+async def test_training_is_of_the_model_that_is_there_when_another_one_took_its_name_meanwhile(rig: Rig):
+    rig.dataset.add_classes(TRASH, DIM, {"glass": 30, "metal": 30})
+    await rig.create("sorter")
+    rig.dataset.counting.clear()
+    training = asyncio.create_task(rig.train("sorter"))
+    await until(lambda: _counted(rig, 1))
+    await rig.models.DeleteModel(pb.DeleteModelRequest(name="apps/trash/models/sorter"), metadata=rig.key())
+    closed = Model(type=MULTI_LABEL, concepts=["glass", "metal"], closed_environment=True)
+    await rig.create("sorter", closed)
+    rig.dataset.counting.set()
+    version = await training
+    job = await rig.claim(version)
+    assert (job.model.type, job.model.closed_environment) == (MULTI_LABEL, True)
+    assert job.model.uid == (await rig.model("sorter")).uid
+
+
+async def _counted(rig: Rig, times: int) -> bool:
+    return rig.dataset.calls["CountTrainingData"] >= times
+
+
 HOPELESS = [
     ({"glass": 30}, Model(type=MULTI_CLASS), "TRAINING_ONE_CONCEPT", "two concepts"),
     ({"glass": 30, "metal": 1}, Model(type=MULTI_CLASS), "TRAINING_TOO_FEW_IMAGES", "metal"),

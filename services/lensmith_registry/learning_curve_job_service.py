@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, PreconditionError
 from lensmith_registry import learning_curve_store, version_store
 from lensmith_registry.converters import json_from_message, message_from_json
+from lensmith_registry.version_store import Json
 
 __all__ = ["LearningCurveJobServicer"]
 
@@ -51,21 +53,17 @@ class LearningCurveJobServicer(learning_curve_job_service_pb2_grpc.LearningCurve
     async def PutLearningCurve(self, request: PutLearningCurveRequest, context: object) -> PutLearningCurveResponse:
         """Store a learning curve, or why there is none; repeating it changes nothing."""
         failed = request.HasField("error")
-        curve = request.learning_curve
-        if not failed:
-            _check(curve)
+        # A curve of thousands of concepts takes half a second.
+        curve = None if failed else await asyncio.to_thread(_kept, request.learning_curve)
+        error = json_from_message(request.error) if failed else None
         async with self._database.transaction(request.app_id) as connection:
             row = await version_store.version_by_uid(connection, request.app_id, _uid(request.version_uid))
-            await learning_curve_store.finish(
-                connection,
-                row,
-                None if failed else json_from_message(curve),
-                json_from_message(request.error) if failed else None,
-            )
+            await learning_curve_store.finish(connection, row, curve, error)
         return PutLearningCurveResponse()
 
 
-def _check(curve: LearningCurve) -> None:
+def _kept(curve: LearningCurve) -> Json:
+    """Check a curve; return what is stored of it."""
     points = [
         *curve.points,
         *curve.expected,
@@ -74,6 +72,7 @@ def _check(curve: LearningCurve) -> None:
     figures = [figure for point in points for figure in (point.value, point.range.low, point.range.high)]
     if not curve.points or not all(map(math.isfinite, figures)):
         raise InvalidInputError("LEARNING_CURVE_INVALID", "a learning curve needs points, and finite figures")
+    return json_from_message(curve)
 
 
 def _uid(text: str) -> UUID:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from google.rpc.status_pb2 import Status
 
 from lensmith_api.v1.evaluation_pb2 import LearningCurve, LearningCurveState
@@ -40,7 +42,7 @@ class LearningCurves:
             if await learning_curve_store.request(connection, row):
                 await changes.learning_curve_queued(connection, row.app_id, row.uid)
             found = await learning_curve_store.get(connection, row)
-        return _shown(row, found)
+        return await asyncio.to_thread(_shown, row, found)
 
     async def get(self, row: VersionRow) -> LearningCurve:
         """Return the learning curve of a version, or how far it is.
@@ -49,7 +51,9 @@ class LearningCurves:
             NotFoundError: LEARNING_CURVE_NOT_FOUND.
         """
         async with self._database.transaction(row.app_id) as connection:
-            return _shown(row, await learning_curve_store.get(connection, row))
+            found = await learning_curve_store.get(connection, row)
+        # Of thousands of concepts it takes half a second.
+        return await asyncio.to_thread(_shown, row, found)
 
 
 def _shown(row: VersionRow, found: LearningCurveRow | None) -> LearningCurve:

@@ -9,9 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from lensmith_api.internal.v1.learning_curve_job_service_pb2 import PutLearningCurveRequest
+from lensmith_api.internal.v1.learning_curve_job_service_pb2_grpc import LearningCurveJobServiceStub
 from lensmith_api.internal.v1.suggestion_job_service_pb2 import PutSuggestionsRequest
 from lensmith_api.internal.v1.suggestion_job_service_pb2_grpc import SuggestionJobServiceStub
 from lensmith_api.v1 import model_service_pb2 as pb
+from lensmith_api.v1.evaluation_pb2 import ConceptLearningCurve, LearningCurve, LearningCurvePoint
 from lensmith_api.v1.suggestion_pb2 import Suggestion, SuggestionAction, SuggestionKind, SuggestionLabel
 from lensmith_api.v1.suggestion_service_pb2 import (
     AcceptSuggestionsRequest,
@@ -46,6 +49,25 @@ async def test_others_are_answered_while_an_evaluation_of_thousands_of_concepts_
     of_card = pb.GetModelCardRequest(name=f"{version.name}/card")
     card, waited = await _longest_wait(rig.models.GetModelCard(of_card, metadata=rig.key()))
     assert len(card.evaluation.concepts) == 5000
+    assert waited < 0.5
+
+
+async def test_others_are_answered_while_a_learning_curve_of_thousands_of_concepts_comes_and_goes(
+    rig: Rig,
+) -> None:
+    version = await rig.trained()
+    asked = pb.ComputeLearningCurveRequest(name=version.name)
+    await rig.models.ComputeLearningCurve(asked, metadata=rig.key())
+    points = [LearningCurvePoint(images=part, value=0.5, range={"low": 0.1, "high": 0.9}) for part in range(1, 7)]
+    concepts = [ConceptLearningCurve(concept=f"concept-{number}", points=points) for number in range(5000)]
+    found = PutLearningCurveRequest(app_id=TRASH, version_uid=version.uid)
+    found.learning_curve.CopyFrom(LearningCurve(figure="accuracy", points=points, concepts=concepts))
+    stub = LearningCurveJobServiceStub(rig.channel)
+    _, waited = await _longest_wait(stub.PutLearningCurve(found, metadata=rig.token("trainer", TRASH)))
+    assert waited < 0.5
+    request = pb.GetLearningCurveRequest(name=f"{version.name}/learningCurve")
+    curve, waited = await _longest_wait(rig.models.GetLearningCurve(request, metadata=rig.key()))
+    assert curve.concepts == found.learning_curve.concepts
     assert waited < 0.5
 
 

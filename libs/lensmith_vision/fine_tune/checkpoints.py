@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.fine_tune.job import put_file
 
-__all__ = ["SafeCheckpoints", "pack_state", "unpack_state"]
+__all__ = ["SafeCheckpoints", "load_weights", "pack_state", "remove_damaged", "save_weights", "unpack_state"]
 
 _KEY = "lensmith_checkpoint"
 
@@ -117,3 +118,20 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
         raise TrainingError("CHECKPOINT_INVALID", f"the weights cannot be read: {error}") from error
+
+
+def remove_damaged(state: Path) -> None:
+    """Remove trainings of which a file is cut short or no longer what was written, and what was not written to its end.
+
+    Args:
+        state: With a folder for each training.
+    """
+    for path in sorted(state.glob("*/*")):
+        if path.suffix != ".safetensors":
+            path.unlink(missing_ok=True)
+            continue
+        try:
+            with safetensors.safe_open(path, "pt"):
+                continue
+        except (OSError, safetensors.SafetensorError):
+            shutil.rmtree(path.parent, ignore_errors=True)

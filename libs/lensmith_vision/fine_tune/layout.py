@@ -15,7 +15,9 @@ from lensmith_vision.errors import ImageError, TrainingError
 from lensmith_vision.fine_tune.job import (
     FEWEST_PICTURES,
     JOB_FILE,
+    RESULT_FOLDER,
     START_FOLDER,
+    STATE_FOLDER,
     TESTED,
     Ints,
     Job,
@@ -70,7 +72,7 @@ def lay_out(
     """Lay out a job: copy the start, decode the pictures, and hold out what the head held out.
 
     Args:
-        folder: Where to; anything of an unfinished layout in it is replaced.
+        folder: Where to; anything of another layout in it is replaced, and what was learnt from that goes.
         start: The pack to begin from; it may be another than that of the features.
         data: What the head was trained on.
         rival: The head that the network has to beat.
@@ -121,7 +123,9 @@ def _begin(folder: Path, start: Path) -> None:
     """Make a folder with a start in it and no job yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / JOB_FILE).unlink(missing_ok=True)
-    shutil.rmtree(folder / START_FOLDER, ignore_errors=True)
+    # Networks that learnt from other folds have seen what these hold out.
+    for name in (START_FOLDER, STATE_FOLDER, RESULT_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
     shutil.copytree(start, folder / START_FOLDER)
 
 

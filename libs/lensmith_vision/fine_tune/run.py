@@ -1,7 +1,7 @@
 """Does a job: a training for each round that holds something out, then one of everything, whose network is the result.
 
 Killed anywhere and started again on the same folder, it goes on: finished trainings are kept, the one in progress goes
-on from its last epoch and comes to the same weights.
+on from its last epoch and comes to the same weights. A training whose files cannot be read any more begins anew.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from lensmith_vision.errors import TrainingError
 from lensmith_vision.familiarity import Familiarity, learn_familiarity, sample_of
 from lensmith_vision.fine_tune.batches import Draw, balanced_weights, in_order, prior_shift, training_batches
-from lensmith_vision.fine_tune.checkpoints import SafeCheckpoints, load_weights, save_weights
+from lensmith_vision.fine_tune.checkpoints import SafeCheckpoints, load_weights, remove_damaged, save_weights
 from lensmith_vision.fine_tune.export import write_network
 from lensmith_vision.fine_tune.first_head import first_head
 from lensmith_vision.fine_tune.job import (
@@ -44,7 +44,7 @@ from lensmith_vision.fine_tune.job import (
 )
 from lensmith_vision.fine_tune.module import BEST_FILE, CHECKPOINT_FILE, EpochDone, FineTuning, Keeper, Rates
 from lensmith_vision.fine_tune.network import Network
-from lensmith_vision.fine_tune.outcome import RESULT_FILE, NetworkResult
+from lensmith_vision.fine_tune.outcome import RESULT_FILE, NetworkResult, read_result
 from lensmith_vision.folds import stratified_group_folds
 
 __all__ = ["Event", "run"]
@@ -127,11 +127,14 @@ class _Runner:
         self._spread = 1.0 if targets is None else max(float(targets.std()), 1e-6)
 
     def run(self) -> None:
-        if (self._folder / RESULT_FOLDER / RESULT_FILE).is_file():
+        if _is_done(self._folder):
             return
         if self._job.threads:
             torch.set_num_threads(self._job.threads)
         _join_processes()
+        if _is_first():
+            remove_damaged(self._folder / STATE_FOLDER)
+        _wait_for_all()
         rows, folds, rounds = np.arange(len(self._taught)), self._taught.folds, self._job.rounds
         learnt, tested, none = rows[folds != TESTED], rows[folds == TESTED], rows[:0]
         for number, fold in enumerate(rounds):
@@ -347,6 +350,14 @@ def _parts(taught: Taught, rows: Ints, count: int, seed: int) -> Ints:
     if int(groups.max()) < 1:
         raise TrainingError("TOO_FEW_IMAGES", "all images are copies of one picture; nothing can be held out")
     return stratified_group_folds(strata, groups, parts, seed)
+
+
+def _is_done(folder: Path) -> bool:
+    try:
+        read_result(folder)
+    except TrainingError:
+        return False
+    return True
 
 
 def _width(folder: Path) -> int:

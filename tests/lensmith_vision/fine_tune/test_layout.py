@@ -79,6 +79,12 @@ def test_tests_are_in_no_fold_of_a_job_when_there_are_some(shared: Path, tmp_pat
     np.testing.assert_array_equal(again.rows, laid.rows)
     # The same pictures, but to be evaluated in another way.
     assert read_layout(tmp_path / "job", replace(rival, known=replace(rival.known, method="split"))) is None
+    # What networks have reached that learnt from it so far is worth nothing then.
+    for name in ("state", "result"):
+        (tmp_path / "job" / name).mkdir()
+        (tmp_path / "job" / name / "done.safetensors").write_bytes(b"of other folds")
+    lay_out(tmp_path / "job", start, data, rival, pictures, network="ft-1")
+    assert not {"state", "result"} & {path.name for path in (tmp_path / "job").iterdir()}
     with pytest.raises(TrainingError) as refused:
         lay_out(tmp_path / "gone", start, data, rival, pictures[6:], network="ft-1")
     assert refused.value.reason == "NO_TEST_IMAGES"

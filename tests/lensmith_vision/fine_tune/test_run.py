@@ -80,6 +80,25 @@ def test_job_comes_to_the_same_network_when_it_was_killed_between_epochs(make_jo
     assert sorted(results[1].rows.tolist()) == np.flatnonzero(_folds(broken) == 0).tolist()
 
 
+def test_job_comes_to_the_same_result_when_what_was_reached_cannot_be_read(make_job, start_job) -> None:
+    folder = make_job("damaged", max_epochs=1)
+    with start_job(folder) as whole:
+        assert whole.wait(timeout=300) == 0
+    before = read_result(folder)
+    # One is done but for what follows from its checkpoint, and of the other nobody can tell any more.
+    for name in ("done.safetensors", "weights.safetensors"):
+        (folder / "state" / "round-0" / name).unlink()
+    (folder / "state" / "round-0" / "checkpoint.safetensors").write_bytes(b"")
+    for path in (folder / "state" / "whole" / "weights.safetensors", folder / "result" / "result.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with start_job(folder) as again:
+        said, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert len(said.splitlines()) == 2
+    np.testing.assert_array_equal(read_result(folder).logits, before.logits)
+    np.testing.assert_array_equal(read_result(folder).kernel, before.kernel)
+
+
 def test_two_processes_share_a_job_when_torchrun_starts_them(make_job, start_job) -> None:
     folder = make_job("shared", max_epochs=1)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

@@ -1,26 +1,23 @@
-"""One platform for all tests that shake it."""
+"""A customer of the platform whose parts are killed."""
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
 
 from lensmith import AsyncClient
 from tests.chaos.workload import Pictures, Workload
-from tests.platform_process import PlatformProcess, platform_process
+from tests.platform_process import PlatformProcess
 
 RETRIES: Final = 30
 """As many as fit into the minute that one call of a client may take."""
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformProcess]:
-    """The whole platform, running."""
-    # A trainer that was killed keeps its version for as long as its lease: short, so that the test is.
-    settings = {"LENSMITH_REGISTRY_LEASE_SECONDS": "6", "LENSMITH_REGISTRY_RECONCILE_SECONDS": "2"}
-    with platform_process(tmp_path_factory.mktemp("platform"), **settings) as running:
-        yield running
+def platform(shaken_platform: PlatformProcess) -> PlatformProcess:
+    """The platform whose parts are killed."""
+    return shaken_platform
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
-"""One platform for all loads."""
-
-from collections.abc import Iterator
+"""Loads go to the platform whose parts were killed before."""
 
 import pytest
 
-from tests.platform_process import PlatformProcess, platform_process
+from tests.platform_process import PlatformProcess
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformProcess]:
-    """The whole platform, running."""
-    with platform_process(tmp_path_factory.mktemp("platform")) as running:
-        yield running
+def platform(shaken_platform: PlatformProcess) -> PlatformProcess:
+    """The platform that is loaded."""
+    return shaken_platform

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lensmith_api.v1.evaluation_pb2 import Evaluation
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import Model
@@ -82,5 +84,19 @@ def _cautions_of(row: VersionRow, evaluation: Evaluation) -> list[str]:
         )
     error = evaluation.expected_calibration_error
     if evaluation.HasField("expected_calibration_error") and error > _WELL_CALIBRATED:
-        found.append(f"Its scores are off by {100 * error:.0f} points on average: do not read them as exact chances.")
+        found.append(_doubt(error, evaluation))
     return found
+
+
+def _doubt(error: float, evaluation: Evaluation) -> str:
+    """Say how far scores can be believed; on few pictures, those of a perfect model come out off as well."""
+    bins = [one for one in evaluation.calibration if one.count]
+    total = sum(one.count for one in bins)
+    # Of so many answers, the part that is right lies so far from its chance; 0.8: a normal deviation in the mean.
+    by_chance = sum(0.8 * math.sqrt(one.count * one.confidence * (1 - one.confidence)) for one in bins) / max(total, 1)
+    if by_chance > error / 2:
+        return (
+            f"Its scores came out off by {100 * error:.0f} points on average, of which chance alone makes about "
+            f"{100 * by_chance:.0f} on so few pictures: how far they can be believed is not known."
+        )
+    return f"Its scores are off by {100 * error:.0f} points on average: do not read them as exact chances."

@@ -179,7 +179,7 @@ def test_wrong_labels_are_found_and_made_right_by_the_command_line(platform: Pla
         ).json()
         assert len(rest["suggestions"]) == len(found["suggestions"])
         told = platform.cli("fix", "sorter").stdout
-        assert "likely wrong" in told
+        assert "Labels that may be wrong" in told
         assert "wood/0" in told, "people know a picture by its file"
         assert "wood/0" in platform.cli("inputs", "show", turned[0]).stdout
         missing = platform.cli("fix", "sorter", "--accept", "9999", check=False)

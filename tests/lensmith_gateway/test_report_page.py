@@ -1,11 +1,11 @@
 """The page of a report on very many concepts: readable, and right about what it leaves out."""
 
-from lensmith_api.v1.evaluation_pb2 import ConceptEvaluation, ConfusionCell, Evaluation
+from lensmith_api.v1.evaluation_pb2 import CalibrationBin, ConceptEvaluation, ConfusionCell, Evaluation
 from lensmith_api.v1.model_version_pb2 import Finding
 from lensmith_api.v1.suggestion_pb2 import InputToLabel, Suggestion, SuggestionKind, SuggestionState
 from lensmith_api.v1.suggestion_service_pb2 import ListSuggestionsResponse
 from lensmith_gateway.report.advice import advice, groups
-from lensmith_gateway.report.composition import _confusion
+from lensmith_gateway.report.composition import _calibration, _confusion
 from lensmith_gateway.report.content import ConceptRow, Report, Verdict
 from lensmith_gateway.report.page import as_html
 
@@ -35,6 +35,18 @@ def test_mistakes_are_told_of_all_pictures_when_only_the_highest_cells_are_there
     found = _confusion(evaluation, ["a", "b"], {})
     assert found is not None
     assert [(pair.predicted, pair.count, pair.of) for pair in found.pairs] == [("b", 9, 200)]
+
+
+def test_scores_are_not_called_wrong_when_so_few_pictures_tell_nothing_of_them() -> None:
+    def told(pictures: int) -> str:
+        bins = [CalibrationBin(count=pictures // 5, confidence=0.1 + 0.2 * place) for place in range(5)]
+        found = _calibration(Evaluation(expected_calibration_error=0.15, calibration=bins))
+        assert found is not None
+        return found.words
+
+    # A perfect model on 60 pictures, 5 bars: 0.8 * the mean of sqrt(p (1 - p) / 12).
+    assert "off by 15 points of 100 on average, but on so few pictures chance alone would make it about 9" in told(60)
+    assert told(1000) == "Scores are off by 15 points of 100 on average: do not read them as exact chances."
 
 
 def test_too_few_pictures_and_too_few_negatives_are_told_apart_with_pictures_worth_labelling() -> None:

@@ -20,7 +20,7 @@ from lensmith.suggestion_types import (
 )
 
 TITLES = {
-    SuggestionKind.WRONG_LABEL: "Labels that are likely wrong",
+    SuggestionKind.WRONG_LABEL: "Labels that may be wrong",
     SuggestionKind.CONFUSED_CONCEPTS: "Concepts that are taken for each other",
     SuggestionKind.FEW_IMAGES: "Concepts with too few pictures",
     SuggestionKind.DUPLICATE: "Copies that contradict each other, or are tested on",

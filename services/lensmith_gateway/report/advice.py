@@ -24,7 +24,7 @@ _SEVERITIES = {
 }
 # One of a kind tells of itself; of several, so many are told of together.
 _TOGETHER = {
-    SuggestionKind.SUGGESTION_KIND_WRONG_LABEL: "{} pictures have a label that is likely wrong",
+    SuggestionKind.SUGGESTION_KIND_WRONG_LABEL: "{} pictures may have a wrong label, the likeliest first",
     SuggestionKind.SUGGESTION_KIND_DUPLICATE: "{} times copies of one picture contradict each other",
     SuggestionKind.SUGGESTION_KIND_OUTLIER: "{} pictures are unlike the others of their concept",
     SuggestionKind.SUGGESTION_KIND_LABEL_NEXT: "{} pictures without a label would teach it most: label these next",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from lensmith_api.v1.evaluation_pb2 import EvaluatedInput, Evaluation, Interval
@@ -177,7 +178,10 @@ def _calibration(evaluation: Evaluation) -> Calibration | None:
         for one in evaluation.calibration
         if one.count
     )
-    return Calibration(error, words.calibration_words(error), bins)
+    # Of so many answers, the part that is right lies so far from its chance; 0.8: a normal deviation in the mean.
+    total = sum(one.count for one in bins)
+    by_chance = sum(0.8 * math.sqrt(one.count * one.confidence * (1 - one.confidence)) for one in bins) / max(total, 1)
+    return Calibration(error, words.calibration_words(error, by_chance), bins)
 
 
 def _example(one: EvaluatedInput, names: Mapping[str, str], pictures: Mapping[str, Seen]) -> Example:

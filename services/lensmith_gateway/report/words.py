@@ -126,11 +126,21 @@ def number_verdict(error: float, median: float | None, explained: float | None) 
     return Verdict(level, f"Off by {error:.3g} on average{half}", tuple(sentences))
 
 
-def calibration_words(error: float) -> str:
-    """What the calibration error means."""
+def calibration_words(error: float, by_chance: float) -> str:
+    """What the calibration error means.
+
+    Args:
+        error: as it was measured.
+        by_chance: what a perfectly calibrated model would have shown on as many pictures.
+    """
     points = round(100 * error)
     if error <= _WELL_CALIBRATED:
         return f"Scores can be read as chances: they are off by {points or 'less than 1'} points of 100 on average."
+    if by_chance > error / 2:
+        return (
+            f"Scores came out off by {points} points of 100 on average, but on so few pictures chance alone would "
+            f"make it about {round(100 * by_chance)}: more pictures would tell how far to believe them."
+        )
     return f"Scores are off by {points} points of 100 on average: do not read them as exact chances."
 
 

@@ -32,6 +32,9 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _MOST_BYTES = 6_000_000
+_MOST = 4096
+"""Landmarks. A fit holds seven matrices of all their pairs at once, 1 GB, and its time grows with their cube."""
+
 _JITTER = 1e-4
 """Keeps equal pictures apart, numerically."""
 
@@ -154,7 +157,7 @@ def held_out_similarity(inverse: Doubles, targets: Doubles, groups: Ints) -> Dou
 
 def most_landmarks(dim: int, concepts: int) -> int:
     """How many landmarks a head may have."""
-    return max(1, _MOST_BYTES // (2 * dim + 4 * concepts))
+    return max(1, min(_MOST, _MOST_BYTES // (2 * dim + 4 * concepts)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,6 +171,12 @@ def test_kernel_head_stays_small_when_pictures_are_many(rows: int) -> None:
     assert (head.scores(data.features).argmax(axis=1) == np.repeat(np.arange(4), rows // 4)).mean() > 0.9
 
 
+@pytest.mark.parametrize("dim", [1, 60, 384, 1280])
+def test_kernel_heads_are_fitted_in_bounded_memory_when_vectors_are_short(dim: int) -> None:
+    # A head of 6 MB would hold 41,666 pictures of 60 numbers; what they have in common takes 14 GB, several times.
+    assert 1000 < most_landmarks(dim, 6) and 8 * most_landmarks(dim, 6) ** 2 <= 1 << 27
+
+
 def test_transforms_keep_directions_and_signs_when_applied() -> None:
     features = np.array([[4.0, -9.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     np.testing.assert_allclose(transformed(features, "root")[0], np.array([2, -3, 0]) / np.sqrt(13), rtol=1e-6)

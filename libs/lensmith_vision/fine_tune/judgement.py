@@ -184,18 +184,13 @@ def _goodness(known: OutOfFoldPredictions, scores: Floats) -> npt.NDArray[np.flo
 
 
 def _text(known: OutOfFoldPredictions, scores: Floats, images: str) -> str:
-    """Say how network and head do on the same pictures."""
-    ours, before = _figure(known, scores), _figure(known, known.scores)
+    """Say how network and head do on the same pictures, by what they are chosen by, too."""
+    ours, before = (abs(float(_goodness(known, some).mean())) for some in (scores, known.scores))
     if known.targets is not None:
         return f"is off by {ours:.3g} on average, a head by {before:.3g}, on the same {images}"
-    if known.type == "multi_class":
-        return f"is right in {ours:.1%} of {images}, a head in {before:.1%} of the same"
-    return f"gives what is true a chance of {ours:.1%}, a head {before:.1%}, on the same {images}"
-
-
-def _figure(known: OutOfFoldPredictions, scores: Floats) -> float:
-    if known.targets is not None:
-        return float(np.abs(scores[:, 0] - known.targets).mean())
-    if known.type == "multi_class":
-        return float((scores.argmax(axis=1) == np.asarray(known.labels).argmax(axis=1)).mean())
-    return float(_goodness(known, scores).mean())
+    chances = f"gives what is true a chance of {ours:.1%}, a head {before:.1%}"
+    if known.type != "multi_class":
+        return f"{chances}, on the same {images}"
+    truth = np.asarray(known.labels).argmax(axis=1)
+    right, others = (float((some.argmax(axis=1) == truth).mean()) for some in (scores, known.scores))
+    return f"is right in {right:.1%} of {images}, a head in {others:.1%} of the same; it {chances}"

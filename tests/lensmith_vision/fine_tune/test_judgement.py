@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,10 @@ def test_network_is_kept_when_it_is_surely_better(kind: str) -> None:
     assert [finding.reason for finding in judged.fitted.findings][-1] == BETTER
     if kind == "multi_class":
         assert judged.fitted.evaluation.accuracy > before.evaluation.accuracy
+        # Told by what it was chosen, too: it may be right less often.
+        (chance,) = re.findall(r"gives what is true a chance of ([\d.]+)%", judged.fitted.findings[-1].message)
+        right = (judged.fitted.out_of_fold.scores * judged.fitted.out_of_fold.labels).sum(axis=1).mean()
+        assert float(chance) == pytest.approx(100 * right, abs=0.06)
     if kind == "regression":
         assert 0 < head.interval < before.head.interval
 

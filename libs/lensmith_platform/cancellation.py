@@ -7,9 +7,11 @@ task group, which passes a cancellation on only once, would wait for it for ever
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _AGAIN_SECONDS = 0.1
@@ -45,4 +47,25 @@ async def ending_when_cancelled(work: Coroutine[object, object, T]) -> T:
             await asyncio.wait({task}, timeout=_AGAIN_SECONDS)
         if not task.cancelled():
             task.exception()  # Looked at: otherwise the event loop complains that nobody did.
+        raise
+
+
+async def thread_to_its_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run work in a thread as `asyncio.to_thread` does, but do not go on before it has ended, cancelled or not.
+
+    No thread can be stopped. Who has a place for such work, because it takes much memory, would give the place to the
+    next one while the memory is still taken: callers who give up again and again could have all of it.
+
+    Raises:
+        CancelledError: This task was cancelled; the work has ended.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # Looked at: otherwise the event loop complains that nobody did.
         raise

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from lensmith_platform.blobs import Blobs
+from lensmith_platform.cancellation import thread_to_its_end
 from lensmith_platform.errors import InternalError, PreconditionError
 from lensmith_registry.version_store import VersionRow
 from lensmith_vision import out_of_fold
@@ -112,6 +113,6 @@ class EvaluationScores:
     async def _read(self, row: VersionRow, places: Sequence[int] | None = None) -> OutOfFoldPredictions:
         data = await self._blobs.get(row.out_of_fold)
         try:
-            return await asyncio.to_thread(out_of_fold.load, data, places)
+            return await thread_to_its_end(out_of_fold.load, data, places)
         except VisionError as error:
             raise InternalError("EVALUATION_SCORES_DAMAGED", f"the scores of {row.name} cannot be read") from error

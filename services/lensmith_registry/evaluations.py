@@ -22,6 +22,7 @@ from lensmith_api.v1.model_service_pb2 import (
 from lensmith_api.v1.model_version_pb2 import ModelVersion
 from lensmith_api.v1.training_settings_pb2 import ThresholdAim
 from lensmith_platform import etags, update_mask
+from lensmith_platform.cancellation import thread_to_its_end
 from lensmith_platform.db.pagination import Pager
 from lensmith_platform.db.unit_of_work import Database
 from lensmith_platform.errors import InvalidInputError, NotFoundError, PreconditionError
@@ -88,12 +89,12 @@ class Evaluations:
         if request.thresholds or aim is not None:
             asked = _thresholds(request.thresholds, row, "thresholds") if request.thresholds else []
             async with self._scores.of(row) as predictions:
-                return await asyncio.to_thread(_at, figures, predictions, aim, asked)
+                return await thread_to_its_end(_at, figures, predictions, aim, asked)
         if row.threshold_aim is None or not row.out_of_fold:
             return None
         async with self._scores.of(row) as predictions:
             try:
-                return await asyncio.to_thread(_at, figures, predictions, None, row.thresholds)
+                return await thread_to_its_end(_at, figures, predictions, None, row.thresholds)
             except InvalidInputError:
                 # Set below what is stored of so large a version: the figures of the training are the nearest there are.
                 return None
@@ -110,7 +111,7 @@ class Evaluations:
             evaluated_inputs.column_of(row, concept, "concepts")
         columns = [column for column, concept in enumerate(row.concepts) if concept in wanted]
         async with self._scores.of(row) as predictions:
-            drawn = await asyncio.to_thread(_curves, predictions, columns)
+            drawn = await thread_to_its_end(_curves, predictions, columns)
         return GetEvaluationCurvesResponse(curves=drawn)
 
     async def evaluated_inputs(
@@ -132,7 +133,7 @@ class Evaluations:
         places = self._lists.get(fingerprint)
         if places is None:
             async with self._scores.of(row) as predictions:
-                places = await asyncio.to_thread(evaluated_inputs.places_of, row, predictions, chosen)
+                places = await thread_to_its_end(evaluated_inputs.places_of, row, predictions, chosen)
             self._lists.put(fingerprint, places)
         page = places[start : start + size].tolist()
         told = await self._shown(row, page) if page else []
@@ -151,8 +152,8 @@ class Evaluations:
             PreconditionError: One is not READY or has no scores, or they have no inputs or concepts in common.
         """
         async with self._scores.of_two(first, other) as (one, two):
-            compared = await asyncio.to_thread(_compared, first, one, other, two)
-            return await asyncio.to_thread(comparison_to_proto, first.name, other.name, compared)
+            compared = await thread_to_its_end(_compared, first, one, other, two)
+            return await thread_to_its_end(comparison_to_proto, first.name, other.name, compared)
 
     async def changed_inputs(
         self, first: VersionRow, other: VersionRow, request: ListChangedInputsRequest
@@ -168,8 +169,8 @@ class Evaluations:
         position = self._pager.decode(request.page_token, fingerprint)
         start = int(str(position[0])) if position else 0
         async with self._scores.of_two(first, other) as (one, two):
-            compared = await asyncio.to_thread(_compared, first, one, other, two)
-            total, page = await asyncio.to_thread(
+            compared = await thread_to_its_end(_compared, first, one, other, two)
+            total, page = await thread_to_its_end(
                 evaluated_inputs.changed_page_of, first, other, compared, request.change, start, size
             )
         token = self._pager.encode((start + size,), fingerprint) if start + size < total else ""
@@ -224,7 +225,7 @@ class Evaluations:
             aim.min_precision if named == "min_precision" else None, aim.min_recall if named == "min_recall" else None
         )
         async with self._scores.of(row) as predictions:
-            chosen = await asyncio.to_thread(_chosen, predictions, wanted)
+            chosen = await thread_to_its_end(_chosen, predictions, wanted)
         return chosen.astype(np.float64).tolist(), json_from_message(aim)
 
 

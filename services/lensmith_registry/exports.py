@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToJson
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_service_pb2 import ExportChunk, ExportModelVersionResponse, ExportSummary
 from lensmith_platform.blobs import Blobs
+from lensmith_platform.cancellation import thread_to_its_end
 from lensmith_platform.errors import InternalError, LensmithError, to_status
 from lensmith_registry.base_model_store import BaseModelRow
 from lensmith_registry.version_store import VersionRow
@@ -73,7 +74,7 @@ class Exporter:
             async for chunk in self._blobs.stream(_key_of(row, base, MODEL_FILE)):
                 await asyncio.to_thread(file.write, chunk)
         try:
-            await asyncio.to_thread(_pack, row, base_card, head, card, scratch, archive)
+            await thread_to_its_end(_pack, row, base_card, head, card, scratch, archive)
         except VisionError as error:
             raise InternalError(error.reason, f"{row.name} cannot be exported: {error}") from error
 

@@ -10,6 +10,7 @@ from lensmith_api.internal.v1.training_data_service_pb2 import NameInputsRequest
 from lensmith_api.v1.annotation_pb2 import Annotation
 from lensmith_api.v1.model_version_input_pb2 import ModelVersionInput
 from lensmith_platform.blobs import Blobs
+from lensmith_platform.cancellation import thread_to_its_end
 from lensmith_platform.errors import InternalError, PreconditionError
 from lensmith_registry.pages import MOST_BYTES
 from lensmith_registry.version_store import VersionRow
@@ -69,14 +70,14 @@ class VersionInputs:
             uids = [snapshot.ids[place] for place in places]
             named = await self._training_data.NameInputs(NameInputsRequest(app_id=row.app_id, input_uids=uids))
             # A thousand inputs of hundreds of labels take seconds.
-            page = await asyncio.to_thread(_page, row, snapshot, places, named.input_ids)
+            page = await thread_to_its_end(_page, row, snapshot, places, named.input_ids)
             self._begun = (row.dataset_snapshot, snapshot) if start + len(page) < len(snapshot) else None
         return page, len(snapshot)
 
     async def _read(self, row: VersionRow) -> DatasetSnapshot:
         data = await self._blobs.get(row.dataset_snapshot)
         try:
-            return await asyncio.to_thread(dataset_snapshot.load, data)
+            return await thread_to_its_end(dataset_snapshot.load, data)
         except VisionError as error:
             raise InternalError("DATASET_SNAPSHOT_DAMAGED", f"{row.dataset_snapshot}: {error}") from error
 

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import hashlib
+import sys
 import time
+import traceback
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -23,10 +25,13 @@ from lensmith_api.v1.suggestion_service_pb2 import (
     ListSuggestionsRequest,
 )
 from lensmith_api.v1.suggestion_service_pb2_grpc import SuggestionServiceStub
-from lensmith_vision import dataset_snapshot
+from lensmith_registry import evaluations
+from lensmith_vision import dataset_snapshot, out_of_fold
 from lensmith_vision.evaluation import ConceptEvaluation, Evaluation
+from lensmith_vision.out_of_fold import OutOfFoldPredictions
 from tests.lensmith_registry.peers import labels_of
 from tests.lensmith_registry.rig import DIM, SCOPES, TRASH, Rig
+from tests.polling import until
 
 FIXER = "key-of-a-fixer"
 WRONG = SuggestionKind.SUGGESTION_KIND_WRONG_LABEL
@@ -121,6 +126,54 @@ async def test_suggestions_are_followed_when_their_model_tells_ten_thousand_conc
     answer = await _accept(rig, version.name, SuggestionAction.SUGGESTION_ACTION_APPLY)
     assert (answer.accepted_count, answer.skipped_count) == (60, 0)
     assert labels_of(rig.dataset.inputs[TRASH]["picture-59"][1].labels) == {"glass": True}
+
+
+async def test_large_versions_are_read_one_after_the_other_when_a_caller_gives_up(rig: Rig) -> None:
+    rig.auth.add_key(FIXER, "trash", [*SCOPES, "Inputs:Get"])
+    version = await rig.queued(counts={f"concept-{number:03d}": 5 for number in range(100)})
+    job = await rig.claim(version)
+    random = np.random.default_rng(0)
+    rows, width = 60_000, len(job.model.concepts)
+    scores = OutOfFoldPredictions(
+        type="multi_class",
+        method="out_of_fold",
+        ids=tuple(f"00000000-0000-4000-8000-{number:012d}" for number in range(rows)),
+        concepts=tuple(job.model.concepts),
+        scores=random.dirichlet(np.ones(width), rows).astype(np.float32),
+        folds=np.arange(rows) % 5,
+        groups=np.arange(rows),
+        classes=random.integers(0, width, rows),
+    )
+    version = await rig.complete(job, out_of_fold=out_of_fold.save(scores), input_count=rows)
+    await rig.until_state(version.name, "READY")
+    # More than two million scores: only one such version is to be in memory.
+    request = pb.CompareModelVersionsRequest(name=version.name, other_version=version.number)
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, _at_work())
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch())
+    call = rig.models.CompareModelVersions(request, metadata=rig.key(FIXER))
+    await until(lambda: _true(_at_work() > 0))
+    call.cancel()
+    await rig.models.CompareModelVersions(request, metadata=rig.key(FIXER))
+    watching.cancel()
+    assert most == 1
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+def _at_work() -> int:
+    """How many threads read the scores of a version, or compare two."""
+    work = {out_of_fold.load.__code__, evaluations._compared.__code__}
+    stacks = (traceback.walk_stack(top) for top in sys._current_frames().values())
+    return sum(any(frame.f_code in work for frame, _ in stack) for stack in stacks)
 
 
 async def _longest_wait(call: Awaitable[T]) -> tuple[T, float]:

@@ -228,12 +228,20 @@ def _length_check(limit: int, is_bytes: bool) -> _Check:
     return wrong
 
 
+# What people are told of a pattern, before the pattern itself.
+_PATTERNS = {
+    "[a-z0-9][a-z0-9-]*": "be of small letters, digits and '-' only, the first one a letter or digit:",
+    "[a-z0-9][a-z0-9._-]*": "be of small letters, digits, '.', '_' and '-' only, the first one a letter or digit:",
+    "[^/\\x00-\\x1f\\x7f]+": "hold neither '/' nor characters that cannot be seen:",
+}
+
+
 def _pattern_check(pattern: str) -> _Check:
     compiled = re.compile(pattern)
 
     def wrong(value: object) -> str | None:
         text = str(value)
-        return f"must match {pattern}" if text and compiled.fullmatch(text) is None else None
+        return f"must {_PATTERNS.get(pattern, 'match')} {pattern}" if text and not compiled.fullmatch(text) else None
 
     return wrong
 

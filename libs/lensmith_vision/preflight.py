@@ -99,7 +99,8 @@ def check_counts(
     findings = _check_positives(counts)
     if type == "multi_class":
         if len(counts) < 2:
-            findings.append(_error("ONE_CONCEPT", "a multi_class model needs at least two concepts to tell apart"))
+            findings.append(_error("ONE_CONCEPT", "a multi-class model needs at least two concepts to tell apart"))
+            return findings
         findings += _check_balance({count.concept: count.positives for count in counts})
         return findings
     if not counts:

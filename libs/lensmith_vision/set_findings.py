@@ -37,7 +37,9 @@ def allowed_findings(findings: list[Finding]) -> list[Finding]:
     """
     if has_errors(findings):
         first = next(finding for finding in findings if finding.severity is Severity.ERROR)
-        raise TrainingError(first.reason, first.message, {"concept": first.concept} if first.concept else None)
+        # Pictures may well be there, and show too much to be learnt from.
+        why = [first.message, *(finding.message for finding in findings if finding.reason.startswith("LEFT_OUT_"))]
+        raise TrainingError(first.reason, "; ".join(why), {"concept": first.concept} if first.concept else None)
     return findings
 
 

@@ -132,7 +132,7 @@ def test_closed_environment_counts_unlabelled_as_negative_when_chosen() -> None:
     features, truth = clusters(30, 3, 16, distance=6)
     labels = np.where(np.eye(3)[truth] == 1, 1.0, np.nan)
     data = make_set(features, labels)
-    assert ("NO_NEGATIVES", "c0") in reasons(data, "multi_label")
+    assert ("NO_NEGATIVES", None) in reasons(data, "multi_label")
     with pytest.raises(TrainingError) as refused:
         fit(data, TrainOptions("multi_label"))
     assert refused.value.reason == "NO_NEGATIVES"
@@ -259,6 +259,15 @@ def test_many_concepts_are_told_in_one_sentence_when_the_same_is_wrong_with_each
     assert told[2].startswith("a and b have no negative images")
     [closed] = check_counts("multi_label", lacking[:1], closed_environment=True, images=30)
     assert closed.message == "a has no negative images: every image shows it"
+
+
+def test_refusal_says_what_was_left_out_when_every_picture_shows_two_concepts() -> None:
+    labels = np.array([[1, 1, 0]] * 4 + [[0, 0, 1]] * 3, np.float32)
+    with pytest.raises(TrainingError) as refused:
+        fit(make_set(np.eye(7, dtype=np.float32), labels), TrainOptions("multi_class"))
+    assert refused.value.reason == "NO_POSITIVES"
+    assert "no image is labelled with any of c0 and c1" in str(refused.value)
+    assert "left out: 4 images of several of the model's concepts at once" in str(refused.value)
 
 
 def test_fit_reports_and_stops_when_asked() -> None:

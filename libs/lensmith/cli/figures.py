@@ -42,8 +42,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         ("root mean squared error", evaluation.root_mean_squared_error, "root_mean_squared_error"),
     ]
     title = (
-        f"tested on {counted(evaluation.input_count, 'picture')}, each by a model that had not seen it "
-        f"({evaluation.method})"
+        f"tested on {counted(evaluation.input_count, 'picture')} by models that had not seen them ({evaluation.method})"
     )
     rows = [(name, value, ranged(evaluation.intervals.get(key))) for name, value, key in figures if value is not None]
     print_table(title, ["", "#", "95 %"] if evaluation.intervals else ["", "#", ""], rows)
@@ -116,10 +115,10 @@ def print_comparison(compared: VersionComparison) -> None:
         ComparisonVerdict.WORSE: f"version {other} is worse, and chance alone would hardly show that",
         ComparisonVerdict.UNDECIDED: "the difference may be chance: more pictures would tell",
     }
-    console.print(f"{words[compared.verdict]} (p = {compared.p_value:.3g})")
-    console.print(
-        f"{counted(compared.fixed_count, 'picture')} fixed, {counted(compared.broken_count, 'picture')} broken"
-    )
+    fixed, broken = compared.fixed_count, compared.broken_count
+    said = words[compared.verdict] if fixed or broken or change else "both do equally well on each of these pictures"
+    console.print(f"{said} (p = {compared.p_value:.3g})")
+    console.print(f"{counted(fixed, 'picture')} fixed, {counted(broken, 'picture')} broken")
     changed = [row for row in compared.concepts if row.f1 != row.other_f1][:MOST_CONCEPTS]
     rows = [(c.concept, c.positives, c.f1, c.other_f1, signed(c.difference_interval)) for c in changed]
     if rows:

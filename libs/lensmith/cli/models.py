@@ -8,7 +8,16 @@ import typer
 from lensmith import Client
 from lensmith.cli.figures import print_evaluation
 from lensmith.cli.options import Json, Yes, confirm
-from lensmith.cli.output import console, counted, print_findings, print_json, print_table, safe, summary_text
+from lensmith.cli.output import (
+    console,
+    counted,
+    print_findings,
+    print_indented,
+    print_json,
+    print_table,
+    safe,
+    summary_text,
+)
 from lensmith.cli.progress import fraction_progress, learning_progress
 from lensmith.cli.session import Session
 from lensmith.cli.training_options import (
@@ -331,15 +340,18 @@ def print_version(version: ModelVersion, evaluation: Evaluation | None) -> None:
     took = ""
     if version.started_at and version.ended_at:
         took = f" after {(version.ended_at - version.started_at).total_seconds():.1f} s"
-    console.print(f"version {version.number} is {state}{took}, trained on {counted(version.input_count, 'picture')}")
-    if how := described(version.training, version.tier):
+    verb = "" if version.state is VersionState.FAILED else "is "
+    ready = version.state is VersionState.READY
+    trained = f", trained on {counted(version.input_count, 'picture')}" if ready else ""
+    console.print(f"version {version.number} {verb}{state}{took}{trained}")
+    if version.error:
+        print_indented(str(version.error), style="red")
+    if ready and (how := described(version.training, version.tier)):
         console.print(f"  {how}")
     if version.network_space:
         console.print(f"  {answers_by(version)}, the space {version.network_space}")
     if version.base_model == PLAIN:
         console.print("  hint: `plain` has learnt nothing; `lensmith base-models import` installs a network that has")
-    if version.error:
-        console.print(f"  {safe(str(version.error))}", style="red")
     print_findings(version.findings)
     if evaluation:
         print_evaluation(evaluation)

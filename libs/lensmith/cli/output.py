@@ -10,6 +10,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -134,7 +135,12 @@ def print_findings(findings: Iterable[Finding]) -> None:
     """Prints what was noticed about the data, gravest first."""
     order = list(reversed(Severity))
     for finding in sorted(findings, key=lambda item: order.index(item.severity)):
-        console.print(f"  {finding.severity}: {safe(finding.message)}", style=SEVERITY_STYLE[finding.severity])
+        print_indented(f"{finding.severity}: {finding.message}", style=SEVERITY_STYLE[finding.severity])
+
+
+def print_indented(text: str, *, style: str = "") -> None:
+    """Prints a sentence that belongs to what stands above it, in all its lines."""
+    console.print(Padding(Text.from_markup(safe(text), style=style), (0, 0, 0, 2), expand=False))
 
 
 def print_error(error: LensmithError) -> None:
@@ -179,5 +185,8 @@ _HINTS = {
     "KEY_NOT_FOUND": "`lensmith keys list` shows the keys of the app.",
     "APP_NOT_FOUND": "`lensmith apps list` shows the apps.",
     "APP_EXISTS": "`lensmith apps use NAME` works in it.",
+    "TRAINING_NO_NEGATIVES": "`--closed`: pictures without the label of a concept count as not showing it.",
+    "TRAINING_ONE_CONCEPT": "`lensmith import FOLDER` labels each picture with the name of the subfolder it is in.",
+    "TRAINING_NO_TEST_IMAGES": "`lensmith import FOLDER --test` brings pictures in that nothing is trained on.",
     "MODEL_HAS_NO_TRAINED_VERSION": "`lensmith train MODEL --watch` trains one.",
 }

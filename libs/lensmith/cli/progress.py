@@ -24,7 +24,9 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Renders the column of one bar."""
-        return Text(f"{task.speed:.0f}/s" if task.speed else "", style="dim")
+        # Over all the time: a batch settles many items in a moment, and a rate of that would be thousands.
+        took = task.finished_time or task.elapsed
+        return Text(f"{task.completed / took:.0f}/s" if took and task.completed else "", style="dim")
 
 
 def counting_progress() -> Progress:

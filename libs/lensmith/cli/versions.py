@@ -11,7 +11,7 @@ from lensmith import Client
 from lensmith.cli.explaining import MAIN
 from lensmith.cli.models import ModelArgument, models
 from lensmith.cli.options import Json, check_target
-from lensmith.cli.output import console, counted, print_json, print_table, safe
+from lensmith.cli.output import console, counted, print_indented, print_json, print_table, safe
 from lensmith.cli.pdf import find_browser, print_to_pdf
 from lensmith.cli.pictures import label_text
 from lensmith.cli.progress import waiting
@@ -160,7 +160,7 @@ def show_card(context: typer.Context, model: ModelArgument, version: Version = N
     ]
     print_table("", ["", ""], rows)
     for caution in card.cautions:
-        console.print(f"  {safe(caution)}")
+        print_indented(caution)
 
 
 @models.command("retrain-after")

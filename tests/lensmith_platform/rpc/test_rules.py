@@ -66,7 +66,8 @@ def test_required_fields_are_named_when_they_are_empty():
 def test_pattern_must_match_the_whole_text_when_it_is_given():
     assert violations(app_service_pb2.CreateAppRequest(app_id="good-1")) == []
     for bad in ("Bad", "good\n", "-good", "go od"):
-        assert violations(app_service_pb2.CreateAppRequest(app_id=bad))[0][0] == "app_id", bad
+        [(path, why)] = violations(app_service_pb2.CreateAppRequest(app_id=bad))
+        assert (path, why.startswith("must be of small letters, digits and '-' only")) == ("app_id", True), bad
 
 
 def test_characters_are_counted_when_text_is_not_ascii():

@@ -19,6 +19,7 @@ import nats
 import pytest
 import urllib3
 from minio import Minio
+from threadpoolctl import threadpool_limits
 
 from lensmith_platform.db.roles import bootstrap
 from lensmith_stack.background import BackgroundServers, background_servers
@@ -55,6 +56,16 @@ class Bucket:
     name: str
     url: str
     client: Minio
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_of_blas() -> Iterator[None]:
+    """Keep matrix products of this process to one thread: beside other workers, threads mostly wait for each other.
+
+    Processes that tests start, the platform among them, choose for themselves.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="session")

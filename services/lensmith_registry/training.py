@@ -125,6 +125,8 @@ class TrainingStart:
                 earlier = await self._earlier(connection, request)
                 if earlier is not None:
                     return earlier
+                # Before dataset is asked, which a flood of calls then costs nothing. It is looked again under the lock.
+                await self._check_room(connection, app_id)
                 base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
             judged = await self._judged(request, base)
             if training_settings.fine_tunes(_settings(judged.model.definition, request)):
@@ -145,15 +147,17 @@ class TrainingStart:
             due: The model as it was claimed: from where the annotations were counted that are the reason.
 
         Returns:
-            The version; None where another was queued meanwhile, or the app was switched to another base model.
+            The version; None where another was queued meanwhile, as many versions of the app wait as may, or the app
+            was switched to another base model.
 
         Raises:
             NotFoundError: There is no such model any more.
             PreconditionError: Preflight refuses; `TRAINING_…` says why.
-            QuotaExceededError: TOO_MANY_QUEUED_VERSIONS.
         """
         app_id = request.app.app_id
         async with self._database.transaction(app_id) as connection:
+            if not await self._has_room(connection, app_id):
+                return None
             base = await base_model_store.resolve_space(connection, app_id, request.app.base_model)
         judged = await self._judged(request, base)
         async with self._database.transaction(app_id) as connection:
@@ -163,7 +167,8 @@ class TrainingStart:
             same = model.uid == judged.model.uid == due.uid
             if not same or not await retraining_store.still_due(connection, model, due):
                 return None
-            await self._check_room(connection, app_id)
+            if not await self._has_room(connection, app_id):
+                return None
             return await self._insert_version(connection, request, model, judged, 0)
 
     async def queue_for_upgrade(self, request: TrainingRequest, upgrade: UpgradeRow) -> None:
@@ -245,9 +250,12 @@ class TrainingStart:
                 raise request_store.reused(request.request_id)
         return row
 
+    async def _has_room(self, connection: Connection, app_id: int) -> bool:
+        """Tell whether one more version of an app may be queued; nobody else counts while the app's space is locked."""
+        return await version_store.count_unended(connection, app_id) < self._most_queued
+
     async def _check_room(self, connection: Connection, app_id: int) -> None:
-        """Refuse one more version of an app, whose space is locked: nobody else counts meanwhile."""
-        if await version_store.count_unended(connection, app_id) >= self._most_queued:
+        if not await self._has_room(connection, app_id):
             raise QuotaExceededError(
                 "TOO_MANY_QUEUED_VERSIONS",
                 f"{self._most_queued} versions of the app wait or are in training: try again when some have ended",

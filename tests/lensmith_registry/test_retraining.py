@@ -42,9 +42,11 @@ async def test_training_by_itself_waits_when_as_many_versions_of_the_app_wait_as
     async with make_rig(retrain_seconds=0.05, max_queued_versions=1) as rig:
         waiting = await rig.queued("another")
         await rig.create("sorter", Model(type=MULTI_CLASS, retrain_after_annotations=10))
+        counted = rig.dataset.calls["CountTrainingData"]
         await looked(rig)
         model = await rig.model("sorter")
         assert (model.latest_version, model.HasField("retrain_error")) == (0, False)
+        assert rig.dataset.calls["CountTrainingData"] == counted, "nothing is judged that cannot be queued"
         await rig.models.CancelModelVersion(pb.CancelModelVersionRequest(name=waiting.name), metadata=rig.key())
         await until_versions(rig, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,8 +126,7 @@ class Evaluations:
         """
         size = self._pager.size(request.page_size)
         chosen = evaluated_inputs.Filter.of(row, request)
-        # Thresholds decide what is wrong: a list goes on only while they stay.
-        fingerprint = f"evaluated/{row.uid}/{row.revision}/{chosen}"
+        fingerprint = f"evaluated/{_answers_of(row)}/{chosen}"
         position = self._pager.decode(request.page_token, fingerprint)
         start = int(str(position[0])) if position else 0
         self._scores.require(row)
@@ -165,7 +165,7 @@ class Evaluations:
             PreconditionError: As for `compare`.
         """
         size = self._pager.size(request.page_size)
-        fingerprint = f"changed/{first.uid}/{first.revision}/{other.uid}/{other.revision}/{request.change}"
+        fingerprint = f"changed/{_answers_of(first)}/{_answers_of(other)}/{request.change}"
         position = self._pager.decode(request.page_token, fingerprint)
         start = int(str(position[0])) if position else 0
         async with self._scores.of_two(first, other) as (one, two):
@@ -227,6 +227,11 @@ class Evaluations:
         async with self._scores.of(row) as predictions:
             chosen = await thread_to_its_end(_chosen, predictions, wanted)
         return chosen.astype(np.float64).tolist(), json_from_message(aim)
+
+
+def _answers_of(row: VersionRow) -> str:
+    """Name what a version answers: thresholds decide what is wrong, and a list goes on only while they stay."""
+    return f"{row.uid}/{hashlib.sha256(np.asarray(row.thresholds, dtype=np.float64).tobytes()).hexdigest()}"
 
 
 def _aim(request: GetEvaluationRequest) -> VisionAim | None:

@@ -158,6 +158,8 @@ async def test_wrong_answers_are_listed_surest_first_and_page_by_page(rig: Rig, 
         page = await _inputs(rig, version, wrong_only=True, page_size=3, page_token=token)
         assert page.total_size == len(wrong)
         listed += page.evaluated_inputs
+        # A note that somebody writes meanwhile changes no answer.
+        await _update(rig, version, "note", note=f"after {len(listed)}")
         if not (token := page.next_page_token):
             break
     assert [one.input for one in listed] == [f"apps/trash/inputs/{INPUTS[row]}" for row in surest]

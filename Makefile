@@ -28,7 +28,8 @@ test: setup ## Run every test against real servers (ARGS=… for pytest)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-long: setup ## Run the long kills and loads (MINUTES=3 for a sample)
-	@LENSMITH_TEST_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -m long --timeout 3600 $(ARGS)
+	@LENSMITH_TEST_MINUTES=$(or $(MINUTES),30) $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m long --timeout 3600 $(ARGS) \
+		$$(grep -rl 'mark\.long' tests --include='test_*.py' | sort)
 
 gen: setup ## Make what is generated: code, client, OpenAPI document, settings page
 	@$(BIN)/python scripts/generate_api.py
@@ -66,7 +67,7 @@ chart: setup ## Lint and render the Helm chart, lint the Dockerfile
 fine-tune: setup ## Install PyTorch (large) and run what needs it: its types, its tests
 	@$(BIN)/python -c "import lightning" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[finetune]'
 	@$(BIN)/mypy -p lensmith_vision.fine_tune
-	@$(BIN)/pytest -n $(WORKERS) tests/lensmith_vision/fine_tune tests/lensmith_trainer/fine_tune tests/e2e/test_fine_tuning.py $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup tests/lensmith_vision/fine_tune tests/lensmith_trainer/fine_tune tests/e2e/test_fine_tuning.py $(ARGS)
 
 check: lint types protos chart ## What CI checks besides the tests
 

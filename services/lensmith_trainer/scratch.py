@@ -143,6 +143,8 @@ class Scratch:
 
     def _try_lock(self, version_uid: str) -> int | None:
         path = self._lock_path(version_uid)
+        # Whoever clears a cache may do so at any time.
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

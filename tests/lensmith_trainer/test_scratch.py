@@ -49,6 +49,14 @@ async def test_folder_is_held_by_one_and_left_to_the_next(scratch: Scratch) -> N
     assert not folder.exists()
 
 
+async def test_work_goes_on_when_everything_was_deleted_meanwhile(scratch: Scratch, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path)
+    await scratch.discard("a")
+    async with scratch.held("a") as folder:
+        await scratch.make_room(folder, MIB)
+        assert folder.is_dir()
+
+
 async def test_oldest_folders_give_way_when_room_is_needed(scratch: Scratch) -> None:
     old = await _filled(scratch, "old", 4 * MIB, 200)
     young = await _filled(scratch, "young", 4 * MIB, 100)

@@ -68,12 +68,14 @@ def look(
         for name in chosen
         if name in rows
     ]
-    findings += check_counts(
-        cast(HeadType, definition.type),
-        counts,
-        closed_environment=definition.closed_environment,
-        images=counted.annotated_inputs,
-    )
+    if not unknown:
+        # Else that concepts are missing would be told once more, as too few of them.
+        findings += check_counts(
+            cast(HeadType, definition.type),
+            counts,
+            closed_environment=definition.closed_environment,
+            images=counted.annotated_inputs,
+        )
     if counted.pending_inputs:
         text = f"{counted.pending_inputs} images still wait for their vector and take no part"
         findings.append(Finding("PENDING_INPUTS", Severity.HINT, text))

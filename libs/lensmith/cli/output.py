@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -111,10 +111,10 @@ def _list(columns: Sequence[str], row: Sequence[str]) -> Table:
     return table
 
 
-def _draw(table: Table) -> None:
+def _draw(block: RenderableType) -> None:
     with console.capture() as drawn:
-        console.print(table)
-    # Cells are filled up to the width of their column; at the end of a line, nothing reads that.
+        console.print(block)
+    # Lines are filled up to the width of their column; at the end of a line, nothing reads that.
     console.file.write("".join(line.rstrip() + "\n" for line in drawn.get().splitlines()))
 
 
@@ -140,7 +140,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 def print_indented(text: str, *, style: str = "") -> None:
     """Prints a sentence that belongs to what stands above it, in all its lines."""
-    console.print(Padding(Text.from_markup(safe(text), style=style), (0, 0, 0, 2), expand=False))
+    _draw(Padding(Text.from_markup(safe(text), style=style), (0, 0, 0, 2), expand=False))
 
 
 def print_error(error: LensmithError) -> None:

@@ -16,6 +16,7 @@ from lensmith_api.v1.input_service_pb2 import GetImageRequest, GetInputRequest
 from lensmith_api.v1.model_card_pb2 import ModelCard
 from lensmith_api.v1.model_pb2 import ModelType
 from lensmith_api.v1.model_service_pb2 import (
+    EvaluatedInputOrder,
     GetEvaluationRequest,
     GetLearningCurveRequest,
     GetModelCardRequest,
@@ -42,7 +43,6 @@ _CALL_SECONDS = 30.0
 _AT_ONCE = 4
 _WRONG = 12
 _RIGHT = 12
-_LOOKED_THROUGH = 200
 _PER_CONCEPT = 20
 _SUGGESTIONS = 500
 _SHOWN_SIDE = 360
@@ -154,11 +154,16 @@ class Sources:
 
     async def _numbers(self, material: Material, version: str) -> None:
         """Of numbers no answer is right or wrong by itself: those farthest off, and the nearest."""
-        request = ListEvaluatedInputsRequest(parent=version, page_size=_LOOKED_THROUGH)
-        found = sorted(await self._evaluated(request), key=lambda one: abs(one.predicted_number - one.actual_number))
+        nearest = EvaluatedInputOrder.EVALUATED_INPUT_ORDER_LEAST_CONFIDENT
+        requests = (
+            ListEvaluatedInputsRequest(parent=version, page_size=_RIGHT // 2, order=nearest),
+            ListEvaluatedInputsRequest(parent=version, page_size=_WRONG // 2),
+        )
+        # Of very few, some are in both.
+        ends = {one.input: one for request in requests for one in await self._evaluated(request)}
+        found = sorted(ends.values(), key=lambda one: abs(one.predicted_number - one.actual_number))
         half = len(found) // 2
-        material.right = found[: min(_RIGHT // 2, half)]
-        material.wrong = found[::-1][: min(_WRONG // 2, len(found) - half)]
+        material.right, material.wrong = found[:half], found[half:][::-1]
 
     async def _evaluated(self, request: ListEvaluatedInputsRequest) -> list[EvaluatedInput]:
         answer = await self._ask(

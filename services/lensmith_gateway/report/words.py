@@ -135,7 +135,8 @@ def calibration_words(error: float, by_chance: float) -> str:
     """
     points = round(100 * error)
     if error <= _WELL_CALIBRATED:
-        return f"Scores can be read as chances: they are off by {points or 'less than 1'} points of 100 on average."
+        off = "1 point" if points == 1 else f"{points or 'less than 1'} points"
+        return f"Scores can be read as chances: they are off by {off} of 100 on average."
     if by_chance > error / 2:
         return (
             f"Scores came out off by {points} points of 100 on average, but on so few pictures chance alone would "

@@ -110,7 +110,12 @@ async def _counted(rig: Rig, times: int) -> bool:
 HOPELESS = [
     ({"glass": 30}, Model(type=MULTI_CLASS), "TRAINING_ONE_CONCEPT", "two concepts"),
     ({"glass": 30, "metal": 1}, Model(type=MULTI_CLASS), "TRAINING_TOO_FEW_IMAGES", "metal"),
-    ({"glass": 30}, Model(type=MULTI_CLASS, concepts=["glass", "paper"]), "TRAINING_CONCEPT_NOT_FOUND", "no concept paper"),
+    (
+        {"glass": 30},
+        Model(type=MULTI_CLASS, concepts=["glass", "paper"]),
+        "TRAINING_CONCEPT_NOT_FOUND",
+        "no concept paper",
+    ),
     ({"glass": 30}, Model(type=MULTI_LABEL, concepts=["glass"]), "TRAINING_NO_NEGATIVES", "glass"),
     ({"glass": 30}, Model(type=REGRESSION, concepts=["glass"]), "TRAINING_TOO_FEW_IMAGES", "glass"),
 ]

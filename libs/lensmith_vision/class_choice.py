@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lensmith_vision.calibration import Calibration, calibrate
-from lensmith_vision.discriminant import held_out_logits, log_prior
+from lensmith_vision.discriminant import held_out_logits, log_prior, unit_of_scatter
 from lensmith_vision.halves import Features
 from lensmith_vision.kernel import held_out_similarity, inverse_of_similarity, squared_distances, unit_of_width
 from lensmith_vision.threads import in_threads
@@ -213,7 +213,7 @@ def _unit(products: Doubles, classes: Ints, width: int) -> float:
     counts = np.bincount(classes, minlength=width)
     same = classes[:, None] == classes
     between = float((products * same / counts[classes]).sum())
-    return max(float(np.trace(products)) - between, 0.0) / len(classes)
+    return unit_of_scatter(float(np.trace(products)), between, len(classes))
 
 
 def chance(logits: npt.NDArray[np.floating], classes: Ints) -> float:

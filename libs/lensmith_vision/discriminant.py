@@ -24,6 +24,7 @@ __all__ = [
     "log_prior",
     "solve",
     "solve_ridge",
+    "unit_of_scatter",
     "within_variance",
 ]
 
@@ -32,6 +33,8 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _LEAST_SHRINKAGE = 1e-12
+_LEAST_WITHIN = 1e-3
+"""Of all scatter, so much within classes that it is more than what rounding makes of copies of one picture."""
 _NEW_CLASS = 0.5
 """Pictures that a concept without any counts as having, so that its prior is not minus infinity."""
 _UNSEEN = 0.5
@@ -66,8 +69,18 @@ class Discriminant:
 def within_variance(moments: Moments) -> float:
     """Mean squared distance of a picture from the mean of its class; the unit in which shrinkage is given."""
     counts, sums = np.maximum(moments.counts[0], 1), moments.sums[0]
-    scatter = float(np.trace(moments.gram)) - float(((sums**2).sum(axis=1) / counts).sum())
-    return max(scatter, 0.0) / max(moments.rows, 1)
+    between = float(((sums**2).sum(axis=1) / counts).sum())
+    return unit_of_scatter(float(np.trace(moments.gram)), between, moments.rows)
+
+
+def unit_of_scatter(whole: float, between: float, rows: int) -> float:
+    """The same from all scatter and that between classes.
+
+    Where all pictures of each class are copies of one, only rounding is left, which has no inverse. Then the unit is so
+    large that nothing but the means counts; they tell such classes apart.
+    """
+    within, least = whole - between, _LEAST_WITHIN * whole
+    return within / max(rows, 1) if within > least else least
 
 
 @dataclass(frozen=True, eq=False)

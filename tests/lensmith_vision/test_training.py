@@ -86,6 +86,20 @@ def test_fit_is_not_fooled_when_copies_carry_the_labels() -> None:
     assert result.evaluation.group_count == 60
 
 
+@pytest.mark.parametrize(("rows", "concepts", "dim"), [(4, 2, 80), (20, 2, 4), (30, 3, 80), (3000, 2, 80)])
+@pytest.mark.parametrize("noise", [0, 0.003])
+def test_fit_tells_concepts_apart_when_all_pictures_of_each_are_copies_of_one(
+    rows: int, concepts: int, dim: int, noise: float
+) -> None:
+    generator = np.random.default_rng(0)
+    truth = np.arange(rows) % concepts
+    features = generator.standard_normal((concepts, dim))[truth] + noise * generator.standard_normal((rows, dim))
+    data = make_set(features.astype(np.float32), np.eye(concepts)[truth])
+    data = replace(data, group_ids=tuple(str(one) for one in truth))
+    head = fit(data, TrainOptions("multi_class", tier="linear")).head
+    assert (head.scores(data.features).argmax(axis=1) == truth).all()
+
+
 def test_nothing_is_known_of_a_concept_when_all_its_pictures_are_one_that_is_held_out() -> None:
     features, truth = clusters(30, 3, 32, distance=6)
     copies = truth == 2

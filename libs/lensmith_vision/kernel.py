@@ -45,8 +45,43 @@ CONSTANT = 10.0
 """Similarity that all pictures have to each other: an intercept that is all but free."""
 
 
+class _Gaussian:
+    """Gaussian similarities to landmarks, which whoever inherits it has."""
+
+    landmarks: Floats
+    sharpness: float
+
+    @cached_property
+    def origin(self) -> Floats:
+        """The landmarks' mean [d], from where distances are measured."""
+        mean: Floats = self.landmarks.mean(axis=0)
+        return mean
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Squared distances [m] of the landmarks from there."""
+        centred = self.landmarks - self.origin
+        squares: Floats = np.vecdot(centred, centred)
+        return squares
+
+    def similarity(self, features: Floats) -> Floats:
+        """Of transformed features [n, d]; gives [n, m].
+
+        Seen from their mean: where pictures look much the same, rounding leaves more than they differ by otherwise.
+        """
+        moved: Floats = features - self.origin
+        similar: Floats = moved @ self.landmarks.T
+        similar -= (moved @ self.origin)[:, None]
+        similar *= 2
+        similar -= self.squares
+        similar -= np.vecdot(moved, moved)[:, None]
+        np.minimum(similar, 0, out=similar)
+        similar *= np.float32(self.sharpness)
+        return np.exp(similar, out=similar)
+
+
 @dataclass(frozen=True, eq=False)
-class KernelPart:
+class KernelPart(_Gaussian):
     """What a head adds to its linear logits: ``exp(-sharpness · |x - landmark|²) @ weights``.
 
     Attributes:
@@ -77,47 +112,10 @@ class KernelPart:
         """Memory of its numbers."""
         return int(self.landmarks.nbytes + self.weights.nbytes)
 
-    @cached_property
-    def origin(self) -> Floats:
-        """The landmarks' mean [d], from where distances are measured."""
-        return _mean(self.landmarks)
-
-    @cached_property
-    def squares(self) -> Floats:
-        """Squared distances [m] of the landmarks from there."""
-        return _squares(self.landmarks, self.origin)
-
     def logits(self, features: Floats) -> Floats:
         """Of transformed features [n, d]; gives [n, c]."""
-        similarity = _nearness(features, self.landmarks, self.origin, self.squares)
-        similarity *= np.float32(self.sharpness)
-        result: Floats = np.exp(similarity, out=similarity) @ self.weights
+        result: Floats = self.similarity(features) @ self.weights
         return result
-
-
-def _mean(landmarks: Floats) -> Floats:
-    mean: Floats = landmarks.mean(axis=0)
-    return mean
-
-
-def _squares(landmarks: Floats, origin: Floats) -> Floats:
-    centred = landmarks - origin
-    squares: Floats = np.vecdot(centred, centred)
-    return squares
-
-
-def _nearness(features: Floats, landmarks: Floats, origin: Floats, squares: Floats) -> Floats:
-    """Minus the squared distances [n, m] of features and landmarks, with the landmarks' own [m] from an origin.
-
-    Seen from there: where pictures look much the same, rounding leaves more than they differ by otherwise.
-    """
-    moved: Floats = features - origin
-    near: Floats = moved @ landmarks.T
-    near -= (moved @ origin)[:, None]
-    near *= 2
-    near -= squares
-    near -= np.vecdot(moved, moved)[:, None]
-    return np.minimum(near, 0, out=near)
 
 
 def squared_distances(products: Doubles) -> Doubles:
@@ -161,7 +159,7 @@ def most_landmarks(dim: int, concepts: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Similarities:
+class Similarities(_Gaussian):
     """Similarities to landmarks, and coordinates in which their ridge is an ordinary one.
 
     Attributes:
@@ -205,11 +203,6 @@ class Similarities:
                     raise
                 apart = 10 * max(apart, _JITTER)
 
-    @cached_property
-    def _seen(self) -> tuple[Floats, Floats]:
-        origin = _mean(self.landmarks)
-        return origin, _squares(self.landmarks, origin)
-
     @property
     def rank(self) -> int:
         """Number of coordinates."""
@@ -217,11 +210,8 @@ class Similarities:
 
     def coordinates(self, features: Floats) -> Floats:
         """Coordinates [n, rank] of transformed features [n, d], the constant last."""
-        similar = _nearness(features, self.landmarks, *self._seen)
-        similar *= np.float32(self.sharpness)
-        similar = np.exp(similar, out=similar)
         solved = scipy.linalg.solve_triangular(
-            self.root.astype(np.float32), similar.T, lower=True, check_finite=False
+            self.root.astype(np.float32), self.similarity(features).T, lower=True, check_finite=False
         ).T
         return np.column_stack([solved, np.full(len(features), np.sqrt(CONSTANT), np.float32)])
 

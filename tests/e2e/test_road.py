@@ -212,6 +212,13 @@ def test_pictures_are_asked_for_when_few_images_are_accepted_by_the_command_line
         [done] = json.loads(platform.cli("fix", "sorter", *every, "--json").stdout)
         listed = {one.number: one for one in client.suggestions.list("sorter", kind=lensmith.SuggestionKind.LABEL_NEXT)}
         assert {listed[number].input for number in done["label_next"]} == asked
+        # Nothing has a label yet that could be learnt from, and nothing should get one without a look.
+        again = platform.cli("fix", "sorter", "--accept", str(few["number"])).stdout
+        assert "are on the list" in again
+        assert "train again" not in again
+        shown = platform.cli("fix", "sorter", "--kind", "label-next").stdout
+        assert "look first" in shown
+        assert "--accept-all" not in shown
         # What is accepted of them is labelled.
         [number] = [number for number in done["label_next"] if listed[number].input == min(asked & set(unlabelled))]
         [labelled] = json.loads(platform.cli("fix", "sorter", "--accept", str(number), "--json").stdout)

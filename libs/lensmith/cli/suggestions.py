@@ -156,10 +156,16 @@ def _print_hints(model: str, found: list[Suggestion]) -> None:
     if first is None:
         return
     name = safe(model)
-    console.print(f"[dim]lensmith fix {name} --accept {first.number}[/]  does what a suggestion says")
-    what = "does all that are sure" if first.kind is SuggestionKind.WRONG_LABEL else "does all of a kind"
-    console.print(f"[dim]lensmith fix {name} --kind {first.kind} --accept-all[/]  {what}")
-    console.print(f"[dim]lensmith fix {name} --accept {first.number} --dismiss[/]  says that it is right as it is")
+    if first.kind is SuggestionKind.LABEL_NEXT:
+        # All at once, nobody would have looked, and the model would teach itself.
+        does, dismisses = "labels the picture with what the model takes it for: look first", "asks for it no more"
+    else:
+        does, dismisses = "does what a suggestion says", "says that it is right as it is"
+    console.print(f"[dim]lensmith fix {name} --accept {first.number}[/]  {does}")
+    if first.kind is not SuggestionKind.LABEL_NEXT:
+        what = "does all that are sure" if first.kind is SuggestionKind.WRONG_LABEL else "does all of a kind"
+        console.print(f"[dim]lensmith fix {name} --kind {first.kind} --accept-all[/]  {what}")
+    console.print(f"[dim]lensmith fix {name} --accept {first.number} --dismiss[/]  {dismisses}")
 
 
 def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> None:
@@ -176,7 +182,7 @@ def _print_decided(decided: Sequence[DecidedSuggestion], *, as_json: bool) -> No
     asked = {number for one in done for number in one.label_next}
     if asked:
         console.print(f"[dim]{counted(len(asked), 'picture')} to label for it are on the list: --kind label-next[/]")
-    if done:
+    if any(one.action is not SuggestionAction.DISMISS and not one.label_next for one in done):
         console.print("[dim]train again to learn from it[/]")
     if left:
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ copies (nearly the same direction in feature space) form one group, and a group 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -186,47 +187,60 @@ def _join_sketched(components: Ints, features: Features, bar: float) -> Ints:
         return agreed
 
     loose = 1 - _LOOSER * (1 - bar)
+    chosen = np.random.default_rng(1).permutation(len(sketch))[:_CELLS]
+    centres = sketch[chosen]
+    nearest = in_threads(
+        lambda start: _nearest(sketch[start : start + _BLOCK] @ centres.T), range(0, len(sketch), _BLOCK)
+    )
+    cells, likeness = (np.concatenate(side) for side in zip(*nearest, strict=True))
+    # Thousands of frames of one scene would be millions of pairs: most are one group by the centre of their cell.
+    like = np.flatnonzero(likeness >= loose)
+    components = _join_confirmed(components, agreement, like, chosen[cells[like, 0]], bar)
     if len(features) > _CELLS_FROM:
-        return _join_cells(components, sketch, agreement, loose, bar)
+        return _join_cells(components, sketch, chosen, cells, agreement, loose, bar)
     every = np.arange(len(features))
-    found = in_threads(lambda start: _alike(sketch, every, start, loose), range(0, len(features), _BLOCK))
+    found = in_threads(lambda start: _alike(sketch, components, every, start, loose), range(0, len(features), _BLOCK))
     left, right = (np.concatenate(side) for side in zip(*found, strict=True))
     return _join_confirmed(components, agreement, left, right, bar)
 
 
-def _alike(sketch: Floats, members: Ints, start: int, loose: float) -> tuple[Ints, Ints]:
-    """Pairs of members that may be near copies, of which the first is in one block, the other in it or beyond."""
+def _alike(sketch: Floats, components: Ints, members: Ints, start: int, loose: float) -> tuple[Ints, Ints]:
+    """Pairs of members that may be near copies, not joined yet, of which the first is in one block, the other later."""
     own = sketch[members[start:]]
     # A flat search is several times faster than one that tells rows from columns.
     left, right = np.divmod(np.flatnonzero(own[:_BLOCK] @ own.T >= loose), len(own))
     apart = left < right
-    return members[left[apart] + start], members[right[apart] + start]
+    left, right = members[left[apart] + start], members[right[apart] + start]
+    new = components[left] != components[right]
+    return left[new], right[new]
 
 
 def _join_cells(
-    components: Ints, sketch: Floats, agreement: Callable[[Ints, Ints], Floats], loose: float, bar: float
+    components: Ints,
+    sketch: Floats,
+    chosen: Ints,
+    cells: npt.NDArray[np.uint16],
+    agreement: Callable[[Ints, Ints], Floats],
+    loose: float,
+    bar: float,
 ) -> Ints:
     """Join rows that share a cell around one of some random rows; near copies all but always share one of three."""
-    chosen = np.random.default_rng(1).permutation(len(sketch))[:_CELLS]
     centres = sketch[chosen]
     # Where most pictures are one, cells differ by nothing, and only their centres hold them together.
     left, right = np.nonzero(centres @ centres.T >= loose)
     components = _join_confirmed(components, agreement, chosen[left], chosen[right], bar)
-    cells = np.concatenate(
-        in_threads(lambda start: _nearest(sketch[start : start + _BLOCK] @ centres.T), range(0, len(sketch), _BLOCK))
-    )
     order = np.argsort(cells.ravel(), kind="stable")
     bounds = np.append(0, np.cumsum(np.bincount(cells.ravel(), minlength=len(centres))))
 
-    def candidates(cell: int) -> tuple[Ints, Ints]:
+    def candidates(cell: int, joined: Ints) -> tuple[Ints, Ints]:
         members = np.append(order[bounds[cell] : bounds[cell + 1]] // _CELLS_OF_ROW, chosen[cell])
-        pairs = [_alike(sketch, members, start, loose) for start in range(0, len(members), _BLOCK)]
+        pairs = [_alike(sketch, joined, members, start, loose) for start in range(0, len(members), _BLOCK)]
         left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
         return left, right
 
-    found = in_threads(candidates, range(len(centres)))
-    for start in range(0, len(found), _CELLS_AT_ONCE):
-        lefts, rights = zip(*found[start : start + _CELLS_AT_ONCE], strict=True)
+    for start in range(0, len(centres), _CELLS_AT_ONCE):
+        some = range(start, min(start + _CELLS_AT_ONCE, len(centres)))
+        lefts, rights = zip(*in_threads(functools.partial(candidates, joined=components), some), strict=True)
         components = _join_confirmed(components, agreement, np.concatenate(lefts), np.concatenate(rights), bar)
     return components
 
@@ -269,14 +283,17 @@ def _sketch(features: Features) -> tuple[Floats, Floats]:
     return centre, sketch
 
 
-def _nearest(likeness: Floats) -> npt.NDArray[np.uint16]:
-    """The columns of the highest values of each row: a few searches cost less than sorting apart."""
+def _nearest(likeness: Floats) -> tuple[npt.NDArray[np.uint16], Floats]:
+    """The columns [n, 3] of the highest values of each row, and the highest: a few searches cost less than sorting."""
     # Short numbers are sorted by their digits.
     found = np.empty((len(likeness), _CELLS_OF_ROW), np.uint16)
-    for turn in range(_CELLS_OF_ROW):
+    every = np.arange(len(found))
+    found[:, 0] = likeness.argmax(axis=1)
+    highest = likeness[every, found[:, 0]]
+    for turn in range(1, _CELLS_OF_ROW):
+        likeness[every, found[:, turn - 1]] = -np.inf
         found[:, turn] = likeness.argmax(axis=1)
-        likeness[np.arange(len(found)), found[:, turn]] = -np.inf
-    return found
+    return found, highest
 
 
 def _join_confirmed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,19 @@ def test_groups_stay_cheap_when_every_picture_is_the_same() -> None:
     features[:8_000, 0] = 5.0
     groups = groups_of(features, [str(row) for row in range(9_000)])
     assert len(np.unique(groups[:8_000])) == 1
+
+
+def test_groups_take_little_memory_when_pictures_are_frames_of_few_scenes() -> None:
+    generator = np.random.default_rng(2)
+    scene = generator.integers(0, 2, 20_000)
+    features = (features_of(2, 128)[scene] + generator.normal(0, 0.02, (20_000, 128))).astype(np.float32)
+    names = [str(row) for row in range(20_000)]
+    tracemalloc.start()
+    groups = groups_of(features, names)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(np.unique(groups)) == 2
+    assert peak < 150e6
 
 
 def test_groups_hold_when_the_set_is_tiny() -> None:

@@ -6,6 +6,7 @@ chosen for by a sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,9 +58,11 @@ _RATIOS = (0.5, 1.0, 2.0, 4.0)
 _SMALLER_RATIOS = (0.03, 0.125, *_RATIOS)
 """And where there are so many pictures that linear logits alone may be the better ones."""
 
+_USUAL_SHRINKAGE = 1.0
 USUAL_LINEAR = 1.0
 _USUAL_KERNEL = 10.0
 CERTAINTY = 3.0
+"""Nats that it costs a set, whatever its size, to be fitted or calibrated e times more or less than is usual."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,11 @@ def choose(
 
 
 def _tried(features: Features, classes: Ints, groups: Ints, prior: Doubles, transform: Transform) -> _Tried:
-    """Go downhill from the middle: the loss has one valley between too little shrinkage and too much."""
+    """Go downhill from the middle: the loss has one valley between too little shrinkage and too much.
+
+    A handful of pictures may all be right by chance, and then the least shrinkage would be the best one, and sure of
+    whatever it says: the usual one is left only as far as pictures bear it out.
+    """
     products = _products(transformed(features, transform))
     unit = _unit(products, classes, len(prior))
     known: dict[int, _Tried] = {}
@@ -157,7 +164,8 @@ def _tried(features: Features, classes: Ints, groups: Ints, prior: Doubles, tran
             logits = held_out_logits(products, classes, len(prior), groups, _SHRINKAGES[place] * unit)
             found = calibrate(logits, classes, USUAL_LINEAR, CERTAINTY, prior)
             known[place] = _Tried(transform, _SHRINKAGES[place], found, logits, products)
-        return known[place].found.loss
+        unusual = math.log(_SHRINKAGES[place] / _USUAL_SHRINKAGE)
+        return known[place].found.loss + CERTAINTY * unusual**2 / len(classes)
 
     # Down there it ends wherever it begins, but sooner.
     place = _FIRST_TRIED if len(classes) > _FEW * len(prior) else _FIRST_TRIED_OF_FEW

@@ -75,6 +75,19 @@ def test_fit_claims_nothing_when_labels_are_noise() -> None:
     assert result.head.scores(features).max() < 0.9
 
 
+def test_fit_is_not_surer_than_it_may_be_when_few_pictures_are_right_by_chance() -> None:
+    losses = []
+    for seed in range(20):
+        features, truth = clusters(5, 2, 64, distance=3, seed=seed)
+        new, new_truth = clusters(200, 2, 64, distance=3, seed=seed)
+        head = fit(make_set(features, np.eye(2)[truth]), TrainOptions("multi_class")).head
+        likely = head.scores(new)[np.arange(len(new)), new_truth]
+        losses.append(float(-np.log(np.maximum(likely, 1e-12)).mean()))
+
+    # Who says one half of everything loses 0.69.
+    assert max(losses) < 0.69
+
+
 def test_fit_is_not_fooled_when_copies_carry_the_labels() -> None:
     generator = np.random.default_rng(0)
     originals = generator.standard_normal((60, 64))

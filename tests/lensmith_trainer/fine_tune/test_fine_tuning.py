@@ -65,13 +65,18 @@ def _learning(folder: Path) -> list[int]:
     return found
 
 
+async def _begun(farm: Farm, max_epochs: int) -> tuple[ModelVersion, Path]:
+    """A version whose whole network is to learn, and the folder in which that happens."""
+    await farm.rig.create("sorter")
+    version = await fine_tune(farm.rig, "sorter", max_epochs)
+    return version, farm.directory / "cache" / "fine-tuning" / version.uid
+
+
 async def test_stopped_and_killed_on_the_way_it_goes_on_until_its_network_is_stored(farm: Farm, photographs, s3):
     rig = farm.rig
     photographs(blind=True)
-    await rig.create("sorter")
     async with farm.trainer():
-        version = await fine_tune(rig, "sorter", 5)
-        folder = farm.directory / "cache" / "fine-tuning" / version.uid
+        version, folder = await _begun(farm, 5)
         told = await until(lambda: _epochs_told(rig, version, 0.1), seconds=PATIENCE)
         assert told.progress.message.startswith("round 1 of ")
         assert ", epoch " in told.progress.message
@@ -206,10 +211,8 @@ async def _another_learns(folder: Path, than: int) -> bool:
 async def test_learning_stops_and_leaves_nothing_when_it_is_cancelled(farm: Farm, photographs: Photographs):
     rig = farm.rig
     photographs(blind=True)
-    await rig.create("sorter")
     async with farm.trainer():
-        version = await fine_tune(rig, "sorter", 200)
-        folder = farm.directory / "cache" / "fine-tuning" / version.uid
+        version, folder = await _begun(farm, 200)
         await until(lambda: _epochs_told(rig, version, 0.1), seconds=PATIENCE)
         (learning,) = _learning(folder)
         # For want of memory, say: it goes on in another process.
@@ -223,10 +226,8 @@ async def test_learning_stops_and_leaves_nothing_when_it_is_cancelled(farm: Farm
 async def test_nothing_is_left_when_a_version_is_cancelled_while_no_trainer_runs(farm: Farm, photographs: Photographs):
     rig = farm.rig
     photographs(blind=True)
-    await rig.create("sorter")
     async with farm.trainer():
-        version = await fine_tune(rig, "sorter", 200)
-        folder = farm.directory / "cache" / "fine-tuning" / version.uid
+        version, folder = await _begun(farm, 200)
         await until(lambda: _holds_pictures(folder), seconds=PATIENCE)
     assert folder.is_dir()
     await rig.models.CancelModelVersion(pb.CancelModelVersionRequest(name=version.name), metadata=rig.key())
